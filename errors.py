@@ -1,0 +1,22 @@
+"""The errors that a person can act on: each one line, each with the exit status that it ends the command with."""
+
+
+class UpscaleError(Exception):
+    """The job failed; rerun the same command to resume (exit status 1).
+
+    The message is one line that says what is wrong and what to do.
+    """
+
+    exit_status = 1
+
+
+class InputError(UpscaleError):
+    """Bad usage or bad input; nothing was touched (exit status 2)."""
+
+    exit_status = 2
+
+
+class BusyError(UpscaleError):
+    """Another run holds this job (exit status 75, EX_TEMPFAIL of sysexits.h)."""
+
+    exit_status = 75
