@@ -1,0 +1,102 @@
+"""The frames of a video's main picture, decoded in order: each once, with its exact time, upright, deinterlaced.
+
+    packets ─► reader.Reader ─► timestamps ─► skip ─► deinterlace ─► planes (views) ─► turned
+
+Nothing is copied where the decoder's pixel format is one that frames are kept in.
+"""
+
+import itertools
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from frame import pixel_format
+from interlace import Deinterlacer
+from pixels import PlaneViewer
+from reader import Reader, VideoError, shown
+from timestamps import Timestamps
+from video import VideoInfo
+
+_FIELDS_AROUND = 2  # frames before the first wanted one that the deinterlacer wants to see
+
+
+@dataclass(frozen=True)
+class DecodedFrame:
+    """One frame; its planes are views that hold until the next frame is asked for."""
+
+    number: int  # from 1, in presentation order
+    pts: int  # ticks of VideoInfo.time_base, strictly increasing
+    planes: list[np.ndarray]  # in the shapes of frame.plane_shapes, maybe strided, not to be written to
+
+
+class Decoder:
+    """Decodes a probed video; a context manager, iterable once. A second one yields the same numbers and times."""
+
+    def __init__(self, info: VideoInfo, *, skip: int = 0, stop: int | None = None, threads: int = 0):
+        """`skip`: so many frames are decoded but not yielded; `stop`: the number of the last frame to yield.
+
+        `threads`: of the decoder, 0 is one a core. VideoError as for video.probe.
+        """
+        self._info, self._skip, self._stop = info, skip, stop
+        self.warnings: list[str] = []  # complete after the iteration, one line each
+        self._reader = Reader(info.path, alpha=info.alpha, threads=threads)
+        if self._reader.stream.index != info.stream_index:
+            self._reader.close()
+            raise VideoError(f"{shown(info.path)} is not the file any more that it was; start again")
+        rate = info.frame_rate or 25
+        self._times = Timestamps(step=round(1 / (rate * info.time_base)), second=round(1 / info.time_base))
+        kept = pixel_format(info.pixel_format)
+        self._viewer = PlaneViewer(
+            info.source_format, info.source_width, info.source_height, kept, info.colour.full_range
+        )
+
+    def __enter__(self) -> "Decoder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._reader.close()
+
+    def __iter__(self) -> Iterator[DecodedFrame]:
+        frames = self._numbered()
+        if self._stop is not None:
+            frames = itertools.takewhile(lambda item: item[0][0] <= self._stop + 1, frames)
+        if self._info.bwdif:
+            frames = Deinterlacer(self._info.bwdif).run(self._fitted(frames))
+        last = 0
+        for (number, pts), frame in frames:
+            last = number
+            if number > self._skip and (self._stop is None or number <= self._stop):
+                planes = self._viewer.planes(self._viewer.fit(frame))
+                yield DecodedFrame(number, pts, self._info.orientation.apply(planes))
+        self._finish(last)
+
+    def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
+        """((number, pts), frame) of the frames that are wanted and of those before that the deinterlacer needs."""
+        timed = ((f.pts, f.dts, f.duration, f) for f in self._reader)
+        before = _FIELDS_AROUND if self._info.bwdif else 0
+        for number, (pts, frame) in enumerate(self._times.repair(timed), 1):
+            if number > self._skip - before:
+                yield (number, pts), frame
+
+    def _fitted(self, frames) -> Iterator:
+        return ((carried, self._viewer.fit(frame)) for carried, frame in frames)
+
+    def _finish(self, last: int) -> None:
+        reader, warnings = self._reader, self._times.warnings()
+        if reader.damaged or reader.corrupt:
+            warnings.append(
+                f"damaged input: {reader.damaged} packets could not be decoded, {reader.corrupt} frames may show damage"
+            )
+        if self._viewer.changed:
+            info = self._info
+            warnings.append(
+                f"size or pixel format changes on the way: {self._viewer.changed} frames were converted to "
+                f"{info.source_width}x{info.source_height} {info.pixel_format}"
+            )
+        self.warnings[:] = warnings
+        if not last and not self._times.total:
+            raise VideoError(f"{shown(self._info.path)}: no frame of its video stream can be decoded")

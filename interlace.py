@@ -1,0 +1,143 @@
+"""Interlaced and telecined video: recognised in the first frames, and deinterlaced by FFmpeg's bwdif.
+
+One frame comes out for each that goes in (bwdif's send_frame mode), so numbers and times stay as they are.
+"""
+
+import itertools
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from typing import Any
+
+import av
+
+MIN_WIDTH, MIN_HEIGHT = 3, 4  # what bwdif takes
+_MAX_LINES = 1200  # no interlaced video is taller
+_LOOK_PIXELS = 120_000_000  # how much is looked at where no frame is flagged: 1 s of 1080p, 10 s of 576i
+_FEWEST, _MOST = 24, 300  # frames to look at
+_ENOUGH_PROGRESSIVE = 24  # progressive frames without one interlaced: no need to look further
+_COMBED_SHARE = 0.25  # telecined video has 2 interlaced frames in 5
+_COMBED_FEWEST = 5
+_PROGRESSIVE_CODECS = {"vp8", "vp9", "av1", "gif", "png", "apng", "webp", "bmp", "tiff", "flic", "mjpeg2000"}
+_UNFLAGGED_CODECS = {"rawvideo", "v210", "v210x", "v410", "v308", "v408", "r210", "huffyuv", "ffvhuff", "jpeg2000"}
+    "rawvideo",
+    "v210",
+    "v210x",
+    "v410",
+    "v308",
+    "v408",
+    "r210",
+    "huffyuv",
+    "ffvhuff",
+    "jpeg2000",
+    "magicyuv",
+}
+_FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}  # AVFieldOrder TT, BB, TB, BT (libavcodec/defs.h)
+
+
+def plan(mode: str, frames: Iterable, context) -> str | None:
+    """bwdif's options for a video, or None if it is to be left as it is.
+
+    `mode` is auto, on or off; `frames` are the first frames, of a planar format. In auto mode a video is
+    interlaced where frames are flagged so, where the container gives a field order for a codec that can't, or
+    where, without flags, enough of the moving frames show combing of one and the same field order.
+    """
+    if mode == "off":
+        return None
+    frames = iter(frames)
+    first = next(frames, None)
+    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT:
+        return None
+    flagged, orders = _look(itertools.chain([first], frames), first, context, mode)
+    if mode == "on":
+        parity = "auto" if flagged else orders or _declared_order(context) or "auto"
+        return f"mode=send_frame:parity={parity}:deint=all"
+    if flagged:
+        return "mode=send_frame:parity=auto:deint=interlaced"
+    parity = _declared_order(context) or orders
+    return f"mode=send_frame:parity={parity}:deint=all" if parity else None
+
+
+def _declared_order(context) -> str | None:
+    """The container's field order, believed only of codecs whose frames carry no flag of their own."""
+    return _FIELD_ORDERS.get(context.field_order) if context.codec.canonical_name in _UNFLAGGED_CODECS else None
+
+
+def _look(frames: Iterator, first, context, mode: str) -> tuple[bool, str | None]:
+    """(whether a frame is flagged interlaced, the field order that combing shows or None)."""
+    wanted = min(max(_LOOK_PIXELS // (first.width * first.height), _FEWEST), _MOST)
+    by_content = mode == "on" or (
+        first.height <= _MAX_LINES and context.codec.canonical_name not in _PROGRESSIVE_CODECS
+    )
+    detector = FieldDetector(first) if by_content else None
+    for frame in itertools.islice(frames, wanted if by_content else _FEWEST):
+        if frame.interlaced_frame:
+            return True, None
+        if detector:
+            detector.push(frame)
+            if detector.surely_progressive():
+                break
+    return False, detector.field_order() if detector else None
+
+
+class FieldDetector:
+    """Counts what FFmpeg's idet says of each frame: top field first, bottom field first, progressive, unknown."""
+
+    def __init__(self, first):
+        self.counts: Counter[str] = Counter()
+        self._graph, self._source, self._sink = _graph(first, "idet", "")
+
+    def push(self, frame) -> None:
+        self._source.push(frame)
+        for found in _pull(self._sink):
+            self.counts[found.metadata.get("lavfi.idet.single.current_frame", "undetermined")] += 1
+
+    def surely_progressive(self) -> bool:
+        counts = self.counts
+        return counts["progressive"] >= _ENOUGH_PROGRESSIVE and not counts["tff"] + counts["bff"]
+
+    def field_order(self) -> str | None:
+        """'tff' or 'bff' if enough frames show one order and hardly any the other, else None."""
+        order, other = ("tff", "bff") if self.counts["tff"] >= self.counts["bff"] else ("bff", "tff")
+        combed, sure = self.counts[order], sum(self.counts[kind] for kind in ("tff", "bff", "progressive"))
+        enough = combed >= max(_COMBED_FEWEST, _COMBED_SHARE * sure) and self.counts[other] * 10 <= combed
+        return order if enough else None
+
+
+class Deinterlacer:
+    """Deinterlaces frames of one size and pixel format; each may carry anything along with it."""
+
+    def __init__(self, options: str):
+        self._options = options
+
+    def run(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """(what a frame carries, frame) in, the same with the deinterlaced frame out, in order, none lost."""
+        waiting: deque = deque()
+        graph = source = sink = None
+        for count, (carried, frame) in enumerate(items):
+            if graph is None:
+                graph, source, sink = _graph(frame, "bwdif", self._options)
+            waiting.append(carried)
+            frame.pts = count  # the filter has a time base of its own; the real time is in what is carried
+            source.push(frame)
+            yield from ((waiting.popleft(), done) for done in _pull(sink))
+        if graph is not None:
+            source.push(None)
+            yield from ((waiting.popleft(), done) for done in _pull(sink))
+
+
+def _graph(frame, name: str, options: str):
+    """(graph, its source, its sink) of one filter for frames like this one."""
+    graph = av.filter.Graph()
+    source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
+    node, sink = graph.add(name, options or None), graph.add("buffersink")
+    graph.link_nodes(source, node, sink).configure()
+    return graph, source, sink
+
+
+def _pull(sink) -> Iterator:
+    while True:
+        try:
+            yield sink.pull()
+        except (av.error.BlockingIOError, av.error.EOFError):
+            return

@@ -1,0 +1,90 @@
+"""Timestamps: every frame gets one, strictly increasing, and as few as possible differ from the file's.
+
+All times are integer ticks of one time base. Gaps, however long, are left as they are.
+"""
+
+from collections import deque
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+_LOOK_AHEAD = 2  # frames that wait behind the current one (they stay in memory)
+
+
+class Timestamps:
+    """Repairs the times of a sequence of frames; `missing` and `repaired` count what had to be changed.
+
+    `step` is the usual distance of two frames in ticks, for frames without a time; `second` is a second in ticks.
+    """
+
+    def __init__(self, step: int, second: int):
+        self._step, self._second = max(step, 1), max(second, 1)
+        self._last: int | None = None  # the time given last
+        self._shift = 0  # added to the file's times after they started again from an earlier one
+        self.total = self.missing = self.repaired = 0
+
+    def repair(self, frames: Iterable[tuple[int | None, int | None, int, Any]]) -> Iterator[tuple[int, Any]]:
+        """(pts or None, dts or None, duration or 0, frame) in, (pts, frame) out, in the same order.
+
+        The last frames are held back until the next ones are known, to see which of two contradicting
+        timestamps is the wrong one.
+        """
+        window: deque[tuple[int, Any]] = deque()
+        for timed in self._filled(frames):
+            window.append(timed)
+            if len(window) > _LOOK_AHEAD:
+                yield self._next(window)
+        while window:
+            yield self._next(window)
+
+    def _filled(self, frames) -> Iterator[tuple[int, Any]]:
+        """Frames without a time get their packet's decoding time if that goes on, else the previous time + duration."""
+        last, last_duration = None, self._step
+        for pts, dts, duration, frame in frames:
+            self.total += 1
+            if pts is None:
+                self.missing += 1
+                expected = 0 if last is None else last + last_duration
+                pts = dts if dts is not None and (last is None or dts > last) else expected
+            last, last_duration = pts, duration or self._step
+            yield pts, frame
+
+    def _next(self, window: deque) -> tuple[int, Any]:
+        raw, frame = window.popleft()
+        if self._shift and raw > self._last:
+            self._shift = 0  # the file's own times are good again
+        following = [pts + self._shift for pts, _ in window]
+        pts = self._choose(raw + self._shift, following)
+        self.repaired += pts != raw
+        self._last = pts
+        return pts, frame
+
+    def _choose(self, pts: int, following: list[int]) -> int:
+        last = self._last
+        if last is None or pts > last:
+            return self._unless_odd(pts, following)
+        back_for_good = last - pts > self._second and all(later <= last for later in following)
+        if back_for_good:
+            self._shift += last + self._step - pts
+            return last + self._step
+        return last + 1
+
+    def _unless_odd(self, pts: int, following: list[int]) -> int:
+        """`pts`, or where both following frames come before it and after the last one, a time between those."""
+        last = self._last
+        odd = len(following) == 2 and following[0] < following[1] <= pts and (last is None or following[0] > last + 1)
+        if not odd:
+            return pts
+        if last is None:
+            return following[0] - (following[1] - following[0])
+        return min(last + self._step, (last + following[0]) // 2)
+
+    def warnings(self) -> list[str]:
+        """One line for each kind of repair that was needed."""
+        lines = []
+        if self.missing == self.total > 0:
+            lines.append("the file has no timestamps; frames are spaced evenly at its frame rate")
+        elif self.missing:
+            lines.append(f"{self.missing} of {self.total} frames had no timestamp; it was filled in")
+        if self.repaired:
+            lines.append(f"{self.repaired} of {self.total} timestamps were duplicate or went backward; repaired")
+        return lines
