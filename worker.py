@@ -1,0 +1,355 @@
+"""A worker's whole life: the process that upscales frames, manifest after manifest.
+
+    python worker.py MANIFEST          # one manifest by itself
+
+    main process                              worker process (this file)
+      tasks queue (one a worker) ── path ──►  read manifest, upscale batch after batch
+      results pipe (one a worker) ◄─ message ─  ("ready",) ("batch", path, n) ("done", path)
+                                                ("failed", path, why, traceback) ("fatal", why, traceback)
+      status array ◄──────────── row N ───────  state, batch, frames, heartbeat
+
+Nothing that a worker can hold is shared with another: if it is killed, only its own queue, pipe and row are
+left behind. It ends when its main process does, in whatever it is at that moment.
+"""
+
+import argparse
+import faulthandler
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from multiprocessing import connection, parent_process
+from pathlib import Path
+
+import numpy as np
+
+import frame
+import manifest as manifests
+import status
+from batch import make_upscaler
+from errors import InputError, UpscaleError
+from manifest import Manifest, ManifestError
+from settings import ModelSettings, PictureSettings
+
+log = logging.getLogger("worker")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on its way through a worker; `names` are the frames that still need their output."""
+
+    manifest: Manifest
+    path: str  # of the manifest
+    number: int
+    names: tuple[str, ...]
+    last: bool  # of its manifest
+    started: float  # time.monotonic()
+
+
+# The process
+
+
+def run_worker(index: int, array, tasks, results, settings: ModelSettings, root: Path | None = None) -> None:
+    """Target of a worker process: upscale the manifests whose paths come through `tasks` until a None comes.
+
+    `array` is the status array of status.new_array, of which this worker writes row `index`; manifests
+    may name directories within `root` only, where it is given.
+    """
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the main process decides
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    threading.Thread(target=_end_with_parent, daemon=True, name="parent watch").start()
+    row = status.rows(array)[index]
+    row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
+    row["batch"], row["state"] = -1, status.IDLE
+    worker = Worker(index, row, tasks, results, settings, root)
+    try:
+        worker.load()
+        worker.serve()
+    except (BrokenPipeError, EOFError, KeyboardInterrupt):
+        pass  # the main process is gone or going
+    except BaseException as error:
+        worker.report_fatal(error)
+
+
+def _end_with_parent() -> None:
+    connection.wait([parent_process().sentinel])
+    os._exit(1)  # at once, also out of a long kernel: nothing keeps a device busy for nobody
+
+
+class Worker:
+    """One worker: the queue it serves, its row in the status array and its upscaler."""
+
+    def __init__(self, index: int, row, tasks, results, settings: ModelSettings, root: Path | None):
+        self.index, self.row, self.tasks, self.results = index, row, tasks, results
+        self.settings, self.root = settings, root
+        self.upscaler = None
+        self.log_folder: Path | None = None
+
+    def beat(self) -> None:
+        """A sign of life; a worker that gives none for long counts as dead."""
+        self.row["heartbeat"] = time.time()
+
+    def load(self) -> None:
+        self.upscaler = make_upscaler(self.settings, self.beat)
+        self.beat()
+        self.results.send(("ready",))
+
+    def serve(self) -> None:
+        """Batches of all manifests in order; while the device has one in flight the next is submitted."""
+        flying: deque[Batch] = deque()
+        waiting: deque[Batch] = deque()
+        while True:
+            while not waiting and (not flying or not self.tasks.empty()):
+                path = self.tasks.get()
+                if path is None:
+                    return
+                waiting.extend(self._read(path))
+            try:
+                if waiting and len(flying) <= self.upscaler.depth:
+                    flying.append(self._submit(waiting.popleft()))
+                if flying and (len(flying) > self.upscaler.depth or not waiting):
+                    self._finish(flying[0])
+                    flying.popleft()
+            except Exception as error:
+                failed = flying[0] if flying else None
+                self._fail(failed.path if failed else self.current, error)
+                # What is in flight belongs to the same or a later manifest: start over with a clean device side.
+                waiting = deque(b for b in (*flying, *waiting) if b.path != (failed.path if failed else self.current))
+                flying.clear()
+                self.upscaler = make_upscaler(self.settings, self.beat)
+
+    def _read(self, path: str) -> list[Batch]:
+        self.current = path
+        self._open_log(Path(path))
+        self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
+        self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
+        self.beat()
+        try:
+            work = manifests.read_manifest(path, self.root)
+            batches = list(open_batches(work, path))
+        except Exception as error:
+            self._fail(path, error)
+            return []
+        self.row["total_batches"] += len(work.batches)
+        self.row["batches_done"] += len(work.batches) - len(batches)
+        if not batches:  # all of it was done before
+            self._done(path)
+        return batches
+
+    def _submit(self, batch: Batch) -> Batch:
+        self.current = batch.path
+        self.row["batch"] = batch.number
+        self.beat()
+        frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
+        self.upscaler.submit(frames, picture_settings(batch.manifest, frames[0]))
+        return batch
+
+    def _finish(self, batch: Batch) -> None:
+        outputs = self.upscaler.collect()
+        for name, samples in zip(batch.names, outputs, strict=True):
+            write_frame(batch.manifest.output_dir / name, samples)
+        self.beat()
+        log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
+        self.row["batches_done"] += 1
+        self.row["frames_done"] += len(outputs)
+        self.results.send(("batch", batch.path, batch.number))
+        if batch.last:
+            self._done(batch.path)
+
+    def _done(self, path: str) -> None:
+        self.row["batch"], self.row["state"], self.row["end"] = -1, status.COMPLETED, time.time()
+        self.results.send(("done", path))
+
+    def _fail(self, path: str, error: Exception) -> None:
+        text = one_line(error)
+        log.error("manifest %s: %s\n%s", path, text, traceback.format_exc())
+        self.row["error"], self.row["state"] = text.encode()[:255], status.ERROR
+        final = isinstance(error, UpscaleError | ManifestError | OSError)
+        self.results.send(("fatal" if final else "failed", path, text, traceback.format_exc()))
+
+    def report_fatal(self, error: BaseException) -> None:
+        """The model can't be loaded, or the loop itself broke: say so and end."""
+        self.row["error"], self.row["state"] = one_line(error).encode()[:255], status.ERROR
+        log.error("%s", traceback.format_exc())
+        try:
+            self.results.send(("fatal", "", one_line(error), traceback.format_exc()))
+        except OSError:
+            pass
+
+    def _open_log(self, path: Path) -> None:
+        """Log into the job that the manifest belongs to, this process's stdout and stderr included."""
+        folder = path.parent.parent / "logs"
+        if folder == self.log_folder or not folder.is_dir():
+            return
+        self.log_folder = folder
+        fd = os.open(folder / f"worker_{self.index}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        for standard in (1, 2):
+            os.dup2(fd, standard)  # what a library prints while it crashes must not be lost, nor spoil the bars
+        os.close(fd)
+        faulthandler.enable()
+        if not log.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+        log.info("worker %d, pid %d, on %s", self.index, os.getpid(), self.settings.device)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line; its class too where the message alone would not be understood."""
+    text = " ".join(str(error).split())
+    return text if isinstance(error, UpscaleError | ManifestError) else f"{type(error).__name__}: {text}"
+
+
+# Frames in and out
+
+
+def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
+    """The batches of a manifest with the frames whose output is not yet complete."""
+    open_names = {
+        number: tuple(name for name in names if not (work.output_dir / name).exists())
+        for number, names in work.batches.items()
+    }
+    numbers = [number for number, names in open_names.items() if names]
+    for number in numbers:
+        yield Batch(work, path, number, open_names[number], number == numbers[-1], time.monotonic())
+
+
+def picture_settings(work: Manifest, first: np.ndarray) -> PictureSettings:
+    """What the upscaler must know of a manifest's frames; `first` is one of them, as stored."""
+    fmt = frame.pixel_format(work.pixel_format)
+    width, height = work.frame_size or frame.size_from_shape(fmt, first.shape)
+    out_width, out_height = work.output_size or (scaled(width, work.scale), scaled(height, work.scale))
+    matrix, colour_range = work.colour.split()
+    out_matrix, out_range = (work.output_colour or work.colour).split()
+    return PictureSettings(
+        width, height, work.pixel_format, matrix, colour_range == "full", work.chroma_location,
+        out_width, out_height, work.output_pixel_format or work.pixel_format, out_matrix, out_range == "full",
+        work.chroma_location,
+    )  # fmt: skip
+
+
+def scaled(side: int, scale: Fraction) -> int:
+    """A side in pixels times the scale, rounded to the nearest, halves up; at least 1."""
+    return max(1, int(side * scale + Fraction(1, 2)))
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A frame file as an array in its stored shape: memory-mapped for .npy, RGB (height, width, 3) for .png."""
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except ValueError as error:
+            raise InputError(f"{path}: not a frame: {error}") from error
+    import cv2  # only frames that a person can open need it
+
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{path}: not a picture that can be read")
+    return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
+
+
+def write_frame(path: Path, samples: np.ndarray) -> None:
+    """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    with temporary.open("wb") as file:
+        if path.suffix == ".npy":
+            np.lib.format.write_array(file, np.ascontiguousarray(samples), allow_pickle=False)
+        else:
+            import cv2
+
+            file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
+    os.replace(temporary, path)
+
+
+# The command
+
+
+class _Done(BaseException):
+    """The one manifest of the command is through; no Exception, so that no handler takes it for a failure."""
+
+
+class _Console:
+    """Takes the place of the results pipe when a manifest is run by itself."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.say, self.failure = say, ""
+
+    def send(self, message: tuple) -> None:
+        kind, *rest = message
+        if kind == "batch":
+            self.say(f"batch {rest[1]} done")
+        elif kind in ("failed", "fatal"):
+            self.failure = rest[1]
+            raise _Done
+        elif kind == "done":
+            raise _Done
+
+
+class _One:
+    """Takes the place of the tasks queue when a manifest is run by itself."""
+
+    def __init__(self, path: str):
+        self.path: str | None = path
+
+    def empty(self) -> bool:
+        return self.path is None
+
+    def get(self) -> str | None:
+        path, self.path = self.path, None
+        return path
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
+    parser.add_argument("manifest", metavar="MANIFEST", help="as manifest.py writes them")
+    parser.add_argument("--model", default=ModelSettings.model, help="name or file")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    return parser.parse_args(argv)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
+    args = _arguments(argv)
+    console = _Console(lambda text: print(f"worker: {text}", file=sys.stderr))
+    try:
+        work = manifests.read_manifest(args.manifest)
+        work.output_dir.mkdir(parents=True, exist_ok=True)
+        device = args.device
+        if device == "auto":
+            import torch
+
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        settings = ModelSettings(
+            args.model, device, args.precision, work.patch_size, work.batch_size,
+            args.threads or len(os.sched_getaffinity(0)),
+        )  # fmt: skip
+        row = np.zeros(1, status.row_dtype())[0]
+        worker = Worker(work.worker, row, _One(args.manifest), console, settings, None)
+        worker.load()
+        try:
+            worker.serve()
+        except _Done:
+            pass
+    except (UpscaleError, ManifestError) as error:
+        print(f"worker: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    if console.failure:
+        print(f"worker: error: {console.failure}", file=sys.stderr)
+        return 1
+    print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
