@@ -20,18 +20,6 @@ _COMBED_SHARE = 0.25  # telecined video has 2 interlaced frames in 5
 _COMBED_FEWEST = 5
 _PROGRESSIVE_CODECS = {"vp8", "vp9", "av1", "gif", "png", "apng", "webp", "bmp", "tiff", "flic", "mjpeg2000"}
 _UNFLAGGED_CODECS = {"rawvideo", "v210", "v210x", "v410", "v308", "v408", "r210", "huffyuv", "ffvhuff", "jpeg2000"}
-    "rawvideo",
-    "v210",
-    "v210x",
-    "v410",
-    "v308",
-    "v408",
-    "r210",
-    "huffyuv",
-    "ffvhuff",
-    "jpeg2000",
-    "magicyuv",
-}
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}  # AVFieldOrder TT, BB, TB, BT (libavcodec/defs.h)
 
 

@@ -104,22 +104,25 @@ def side_data_of(frame) -> dict[str, bytes]:
         return {}
 
 
-def hdr_metadata(side_data: dict[str, bytes]) -> dict[str, str]:
-    """Mastering display and content light level, written as x265's options master-display and max-cll take them.
+def hdr_metadata(side_data: dict[str, bytes]) -> dict[str, dict]:
+    """Mastering display and content light level, JSON-able, chromaticities and cd/m² as 'numerator/denominator'.
 
-    {'master-display': 'G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)'} in units of 0.00002 and 0.0001 cd/m²,
-    {'max-cll': 'content,average'} in cd/m² (SMPTE ST 2086, CTA-861.3; libavutil/mastering_display_metadata.h).
+    {'mastering_display': {'primaries': [[x, y] of red, green, blue], 'white_point': [x, y], 'min_luminance': …,
+    'max_luminance': …}, 'content_light_level': {'max_content': int, 'max_average': int}}; what is not known is
+    left out (SMPTE ST 2086, CTA-861.3; struct layouts of libavutil/mastering_display_metadata.h).
     """
     found = {}
     display = side_data.get("MASTERING_DISPLAY_METADATA")
     if display and len(display) >= 88:
         *numbers, has_primaries, has_luminance = struct.unpack("=22i", display[:88])
-        if has_primaries and has_luminance and all(numbers[1::2]):
-            values = [Fraction(*pair) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
-            rx, ry, gx, gy, bx, by, wx, wy = (round(value * 50000) for value in values[:8])
-            low, high = (round(value * 10000) for value in values[8:])
-            found["master-display"] = f"G({gx},{gy})B({bx},{by})R({rx},{ry})WP({wx},{wy})L({high},{low})"
+        if all(numbers[1::2]):
+            values = [str(Fraction(*pair)) for pair in zip(numbers[::2], numbers[1::2], strict=True)]
+            points = [values[at : at + 2] for at in range(0, 8, 2)]  # red, green, blue, white
+            mastering = {"primaries": points[:3], "white_point": points[3]} if has_primaries else {}
+            mastering |= {"min_luminance": values[8], "max_luminance": values[9]} if has_luminance else {}
+            found |= {"mastering_display": mastering} if mastering else {}
     light = side_data.get("CONTENT_LIGHT_LEVEL")
     if light and len(light) >= 8 and any(light[:8]):
-        found["max-cll"] = "{},{}".format(*struct.unpack("=2I", light[:8]))
+        content, average = struct.unpack("=2I", light[:8])
+        found["content_light_level"] = {"max_content": content, "max_average": average}
     return found

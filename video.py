@@ -43,7 +43,7 @@ class VideoInfo:
     duration: Fraction | None  # seconds
     sample_aspect_ratio: Fraction  # width : height of a pixel, after rotation; 1 if unknown
     deinterlace: bool
-    side_data: dict[str, str] = field(default_factory=dict)  # 'master-display', 'max-cll' as tags.hdr_metadata has them
+    side_data: dict[str, dict] = field(default_factory=dict)  # HDR metadata, as tags.hdr_metadata gives it
     notes: tuple[str, ...] = ()  # one line each, for the user
     # What the decoder needs to do the same again:
     source_width: int = 0  # as coded, before rotation
