@@ -1,0 +1,59 @@
+"""A file that a muxer writes to: its first error is kept until asked for, and what is closed is on the disk."""
+
+import os
+from pathlib import Path
+
+
+class Sink:
+    """A writable, seekable file for `av.open(sink, "w", …)`.
+
+    libavformat forgets write errors (a full disk shows in nothing but a truncated file) and PyAV prints a
+    second one to stderr: so no method that it calls ever raises. `check` raises the first error instead.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.name = str(path)  # libavformat opens this name to read back what it wrote (mp4 with faststart)
+        self._file = open(path, "wb", buffering=0)  # noqa: SIM115
+        self._error: OSError | None = None
+
+    @property
+    def closed(self) -> bool:
+        return self._file.closed
+
+    def write(self, data: bytes) -> int:
+        view = memoryview(data)
+        while view and self._error is None:
+            try:
+                view = view[self._file.write(view) :]
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except OSError as error:
+            self._error = self._error or error
+            return offset
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def check(self) -> None:
+        """Raises OSError where anything written so far did not reach the file."""
+        if self._error is not None:
+            raise self._error
+
+    def close(self) -> None:
+        """Waits until the disk has everything; OSError where it has not."""
+        if self._file.closed:
+            return
+        try:
+            self.check()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def abandon(self) -> None:
+        """Closes without waiting and without complaint: what was written is of no use."""
+        self._file.close()

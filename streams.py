@@ -1,0 +1,245 @@
+"""Every stream of the input but the main picture: which of them the output can hold, and their packets, repaired."""
+
+import io
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import av.error
+from av.container import InputContainer, OutputContainer
+from av.stream import Disposition, Stream
+
+import matroska
+import subtitles
+
+# Extension of the output → libavformat's muxer.
+CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "mov": "mov", "webm": "webm"}
+OPTIONS = {"strict": "experimental"}  # TrueHD and the like in MP4
+_OURS = {
+    "encoder",
+    "vendor_id",
+    "rotate",
+    "duration",
+    "_statistics_tags",
+    "alpha_mode",
+}  # tags that tell of the old stream
+_ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
+
+
+def open_source(path: Path) -> InputContainer:
+    """The input for reading; tags that are not UTF-8 keep their bytes."""
+    return av.open(str(path.absolute()), metadata_errors="surrogateescape", options={"err_detect": "ignore_err"})
+
+
+@dataclass
+class Copied:
+    """A stream of the input that goes into the output: `index` there, `kind` how.
+
+    `kind` is "copy", "text" (subtitles that become `codec`), "attachment" (a font), "cover" (a picture that
+    stays a stream, MP4) or "attached cover" (a picture that becomes an attachment, Matroska).
+    """
+
+    index: int
+    kind: str
+    codec: str = ""
+    picture: bytes = field(default=b"", repr=False)
+
+
+def plan(source: InputContainer, main: int, container: str) -> tuple[list[Copied], list[str]]:
+    """The streams beside number `main` that the container holds, and one warning for each that it can't."""
+    copied, warnings = [], []
+    for stream in source.streams:
+        if stream.index == main or _made_anew(source, stream):
+            continue
+        found = _fit(source, stream, container)
+        if found is not None:
+            copied.append(found)
+            continue
+        others = [name for name in ("mkv", "mp4", "mov", "webm") if name != container and _fit(source, stream, name)]
+        hint = f"{others[0]} could" if others else "no container written here can"
+        warnings.append(f"{describe(stream)} is left out: {container} can't hold it, {hint}")
+    return copied, warnings
+
+
+def describe(stream: Stream) -> str:
+    """`subtitle stream 3 (hdmv_pgs_subtitle, eng)`."""
+    context = stream.codec_context
+    name = context.codec.canonical_name if context is not None else getattr(stream, "name", None)
+    kind = "cover picture" if _is_cover(stream) else f"{stream.type} stream"
+    words = [word for word in (name, stream.language) if word and word != "und"]
+    return f"{kind} {stream.index}" + (f" ({', '.join(words)})" if words else "")
+
+
+def _made_anew(source: InputContainer, stream: Stream) -> bool:
+    """Data tracks that the muxer writes by itself from the chapters and the time code tag."""
+    if stream.type != "data":
+        return False
+    chapters = len(source.chapters())
+    return "timecode" in stream.metadata or (chapters > 0 and stream.frames == chapters)
+
+
+def _is_cover(stream: Stream) -> bool:
+    return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+
+
+def _fit(source: InputContainer, stream: Stream, container: str) -> Copied | None:
+    if stream.type == "attachment":
+        return Copied(stream.index, "attachment") if container == "mkv" and stream.data else None
+    if _is_cover(stream):
+        return _fit_cover(stream, container)
+    if stream.type == "unknown":
+        return None
+    if _header_works(container, lambda out: add_copy(out, stream)):
+        return Copied(stream.index, "copy")
+    if stream.type == "subtitle" and stream.codec_context is not None:
+        name, codec = stream.codec_context.codec.canonical_name, subtitles.TEXT_CODEC[container]
+        if name in subtitles.READABLE and _header_works(container, lambda out: add_text(out, stream, codec)):
+            return Copied(stream.index, "text", codec)
+    return None
+
+
+def _fit_cover(stream: Stream, container: str) -> Copied | None:
+    if container == "mkv":
+        return Copied(stream.index, "attached cover")
+    if container == "mp4" and _header_works(container, lambda out: add_copy(out, stream)):
+        return Copied(stream.index, "cover")
+    return None
+
+
+def _header_works(container: str, add: Callable[[OutputContainer], object]) -> bool:
+    """True if the muxer writes a header with that stream: asked by really doing it, into memory."""
+    out = av.open(io.BytesIO(), "w", format=CONTAINERS[container], container_options=OPTIONS)
+    try:
+        add(out)
+        out.start_encoding()
+    except _ERRORS:
+        return False
+    try:
+        out.close()
+    except _ERRORS:
+        pass  # some headers can't be finished without a packet
+    return True
+
+
+def add_copy(out: OutputContainer, stream: Stream, template: Stream | None = None) -> Stream:
+    """Adds a stream like `stream` to the output: parameters (of `template` if given), tags and disposition."""
+    added = out.add_stream_from_template(template or stream, opaque=True)
+    added.time_base = stream.time_base
+    return _dressed(added, stream)
+
+
+def add_text(out: OutputContainer, stream: Stream, codec: str) -> Stream:
+    """Adds a text subtitle stream of that codec, with the tags of `stream`."""
+    added = out.add_stream(codec)
+    added.codec_context.subtitle_header = subtitles.ASS_HEADER
+    added.codec_context.time_base = Fraction(1, 1000)
+    added.time_base = Fraction(1, 1000)
+    return _dressed(added, stream)
+
+
+def _dressed(added: Stream, stream: Stream) -> Stream:
+    added.metadata.update(tags(stream.metadata))
+    added.disposition = stream.disposition
+    return added
+
+
+def tags(metadata: dict[str, str]) -> dict[str, str]:
+    """The tags that still hold for the output; Matroska's statistics and the writing program's name do not."""
+    return {
+        key: value
+        for key, value in metadata.items()
+        if not (low := key.lower()).startswith(("_statistics", "bps", "number_of_", "duration-")) and low not in _OURS
+    }
+
+
+def add_attachments(out: OutputContainer, source: InputContainer, copied: list[Copied]) -> None:
+    """Adds fonts and, where they are attachments, cover pictures."""
+    for item in copied:
+        stream = source.streams[item.index]
+        if item.kind == "attachment":
+            added = out.add_stream_from_template(stream)
+            added.metadata.setdefault("mimetype", "application/octet-stream")
+            added.metadata.setdefault("filename", f"attachment{item.index}")
+        elif item.kind == "attached cover" and item.picture:
+            kind = "png" if item.picture[:4] == b"\x89PNG" else "jpeg"
+            name = stream.metadata.get("filename", "cover.png" if kind == "png" else "cover.jpg")
+            out.add_attachment(name, stream.metadata.get("mimetype", f"image/{kind}"), item.picture)
+
+
+def read_covers(path: Path, copied: list[Copied]) -> None:
+    """Reads the cover pictures' bytes into `copied`."""
+    covers = {item.index: item for item in copied if item.kind in ("cover", "attached cover")}
+    if not covers:
+        return
+    with open_source(path) as source:
+        for packet in source.demux([source.streams[index] for index in covers]):
+            item = covers.pop(packet.stream_index, None)
+            if item is not None and packet.size:
+                item.picture = bytes(packet)
+            if not covers:
+                return
+
+
+def primed(source_path: Path, stream: Stream) -> bytes | None:
+    """A template for an audio stream that starts before zero with its encoder's priming; None where it does not.
+
+    Matroska has no negative times: it says how many samples to skip instead, and only through a stream whose
+    initial padding is set does libavformat write that.
+    """
+    context = stream.codec_context
+    if stream.type != "audio" or not stream.start_time or stream.start_time > 0 or context is None:
+        return None
+    codec = context.codec.canonical_name
+    if codec not in matroska.AUDIO_CODECS:
+        return None
+    padding = round(-stream.start_time * stream.time_base * context.sample_rate)
+    with open_source(source_path) as source:
+        packet = next((bytes(p) for p in source.demux(source.streams[stream.index]) if p.size), b"")
+    extradata = context.extradata or b""
+    return matroska.audio_template(codec, extradata, context.sample_rate, context.channels, padding, packet)
+
+
+class Repair:
+    """Gives every packet of a stream times that grow; `repaired` counts the packets whose times were wrong.
+
+    One packet is held back: a time that lies after its successor's is a damaged one, and is replaced.
+    """
+
+    def __init__(self) -> None:
+        self.repaired = 0
+        self._held: av.Packet | None = None
+        self._last: int | None = None  # decoding time of the last packet that went out, ticks
+        self._end = 0  # where it ends, ticks
+
+    def push(self, packet: av.Packet | None) -> Iterator[av.Packet]:
+        """Takes the next packet (None: there are no more), yields the one before it."""
+        if packet is not None:
+            self._complete(packet)
+        held, self._held = self._held, packet
+        if held is None:
+            return
+        if packet is not None and self._last is not None and held.dts > packet.dts > self._last:
+            self._move(held, min(self._end, packet.dts - 1))
+        if self._last is not None and held.dts <= self._last:
+            self._move(held, self._last + 1)
+        if held.pts < held.dts:
+            held.pts = held.dts
+        self._last, self._end = held.dts, held.pts + (held.duration or 0)
+        yield held
+
+    def _complete(self, packet: av.Packet) -> None:
+        if packet.dts is None and packet.pts is None:
+            before = self._held
+            packet.dts = before.dts + (before.duration or 1) if before is not None else self._end
+            self.repaired += 1
+        if packet.pts is None:
+            packet.pts = packet.dts
+        if packet.dts is None:
+            packet.dts = packet.pts
+
+    def _move(self, packet: av.Packet, dts: int) -> None:
+        packet.pts += dts - packet.dts
+        packet.dts = dts
+        self.repaired += 1
