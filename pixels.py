@@ -68,7 +68,8 @@ class PlaneViewer:
     """
 
     def __init__(self, source: str, width: int, height: int, kept: PixelFormat, full_range: bool):
-        self._source, self._size, self._kept, self._full_range = source, (width, height), kept, full_range
+        self.kept = kept
+        self._source, self._size, self._full_range = source, (width, height), full_range
         self._shapes = plane_shapes(kept, width, height)
         self._reformatter = VideoReformatter()
         self.changed = 0
@@ -77,22 +78,22 @@ class PlaneViewer:
         """The frame itself where `planes` can view it, else a converted one."""
         size = (frame.width, frame.height)
         full_range = is_full_range(frame)
-        same_range = self._kept.rgb or full_range is None or full_range == self._full_range
+        same_range = self.kept.rgb or full_range is None or full_range == self._full_range
         self.changed += size != self._size or frame.format.name != self._source
-        if size == self._size and same_range and _viewable(frame.format.name, self._kept):
+        if size == self._size and same_range and _viewable(frame.format.name, self.kept):
             return frame
         source_range = self._full_range if full_range is None else full_range
         ranges = {} if is_rgb(frame.format.name) else {"src_color_range": _RANGES[source_range]}
-        if not self._kept.rgb:
+        if not self.kept.rgb:
             ranges["dst_color_range"] = _RANGES[self._full_range]
         return self._reformatter.reformat(
-            frame, *self._size, format=self._kept.name, interpolation=int(_SCALING), **ranges
+            frame, *self._size, format=self.kept.name, interpolation=int(_SCALING), **ranges
         )
 
     def planes(self, frame) -> list[np.ndarray]:
         """Views of the planes of a frame from `fit`, in the shapes of frame.plane_shapes; rows may be strided."""
         return [
-            _view(plane, shape, self._kept.dtype)
+            _view(plane, shape, self.kept.dtype)
             for plane, shape in zip(frame.planes, self._shapes, strict=False)  # a dropped alpha plane is the last
         ]
 

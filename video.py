@@ -148,7 +148,7 @@ def _alpha(first, stream, keep: bool, notes: list[str]) -> bool:
 
 def _bwdif(mode: str, first, frames, viewer: PlaneViewer, context, notes: list[str]) -> str | None:
     same = (f for f in frames if (f.width, f.height, f.format.name) == (first.width, first.height, first.format.name))
-    options = interlace.plan(mode, (viewer.fit(f) for f in itertools.chain([first], same)), context)
+    options = interlace.plan(mode, (viewer.fit(f) for f in itertools.chain([first], same)), viewer, context)
     if options:
         notes.append("interlaced or telecined: deinterlaced with bwdif")
     return options
