@@ -8,7 +8,6 @@ gets more and a dead one leaves little to do again. Results and process sentinel
 import multiprocessing
 import os
 import signal
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -75,10 +74,13 @@ class Crew:
         self,
         settings: Sequence[ModelSettings],
         target: Callable,
+        scratch: Path,
         stall_timeout: float = 600.0,
-        scratch: Path | None = None,
     ):
-        """One worker for each of `settings`; `scratch` holds the fork server's socket (default: the temp directory)."""
+        """One worker for each of `settings`; `scratch`, a job's directory, takes the fork server's socket.
+
+        `stall_timeout` is in seconds: a worker that has work and gives no sign of life for that long is dead.
+        """
         self.context = multiprocessing.get_context("forkserver")
         self.target, self.stall_timeout, self.scratch = target, stall_timeout, scratch
         self.slots = [Slot(index, one) for index, one in enumerate(settings)]
@@ -95,15 +97,14 @@ class Crew:
         plain = self.slots[0].settings.model == LANCZOS
         # Imported once, in the fork server; CUDA is not initialised by an import, so forks may use it.
         self.context.set_forkserver_preload(["worker", "resize"] if plain else ["worker", "model", "colour"])
-        if self.scratch is not None:
-            _socket_folder(self.scratch)
+        _socket_folder(self.scratch)
         for slot in self.slots:
             self._start(slot)
 
     def _start(self, slot: Slot) -> None:
+        restarts = int(self.rows[slot.index]["restarts"]) + (slot.started > 0)
+        self.rows[slot.index] = status.empty_row()
         row = self.rows[slot.index]
-        restarts = int(row["restarts"]) + (slot.started > 0)
-        row[...] = 0
         row["restarts"], row["batch"], row["device"] = restarts, -1, slot.settings.device.encode()
         slot.ready, slot.started = False, time.time()
         slot.busy_since = slot.started
@@ -111,7 +112,7 @@ class Crew:
         slot.results, child_end = self.context.Pipe(duplex=False)
         slot.process = self.context.Process(
             target=self.target,
-            args=(slot.index, self.array, slot.tasks, child_end, slot.settings),
+            args=(slot.index, self.array, slot.tasks, child_end, slot.settings, self.scratch / "logs"),
             name=f"worker {slot.index}",
             daemon=True,
         )
@@ -251,7 +252,9 @@ class Crew:
 def _socket_folder(scratch: Path) -> None:
     """Have multiprocessing keep its fork server's socket in the job's directory, to be cleaned up with it.
 
-    By way of /proc, because the path of a socket may have 107 bytes only (unix(7)).
+    In the temp directory a killed run would leave it behind. By way of /proc, because the path of a socket
+    may have 107 bytes only (unix(7)); through `_config`, because a `tempfile.tempdir` would be removed once
+    more at exit.
     """
-    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY)
-    tempfile.tempdir = f"/proc/{os.getpid()}/fd/{fd}"
+    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    multiprocessing.current_process()._config["tempdir"] = f"/proc/{os.getpid()}/fd/{fd}"

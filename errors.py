@@ -1,5 +1,7 @@
 """The errors that a person can act on: each one line, each with the exit status that it ends the command with."""
 
+import signal
+
 
 class UpscaleError(Exception):
     """The job failed; rerun the same command to resume (exit status 1).
@@ -20,3 +22,11 @@ class BusyError(UpscaleError):
     """Another run holds this job (exit status 75, EX_TEMPFAIL of sysexits.h)."""
 
     exit_status = 75
+
+
+class Stopped(UpscaleError):
+    """A signal asked the run to end; everything done is kept (exit status 128 + the signal's number)."""
+
+    def __init__(self, number: int):
+        super().__init__(f"stopped by {signal.Signals(number).name}; everything done is kept")
+        self.exit_status = 128 + number

@@ -6,9 +6,7 @@ for 8-bit formats and little-endian uint16 for deeper ones (value in the low bit
 Packed RGB (rgb24, rgba, rgb48le, rgba64le) is one plane of shape (height, width, channels).
 """
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 

@@ -34,8 +34,8 @@ FOLDERS = {
     "segments": r"segment_[0-9]+\.mkv(\.tmp)?",
     "logs": r"worker_[0-9]+\.log",
 }
-OWN_FILES = r"(job\.json|ledger\.jsonl)(\.tmp)?|joined\.[a-z0-9]{1,8}"
-SOCKET_FOLDER = r"pymp-[a-z0-9_]{1,16}"  # multiprocessing keeps the fork server's socket in one of these
+SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
+OWN_FILES = rf"(job\.json|ledger\.jsonl)(\.tmp)?|joined\.[a-z0-9]{{1,8}}|{SOCKET}"
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,7 @@ class Job:
         except OSError as error:
             raise InputError(f"cannot make the work directory {self.directory}: {error.strerror}") from error
         entries = set(os.listdir(self.directory))
-        own = re.compile(f"{OWN_FILES}|lock|{SOCKET_FOLDER}|{'|'.join(FOLDERS)}")
+        own = re.compile(f"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
         if foreign := sorted(name for name in entries if not own.fullmatch(name)):
             raise InputError(
                 f"{self.directory} is not a work directory of this program: it holds {foreign[0]!r}; "
@@ -217,11 +217,7 @@ class Job:
         for name, pattern in FOLDERS.items():
             if name != "segments" or not keep_segments:
                 _remove_files(self.directory, name, pattern)
-        _remove_files(self.directory, ".", r"joined\.[a-z0-9]{1,8}|.*\.tmp" if keep_segments else OWN_FILES)
-        for name in os.listdir(self.directory):
-            if re.fullmatch(SOCKET_FOLDER, name):
-                _remove_files(self.directory, name, r"(listener-.*|sock.*)")
-                _remove_empty(self.directory / name)
+        _remove_files(self.directory, ".", OWN_FILES if not keep_segments else rf"joined\.[a-z0-9]{{1,8}}|{SOCKET}")
 
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""

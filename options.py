@@ -56,9 +56,8 @@ def parse_scale(text: str) -> Scale:
     if low in NAMED_SIZES:
         width, height = NAMED_SIZES[low]
         return Scale(width=width, height=height, within=True)
-    if match := re.fullmatch(r"([1-9][0-9]{0,4})?x([1-9][0-9]{0,4})?", low, re.ASCII):
-        if match[1] or match[2]:
-            return Scale(width=int(match[1]) if match[1] else None, height=int(match[2]) if match[2] else None)
+    if match := re.fullmatch(r"(?=.*[0-9])([1-9][0-9]{0,4})?x([1-9][0-9]{0,4})?", low, re.ASCII):
+        return Scale(width=int(match[1]) if match[1] else None, height=int(match[2]) if match[2] else None)
     if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9}|/[1-9][0-9]{0,5})?x?", low, re.ASCII):
         factor = Fraction(low.removesuffix("x"))
         if 1 <= factor <= 8:
@@ -176,14 +175,16 @@ def build_parser() -> Parser:
 
 def _model_options(group) -> None:
     group.add_argument("--model", default=Options.model, metavar="NAME|FILE",
-                       help="a name (python weights.py --list), a weights file, or lanczos for a plain resize")  # fmt: skip
+                       help="a name (see weights.py --list), a weights file, or lanczos for a plain resize")  # fmt: skip
     group.add_argument("--denoise", type=_number(0, 1), metavar="0..1", help="for realesr-general-x4v3")
     group.add_argument("--strength", type=_number(0, 1), default=1.0, metavar="0..1",
                        help="1: the network's picture alone; less: blended with a plain resize")  # fmt: skip
 
 
 def _worker_options(group) -> None:
-    group.add_argument("--workers", type=_whole(1, MAX_WORKERS), default=Options.workers, metavar="N")
+    group.add_argument(
+        "--workers", type=_whole(1, MAX_WORKERS), default=Options.workers, metavar="N", help="worker processes"
+    )
     group.add_argument("--batch-size", type=_whole(1, MAX_BATCH), default=Options.batch_size, metavar="N",
                        help="frames that go through the network together")  # fmt: skip
     group.add_argument("--patch-size", type=_whole(MIN_PATCH, MAX_PATCH, 0), default=Options.patch_size, metavar="N",

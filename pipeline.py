@@ -11,7 +11,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -23,7 +22,7 @@ import status
 from decode import Decoder
 from dispatch import BatchDone, Crew, Restarted, Work, WorkerError
 from encode import SegmentWriter, verify_segment
-from errors import UpscaleError
+from errors import Stopped, UpscaleError
 from job import Job, sync_directory
 from manifest import Manifest, write_manifest
 from mux import Segment, join
@@ -35,14 +34,6 @@ SEGMENT_SECONDS = 60.0
 GRACE_SECONDS = 4.0  # for encoding what is upscaled already, when the run is stopped
 LOOK_SECONDS = 0.25  # between looks at the workers, for the bars
 STATUS_SECONDS = 1.0  # between writes of the status files
-
-
-class Stopped(UpscaleError):
-    """A signal asked the run to end; everything done is kept."""
-
-    def __init__(self, number: int):
-        super().__init__(f"stopped by signal {number}")
-        self.exit_status = 128 + number
 
 
 @dataclass
@@ -336,6 +327,26 @@ class Pipeline:
         for folder in ("input_frames", "output_frames"):
             (self.job.folder(folder) / frame.frame_name(number)).unlink(missing_ok=True)
 
+    # After
+
+    def finish(self) -> list[str]:
+        """Join the segments with the input's other streams, move the result to its name; returns warnings."""
+        plan, job = self.plan, self.job
+        container = plan.output.suffix[1:].lower()
+        segments = [Segment(job.folder("segments") / record.file, record.pts) for record in job.records]
+        # In the work directory where that is on the output's file system: a run that is killed while it joins
+        # leaves nothing beside the output, and the rename is as atomic.
+        beside = os.stat(job.directory).st_dev != os.stat(plan.output.parent).st_dev
+        target = plan.output.parent / f".{plan.output.name}.joined" if beside else job.directory / f"joined.{container}"
+        try:
+            warnings = join(segments, plan.info, plan.encoding, target, container)
+            os.replace(target, plan.output)
+        except BaseException:
+            target.unlink(missing_ok=True)
+            raise
+        sync_directory(plan.output.parent)
+        return warnings
+
 
 class _OpenSegment:
     """The segment that is being written; entered in the ledger when it is left, also by an error elsewhere."""
@@ -362,9 +373,6 @@ class _OpenSegment:
             self.job.add_segment(self.path, self.pts)
 
 
-# Before and after
-
-
 def verify(job: Job, say: Callable[[str], None]) -> None:
     """Keep the segments of an earlier run up to the first that is not what the ledger says of it."""
     good = 0
@@ -379,17 +387,3 @@ def verify(job: Job, say: Callable[[str], None]) -> None:
     if good < len(job.records):
         say(f"{len(job.records) - good} segments of the earlier run are damaged; their frames are done again")
     job.keep_segments(good)
-
-
-def finish(plan: Plan, job: Job) -> list[str]:
-    """Join the segments with the input's other streams and move the result to its name; returns warnings."""
-    container = plan.output.suffix[1:].lower()
-    segments = [Segment(job.folder("segments") / record.file, record.pts) for record in job.records]
-    # In the work directory where that is on the output's file system: a run killed while joining leaves nothing
-    # beside the output, and the rename is as atomic.
-    beside = os.stat(job.directory).st_dev != os.stat(plan.output.parent).st_dev
-    target = plan.output.parent / f".{plan.output.name}.joined" if beside else job.directory / f"joined.{container}"
-    warnings = join(segments, plan.info, plan.encoding, target, container)
-    os.replace(target, plan.output)
-    sync_directory(plan.output.parent)
-    return warnings

@@ -2,12 +2,12 @@
 
 import os
 from dataclasses import asdict, dataclass
-from fractions import Fraction
 from pathlib import Path
 
 import weights
 from devices import choose_devices, core_share, cuda_device_count
 from encode import EncodeSettings, encode_settings
+from encoders import keeps_alpha
 from errors import InputError
 from frame import FORMATS, frame_bytes
 from job import input_identity
@@ -16,7 +16,6 @@ from options import Options
 from settings import LANCZOS, ModelSettings, PictureSettings
 from video import VideoInfo, probe
 
-ALPHA_CODECS = ("prores", "prores_ks", "libvpx-vp9", "vp9", "ffv1")
 WINDOW_BATCHES = 3  # batches a worker in the window: one at work, one in its queue, one being encoded
 SPARE_BYTES = 64 << 20  # left free on the disk, for the segments of a run that ends because it is full
 
@@ -50,9 +49,10 @@ def make_plan(options: Options) -> Plan:
     """Check everything that can be checked before the first byte is written; InputError says what is wrong."""
     output = check_paths(options.input, options.output)
     work_dir = work_directory(options, output)
-    weights_file = None if options.model == LANCZOS else weights.prepare(options.model)
+    found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     models = model_settings(options)
-    info = probe(options.input, deinterlace=options.deinterlace, keep_alpha=options.codec in ALPHA_CODECS)
+    keep_alpha = keeps_alpha(options.codec, output.suffix.lower().lstrip("."))
+    info = probe(options.input, deinterlace=options.deinterlace, keep_alpha=keep_alpha)
     width, height = options.scale.size(info.width, info.height)
     encoding = encode_settings(
         info,
@@ -73,7 +73,7 @@ def make_plan(options: Options) -> Plan:
     )  # fmt: skip
     batch_size, window = window_frames(options, picture, work_dir)
     return Plan(
-        options, output, info, encoding, picture, models, identity(options, encoding, picture, weights_file), work_dir,
+        options, output, info, encoding, picture, models, identity(options, info, encoding, picture, found), work_dir,
         batch_size, window, (*info.notes, *warnings),
     )  # fmt: skip
 
@@ -113,8 +113,8 @@ def model_settings(options: Options) -> tuple[ModelSettings, ...]:
     devices = choose_devices(
         "cpu" if options.model == LANCZOS else options.device, options.workers, cuda_device_count()
     )
-    path = Path(options.model)
-    model = str(path.absolute()) if weights.is_file_name(options.model) else options.model
+    named = options.model == LANCZOS or options.model in weights.MODELS
+    model = options.model if named else str(Path(options.model).absolute())
     return tuple(
         ModelSettings(
             model, device, options.precision, options.patch_size, options.batch_size, core_share(options.workers),
@@ -153,27 +153,25 @@ def available_memory() -> int:
     return 1 << 62
 
 
-def identity(options: Options, encoding: EncodeSettings, picture: PictureSettings, weights_file: Path | None) -> dict:
-    """The input and every parameter that changes the result."""
+def identity(
+    options: Options,
+    info: VideoInfo,
+    encoding: EncodeSettings,
+    picture: PictureSettings,
+    found: weights.Weights | None,
+) -> dict:
+    """The input and every parameter that changes the result, as JSON has them."""
     return {
         "input": input_identity(options.input),
-        "model": options.model,
-        "weights_sha256": weights.sha256(weights_file) if weights_file else None,
-        "denoise": options.denoise,
-        "strength": options.strength,
-        "precision": options.precision,
-        "patch_size": options.patch_size,
-        "device": options.device.partition(":")[0],
-        "deinterlace": options.deinterlace,
+        "frames": info.identity(),
         "picture": asdict(picture),
-        "encoding": _plain(asdict(encoding)),
+        "model": {
+            "sha256": list(found.sums) if found else LANCZOS,
+            "blend": found.blend if found else None,
+            "strength": options.strength,
+            "precision": options.precision,
+            "device": options.device.partition(":")[0],
+            "patch_size": options.patch_size,
+        },
+        "encoding": encoding.identity(),
     }
-
-
-def _plain(value):
-    """A value as JSON has it: fractions and paths as text, tuples as lists."""
-    if isinstance(value, dict):
-        return {str(k): _plain(v) for k, v in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(v) for v in value]
-    return str(value) if isinstance(value, Fraction | Path) else value

@@ -62,6 +62,13 @@ def rows(array):
     return np.frombuffer(array, dtype=row_dtype())
 
 
+def empty_row():
+    """A row of zeros: a worker that has not said anything yet."""
+    import numpy as np
+
+    return np.zeros((), row_dtype())
+
+
 @dataclass(frozen=True)
 class WorkerStatus:
     """One worker's row as the JSON files and the table have it; times ISO 8601 in UTC or None."""

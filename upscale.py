@@ -23,15 +23,17 @@ from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dispatch import Crew
-from errors import UpscaleError
-from job import Job
+from errors import Stopped, UpscaleError
 from options import Options, Scale, parse_options, parse_scale
-from pipeline import Pipeline, Stopped, Tally, finish, verify
-from plan import Plan, make_plan
-from progress import Progress, make_progress
-from worker import run_worker
+
+# Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
+if TYPE_CHECKING:
+    from job import Job
+    from pipeline import Pipeline, Tally
+    from plan import Plan
+    from progress import Progress
 
 
 @dataclass(frozen=True)
@@ -56,8 +58,15 @@ def upscale_video(source: str | os.PathLike[str], output: str | os.PathLike[str]
     return run(Options(Path(source), Path(output), scale, **options))
 
 
-def run(options: Options, signals: "Signals | None" = None, progress: Progress | None = None) -> Result:
+def run(options: Options, signals: "Signals | None" = None, progress: "Progress | None" = None) -> Result:
     """One job, from its options to its output in place."""
+    from dispatch import Crew
+    from job import Job
+    from pipeline import Pipeline
+    from plan import make_plan
+    from progress import make_progress
+    from worker import run_worker
+
     signals, progress = signals or Signals(), progress or make_progress(options.progress, options.verbosity)
     if options.no_clobber and options.output.exists():
         progress.say(f"{options.output} is there already and is left as it is (--no-clobber)")
@@ -65,7 +74,7 @@ def run(options: Options, signals: "Signals | None" = None, progress: Progress |
     started = time.monotonic()
     plan = make_plan(options)
     job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
-    crew = Crew(plan.models, run_worker, options.stall_timeout, job.directory)
+    crew = Crew(plan.models, run_worker, job.directory, options.stall_timeout)
     try:
         crew.start()  # the workers load while the earlier run's segments are verified
         progress.start(**facts(plan))
@@ -73,7 +82,7 @@ def run(options: Options, signals: "Signals | None" = None, progress: Progress |
         pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
         with signals.flagged(pipeline):
             pipeline.run()
-        late_warnings = [*pipeline.decoder.warnings, *finish(plan, job)]
+        late_warnings = [*pipeline.decoder.warnings, *pipeline.finish()]
     except BaseException:
         job.remove_frames()
         raise
@@ -90,8 +99,10 @@ def run(options: Options, signals: "Signals | None" = None, progress: Progress |
     return result
 
 
-def announce(plan: Plan, job: Job, say: Callable[[str], None]) -> None:
+def announce(plan: "Plan", job: "Job", say: Callable[[str], None]) -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
+    from pipeline import verify
+
     if job.afresh:
         say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
     elif job.records:
@@ -105,7 +116,7 @@ def announce(plan: Plan, job: Job, say: Callable[[str], None]) -> None:
         say(line)
 
 
-def facts(plan: Plan) -> dict:
+def facts(plan: "Plan") -> dict:
     """What progress.start is told of a run; JSON-able."""
     picture, options = plan.picture, plan.options
     return {
@@ -121,7 +132,7 @@ def facts(plan: Plan) -> dict:
     }
 
 
-def outcome(result: Result, tally: Tally) -> dict:
+def outcome(result: Result, tally: "Tally") -> dict:
     """What progress.done is told; JSON-able."""
     return {
         "output": text(result.output),
@@ -155,7 +166,7 @@ class Signals:
                 signal.signal(number, self._handle)
 
     @contextmanager
-    def flagged(self, pipeline: Pipeline):
+    def flagged(self, pipeline: "Pipeline"):
         """Within, a signal is only noted for the pipeline, which closes the open segment."""
         self.pipeline = pipeline
         try:
@@ -189,6 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     argv = sys.argv[1:] if argv is None else list(argv)
     options = parse_options(argv)
+    from progress import make_progress
+
     progress = make_progress(options.progress, options.verbosity)
     signals = Signals()
     signals.install()

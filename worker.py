@@ -56,11 +56,12 @@ class Batch:
 # The process
 
 
-def run_worker(index: int, array, tasks, results, settings: ModelSettings, root: Path | None = None) -> None:
+def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
     """Target of a worker process: upscale the manifests whose paths come through `tasks` until a None comes.
 
-    `array` is the status array of status.new_array, of which this worker writes row `index`; manifests
-    may name directories within `root` only, where it is given.
+    `array` is the status array of status.new_array, of which this worker writes row `index`. A manifest lies
+    in JOB/manifests, may name directories within JOB only, and is logged in JOB/logs; `log_folder` is where
+    the worker logs until the first one comes.
     """
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the main process decides
@@ -69,8 +70,9 @@ def run_worker(index: int, array, tasks, results, settings: ModelSettings, root:
     row = status.rows(array)[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
     row["batch"], row["state"] = -1, status.IDLE
-    worker = Worker(index, row, tasks, results, settings, root)
+    worker = Worker(index, row, tasks, results, settings)
     try:
+        worker.open_log(log_folder)
         worker.load()
         worker.serve()
     except (BrokenPipeError, EOFError, KeyboardInterrupt):
@@ -87,10 +89,11 @@ def _end_with_parent() -> None:
 class Worker:
     """One worker: the queue it serves, its row in the status array and its upscaler."""
 
-    def __init__(self, index: int, row, tasks, results, settings: ModelSettings, root: Path | None):
+    def __init__(self, index: int, row, tasks, results, settings: ModelSettings, in_job: bool = True):
         self.index, self.row, self.tasks, self.results = index, row, tasks, results
-        self.settings, self.root = settings, root
+        self.settings, self.in_job = settings, in_job
         self.upscaler = None
+        self.current = ""  # path of the manifest at work
         self.log_folder: Path | None = None
 
     def beat(self) -> None:
@@ -128,12 +131,14 @@ class Worker:
 
     def _read(self, path: str) -> list[Batch]:
         self.current = path
-        self._open_log(Path(path))
+        job = Path(path).parent.parent
+        if self.in_job:
+            self.open_log(job / "logs")
         self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
         self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
         self.beat()
         try:
-            work = manifests.read_manifest(path, self.root)
+            work = manifests.read_manifest(path, job if self.in_job else None)
             batches = list(open_batches(work, path))
         except Exception as error:
             self._fail(path, error)
@@ -184,9 +189,8 @@ class Worker:
         except OSError:
             pass
 
-    def _open_log(self, path: Path) -> None:
-        """Log into the job that the manifest belongs to, this process's stdout and stderr included."""
-        folder = path.parent.parent / "logs"
+    def open_log(self, folder: Path) -> None:
+        """Log to `folder`/worker_N.log from now on, with all that this process writes to stdout and stderr."""
         if folder == self.log_folder or not folder.is_dir():
             return
         self.log_folder = folder
@@ -335,7 +339,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.threads or len(os.sched_getaffinity(0)),
         )  # fmt: skip
         row = np.zeros(1, status.row_dtype())[0]
-        worker = Worker(work.worker, row, _One(args.manifest), console, settings, None)
+        worker = Worker(work.worker, row, _One(args.manifest), console, settings, in_job=False)
         worker.load()
         try:
             worker.serve()

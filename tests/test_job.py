@@ -1,0 +1,219 @@
+"""job.py: whose directory it is, the lock, the identity, the ledger, and a clean-up that takes only its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from errors import BusyError, InputError
+from job import Job, differences, input_identity, read_ledger
+
+ROOT = Path(__file__).parent.parent
+IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
+
+
+@pytest.fixture
+def directory(tmp_path):
+    return tmp_path / "out.mp4.work"
+
+
+def opened(directory, identity=IDENTITY, **options):
+    return Job(directory).open(identity, directory.with_suffix(""), **options)
+
+
+def add_segments(job, counts):
+    for number, count in enumerate(counts):
+        path = job.folder("segments") / f"segment_{number:06d}.mkv.tmp"
+        path.write_bytes(b"segment %d" % number)
+        job.add_segment(path, [job.frames_done * 10 + i * 10 for i in range(count)])
+
+
+def test_makes_a_private_directory_and_removes_it(directory):
+    job = opened(directory)
+    assert directory.stat().st_mode & 0o777 == 0o700
+    add_segments(job, [3])
+    (job.folder("input_frames") / "frame_000001.npy").touch()
+    (job.folder("logs") / "worker_0.log").touch()
+    assert job.remove() and not directory.exists()
+
+
+def test_what_is_done_is_there_again(directory):
+    job = opened(directory)
+    add_segments(job, [3, 2])
+    (job.folder("output_frames") / "frame_000006.npy").touch()
+    job.close()
+    again = opened(directory)
+    assert [record.first for record in again.records] == [1, 4] and again.frames_done == 5
+    assert again.records == job.records and not again.afresh
+    assert list(again.folder("output_frames").iterdir()) == []  # frames are not kept, only segments
+    again.keep_segments(1)
+    assert [p.name for p in again.folder("segments").iterdir()] == ["segment_000000.mkv"]
+    again.close()
+    assert opened(directory).frames_done == 3
+
+
+@pytest.mark.parametrize(
+    ("change", "why"),
+    [
+        ({"model": "other"}, "changed: model"),
+        ({"input": {"size": 2}}, "changed: input.size"),
+        ({"new": 1}, "changed: new"),
+    ],
+)
+def test_anything_different_starts_afresh_and_says_why(directory, change, why):
+    job = opened(directory)
+    add_segments(job, [3])
+    job.close()
+    again = opened(directory, {**IDENTITY, **change})
+    assert again.afresh == why and again.frames_done == 0
+    assert list(again.folder("segments").iterdir()) == []
+
+
+def test_restart_and_damaged_job_start_afresh(directory):
+    job = opened(directory)
+    add_segments(job, [3])
+    job.close()
+    (directory / "job.json").write_text("{")
+    damaged = opened(directory)
+    assert "damaged" in damaged.afresh and damaged.frames_done == 0
+    add_segments(damaged, [3])
+    damaged.close()
+    assert opened(directory, restart=True).afresh == "--restart"
+
+
+def test_second_run_is_refused_and_told_the_pid(directory):
+    job = opened(directory)
+    with pytest.raises(BusyError, match=f"pid {os.getpid()}\\b"):
+        opened(directory)
+    job.close()
+    opened(directory).close()
+
+
+def test_a_lock_whose_owner_was_killed_does_not_block(directory):
+    code = (
+        "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from job import Job\n"
+        "Job(Path(sys.argv[2])).open({}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(directory)], check=False)
+    assert done.returncode == -9
+    Job(directory).open({}, directory).close()
+
+
+def test_another_outputs_directory_is_not_taken_over(directory):
+    opened(directory).close()
+    with pytest.raises(InputError, match="belongs to another output"):
+        Job(directory).open(IDENTITY, Path("/elsewhere/out.mp4"))
+
+
+def test_a_link_a_file_and_a_foreign_directory_are_refused(directory, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    directory.symlink_to(other)
+    with pytest.raises(InputError, match="is a link"):
+        opened(directory)
+    directory.unlink()
+    directory.touch()
+    with pytest.raises(InputError, match="not a directory"):
+        opened(directory)
+    directory.unlink()
+    directory.mkdir(mode=0o700)
+    (directory / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"holds 'thesis\.txt'"):
+        opened(directory)
+
+
+def test_a_directory_that_others_may_write_to_is_refused(directory):
+    directory.mkdir()
+    directory.chmod(0o777)
+    with pytest.raises(InputError, match="others may write"):
+        opened(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make a directory belong to somebody else")
+def test_somebody_elses_directory_is_refused(directory):
+    directory.mkdir(mode=0o700)
+    os.chown(directory, 65534, 65534)
+    with pytest.raises(InputError, match="belongs to another user"):
+        opened(directory)
+
+
+def test_clean_up_follows_no_link_and_takes_no_foreign_file(directory, tmp_path):
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    for name in ("frame_000001.npy", "worker_0.log"):
+        (precious / name).write_text("keep")
+    job = opened(directory)
+    (job.folder("input_frames") / "frame_000001.npy").symlink_to(precious / "frame_000001.npy")
+    job.folder("logs").rmdir()
+    job.folder("logs").symlink_to(precious)
+    (job.folder("segments") / "mine.txt").touch()
+    assert not job.remove()
+    assert sorted(p.name for p in precious.iterdir()) == ["frame_000001.npy", "worker_0.log"]
+    assert (directory / "segments" / "mine.txt").exists()
+    assert not (directory / "job.json").exists()
+
+
+# The ledger
+
+
+def ledger_of(directory, counts):
+    job = opened(directory)
+    add_segments(job, counts)
+    job.close()
+    return directory / "ledger.jsonl", job.records
+
+
+def test_torn_line_costs_one_segment_at_most(directory):
+    path, records = ledger_of(directory, [3, 2, 4])
+    whole = path.read_bytes()
+    starts = [0] + [i + 1 for i, byte in enumerate(whole) if byte == 10]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        complete = sum(start <= cut for start in starts[1:])
+        assert read_ledger(path) == records[:complete]
+
+
+def test_changed_byte_is_recognised(directory):
+    path, records = ledger_of(directory, [3, 2, 4])
+    whole = path.read_bytes()
+    second = whole.index(b"\n") + 1
+    for at in range(second, whole.index(b"\n", second)):
+        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+        assert read_ledger(path) in (records[:1], records[:2])  # a CRC's hex digit may change case only
+    path.write_bytes(whole[second:])
+    assert read_ledger(path) == []
+
+
+@given(st.binary(max_size=300))
+def test_random_bytes_never_raise(tmp_path_factory, data):
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    path.write_bytes(data)
+    assert read_ledger(path) == []
+
+
+@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(
+    st.sampled_from(["segment", "file", "first", "pts", "size", "sha256"]), s)))  # fmt: skip
+def test_well_summed_nonsense_never_raises(tmp_path_factory, value):
+    import json
+    import zlib
+
+    text = json.dumps(value)
+    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
+    path.write_text(f"{text}\t{zlib.crc32(text.encode()):08x}\n")
+    assert read_ledger(path) == []
+
+
+def test_identity_of_an_input(tmp_path):
+    path = tmp_path / "in.mp4"
+    path.write_bytes(b"a" * 3_000_000)
+    first = input_identity(path)
+    with path.open("r+b") as file:
+        file.seek(2_999_999)
+        file.write(b"b")
+    second = input_identity(path)
+    assert first["size"] == second["size"] == 3_000_000
+    assert "sha256_of_ends" in differences(first, second)

@@ -1,0 +1,105 @@
+"""options.py: scales, sizes, ranges, and errors in one line; --help without heavy imports."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+
+from errors import InputError
+from options import parse_bytes, parse_options, parse_scale
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("text", "source", "size"),
+    [
+        ("2", (160, 90), (320, 180)),
+        ("1", (5, 7), (5, 7)),
+        ("8", (1, 1), (8, 8)),
+        ("1.5", (853, 480), (1280, 720)),
+        ("3/2", (64, 48), (96, 72)),
+        ("1920x1080", (640, 480), (1920, 1080)),
+        ("x1080", (640, 480), (1440, 1080)),
+        ("1280x", (640, 480), (1280, 960)),
+        ("4k", (1920, 1080), (3840, 2160)),
+        ("4K", (1440, 1080), (2880, 2160)),
+        ("1080p", (320, 640), (540, 1080)),
+    ],
+)
+def test_scale(text, source, size):
+    assert parse_scale(text).size(*source) == size
+
+
+def test_scale_is_exact():
+    assert parse_scale("1.1").factor == Fraction(11, 10)
+
+
+@pytest.mark.parametrize(
+    "text", ["0", "0.5", "9", "8.01", "-2", "two", "", "nan", "inf", "1e1", "0x0", "x", "x0", "1/0", "²"]
+)
+def test_wrong_scale(text):
+    with pytest.raises(InputError, match="SCALE"):
+        parse_scale(text)
+
+
+@pytest.mark.parametrize("text", ["4k", "x720", "640x200"])
+def test_size_outside_the_range(text):
+    with pytest.raises(InputError, match="1 to 8 times"):
+        parse_scale(text).size(400, 5000 if text == "4k" else 800)
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("500M", 500 << 20), ("2g", 2 << 30), ("1.5K", 1536), ("7", 7), ("1GiB", 1 << 30)]
+)
+def test_bytes(text, count):
+    assert parse_bytes(text) == count
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["a.mp4"],
+        ["a.mp4", "b.mp4", "nine"],
+        ["a.mp4", "b.mp4", "2", "--workers", "0"],
+        ["a.mp4", "b.mp4", "2", "--workers", "65"],
+        ["a.mp4", "b.mp4", "2", "--workers", "x"],
+        ["a.mp4", "b.mp4", "2", "--batch-size", "0"],
+        ["a.mp4", "b.mp4", "2", "--patch-size", "7"],
+        ["a.mp4", "b.mp4", "2", "--crf", "99"],
+        ["a.mp4", "b.mp4", "2", "--strength", "2"],
+        ["a.mp4", "b.mp4", "2", "--strength", "nan"],
+        ["a.mp4", "b.mp4", "2", "--work-space", "much"],
+        ["a.mp4", "b.mp4", "2", "--device"],
+    ],
+)
+def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_options(arguments)
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and said.startswith("upscale: error: ") and said.count("\n") == 1
+
+
+def test_wrong_option_gets_the_nearest_right_one(capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["a.mp4", "b.mp4", "2", "--modle", "x"])
+    assert "did you mean --model?" in capsys.readouterr().err
+
+
+def test_patch_size_0_is_whole_frames():
+    assert parse_options(["a", "b", "2", "--patch-size", "0"]).patch_size == 0
+
+
+def test_help_imports_nothing_heavy():
+    code = (
+        "import sys, runpy; sys.argv = ['upscale.py', '--help']\n"
+        "try: runpy.run_path('upscale.py', run_name='__main__')\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'cv2', 'av', 'numpy', 'tqdm'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "--patch-size" in done.stdout and "(default: 6)" in done.stdout
