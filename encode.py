@@ -237,8 +237,7 @@ def _libav_options(settings: EncodeSettings) -> dict[str, str]:
     display, light = settings.side_data.get("master-display"), settings.side_data.get("max-cll")
     params = []
     if settings.codec == "libx265":
-        # x265 writes to stderr by itself; an open GOP would lean on the segment before it.
-        params = ["log-level=none", "open-gop=0"]
+        params = [options["x265-params"]]
         params += [f"pools={settings.threads}"] if settings.threads else []
         params += [f"master-display={display}"] if display else []
         params += [f"max-cll={light}"] if light else []

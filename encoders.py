@@ -72,13 +72,15 @@ def _nvenc(family: str) -> Encoder:
 _SVT = _ladder("12 11 10 9 8 7 5 4 2 0", lambda v: {"preset": v}) | {str(n): {"preset": str(n)} for n in range(14)}
 _VP9 = _ladder("8 7 5 5 4 3 2 1 0 0", _vp9_speed) | {str(n): _vp9_speed(str(n)) for n in range(9)}
 _PRORES = {p: {"profile": p} for p in ("proxy", "lt", "standard", "hq", "4444", "4444xq")}
+# x265 writes to stderr by itself; an open GOP would lean on the segment before it.
+_X265 = {"x265-params": "log-level=none:open-gop=0"}
 _X26 = {name: {"preset": name} for name in PRESETS}
 ENCODERS: dict[str, Encoder] = {
     e.name: e
     for e in (
         Encoder("libx264", "h264", _X26, "medium", "crf", 17),
         # Narrower than 64 pixels x265 4.x writes past its buffers (seen with glibc's malloc checks).
-        Encoder("libx265", "hevc", _X26, "medium", "crf", 19, min_size=(64, 16)),
+        Encoder("libx265", "hevc", _X26, "medium", "crf", 19, options=_X265, min_size=(64, 16)),
         Encoder("libsvtav1", "av1", _SVT, "8", "crf", 26, (1, 63), min_size=(4, 4)),
         Encoder("libvpx-vp9", "vp9", _VP9, "4", "crf", 24, (0, 63), {"b": "0", "row-mt": "1"}),
         Encoder("prores_ks", "prores", _PRORES, None, options={"vendor": "apl0"}),

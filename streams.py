@@ -13,18 +13,8 @@ from av.stream import Disposition, Stream
 
 import matroska
 import subtitles
+from containers import CONTAINERS, MUXER_OPTIONS, kept_tags
 
-# Extension of the output → libavformat's muxer.
-CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "mov": "mov", "webm": "webm"}
-OPTIONS = {"strict": "experimental"}  # TrueHD and the like in MP4
-_OURS = {
-    "encoder",
-    "vendor_id",
-    "rotate",
-    "duration",
-    "_statistics_tags",
-    "alpha_mode",
-}  # tags that tell of the old stream
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 
 
@@ -110,7 +100,7 @@ def _fit_cover(stream: Stream, container: str) -> Copied | None:
 
 def _header_works(container: str, add: Callable[[OutputContainer], object]) -> bool:
     """True if the muxer writes a header with that stream: asked by really doing it, into memory."""
-    out = av.open(io.BytesIO(), "w", format=CONTAINERS[container], container_options=OPTIONS)
+    out = av.open(io.BytesIO(), "w", format=CONTAINERS[container], container_options=MUXER_OPTIONS)
     try:
         add(out)
         out.start_encoding()
@@ -127,7 +117,7 @@ def add_copy(out: OutputContainer, stream: Stream, template: Stream | None = Non
     """Adds a stream like `stream` to the output: parameters (of `template` if given), tags and disposition."""
     added = out.add_stream_from_template(template or stream, opaque=True)
     added.time_base = stream.time_base
-    return _dressed(added, stream)
+    return dress(added, stream)
 
 
 def add_text(out: OutputContainer, stream: Stream, codec: str) -> Stream:
@@ -136,22 +126,14 @@ def add_text(out: OutputContainer, stream: Stream, codec: str) -> Stream:
     added.codec_context.subtitle_header = subtitles.ASS_HEADER
     added.codec_context.time_base = Fraction(1, 1000)
     added.time_base = Fraction(1, 1000)
-    return _dressed(added, stream)
+    return dress(added, stream)
 
 
-def _dressed(added: Stream, stream: Stream) -> Stream:
-    added.metadata.update(tags(stream.metadata))
+def dress(added: Stream, stream: Stream) -> Stream:
+    """Gives an output stream the tags, language and disposition of the input's."""
+    added.metadata.update(kept_tags(stream.metadata))
     added.disposition = stream.disposition
     return added
-
-
-def tags(metadata: dict[str, str]) -> dict[str, str]:
-    """The tags that still hold for the output; Matroska's statistics and the writing program's name do not."""
-    return {
-        key: value
-        for key, value in metadata.items()
-        if not (low := key.lower()).startswith(("_statistics", "bps", "number_of_", "duration-")) and low not in _OURS
-    }
 
 
 def add_attachments(out: OutputContainer, source: InputContainer, copied: list[Copied]) -> None:
@@ -182,23 +164,25 @@ def read_covers(path: Path, copied: list[Copied]) -> None:
                 return
 
 
-def primed(source_path: Path, stream: Stream) -> bytes | None:
-    """A template for an audio stream that starts before zero with its encoder's priming; None where it does not.
+def add_primed(out: OutputContainer, stream: Stream, path: Path) -> Stream:
+    """Like `add_copy` for Matroska, of a stream that may start before zero with its encoder's priming.
 
-    Matroska has no negative times: it says how many samples to skip instead, and only through a stream whose
+    Matroska has no negative times: it says how many samples to skip instead, and only for a stream whose
     initial padding is set does libavformat write that.
     """
     context = stream.codec_context
-    if stream.type != "audio" or not stream.start_time or stream.start_time > 0 or context is None:
-        return None
-    codec = context.codec.canonical_name
+    codec = context.codec.canonical_name if stream.type == "audio" and context is not None else ""
     if codec not in matroska.AUDIO_CODECS:
-        return None
-    padding = round(-stream.start_time * stream.time_base * context.sample_rate)
-    with open_source(source_path) as source:
-        packet = next((bytes(p) for p in source.demux(source.streams[stream.index]) if p.size), b"")
-    extradata = context.extradata or b""
-    return matroska.audio_template(codec, extradata, context.sample_rate, context.channels, padding, packet)
+        return add_copy(out, stream)
+    with open_source(path) as source:
+        first = next((p for p in source.demux(source.streams[stream.index]) if p.size), None)
+        if first is None or first.pts is None or first.pts >= 0:
+            return add_copy(out, stream)
+        padding = round(-first.pts * stream.time_base * context.sample_rate)
+        extradata, rate, channels = context.extradata or b"", context.sample_rate, context.channels
+        header = matroska.audio_template(codec, extradata, rate, channels, padding, bytes(first))
+    with av.open(io.BytesIO(header)) as template:
+        return add_copy(out, stream, template.streams[0])
 
 
 class Repair:
