@@ -1,0 +1,242 @@
+"""batch.py and staging.py: batches through network and resize, colours and alpha around them, buffers, order."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+import picture as pictures
+import staging
+from batch import distinct, make_upscaler
+from colour import to_rgb
+from frame import FORMATS, planes
+from settings import LANCZOS, ModelSettings, PictureSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+BASE = PictureSettings(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")
+
+
+class Doubler:
+    """In place of model.Upscaler where the test is about what lies around the network: bicubic, clipped to [0, 1]."""
+
+    def __init__(self, settings, beat):
+        self.beat, self.frames = beat, []
+
+    def __call__(self, rgb, width, height):
+        assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.dtype == torch.float32
+        self.frames.append(len(rgb))
+        self.beat()
+        if rgb.shape[-2:] == (height, width):
+            return rgb.clone()
+        return F.interpolate(rgb, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
+
+
+@pytest.fixture
+def upscaler(monkeypatch):
+    monkeypatch.setattr(staging, "Upscaler", Doubler)
+    return make_upscaler(ModelSettings(), lambda: None)
+
+
+def settings(source="yuv420p", target=None, **changes):
+    return replace(BASE, pixel_format=source, out_pixel_format=target or source, **changes)
+
+
+def same_size(name, width=24, height=16, **changes):
+    return settings(name, width=width, height=height, out_width=width, out_height=height, **changes)
+
+
+def frame(picture, number=0):
+    """A smooth frame, different for each number, not too colourful for RGB; read-only, as a memory map is."""
+    fmt = FORMATS[picture.pixel_format]
+    samples = np.zeros(pictures.samples(picture)[0], fmt.dtype)
+    for index, view in enumerate(planes(samples, fmt, picture.width, picture.height)):
+        y, x = np.mgrid[: view.shape[0], : view.shape[1]]
+        wave = np.sin(x / 6 + number + index) * np.cos(y / 5 - number)
+        value = np.round((128 + wave * (20 if 0 < index < 3 else 70)) * (1 << (fmt.depth - 8)))
+        view[:] = value[..., None] + np.arange(fmt.channels) * 9 if fmt.rgb else value
+    samples.flags.writeable = False
+    return samples
+
+
+def decibels(a, b, peak):
+    return 10 * np.log10(peak**2 / max(((a.astype(float) - b.astype(float)) ** 2).mean(), 1e-9))
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_around_the_network_nothing_is_lost(upscaler, name):
+    """At scale 1 with a network that changes nothing, every format comes back, alpha included."""
+    picture = same_size(name)
+    frames = [frame(picture, n) for n in range(2)]
+    upscaler.submit(frames, picture)
+    fmt = FORMATS[name]
+    for want, got in zip(frames, upscaler.collect(), strict=True):
+        assert got.dtype == fmt.dtype and got.shape == want.shape
+        for a, b in zip(planes(want, fmt, 24, 16), planes(got, fmt, 24, 16), strict=True):
+            assert decibels(a, b, (1 << fmt.depth) - 1) > 50
+            assert abs(a.astype(float).mean() - b.astype(float).mean()) < 0.5
+
+
+def test_super_whites_pass_the_network(upscaler):
+    picture = settings()
+    source = np.full(pictures.samples(picture)[0], 128, np.uint8)
+    planes(source, FORMATS["yuv420p"], 24, 16)[0][:] = 254
+    upscaler.submit([source], picture)
+    luma = planes(upscaler.collect()[0], FORMATS["yuv420p"], 48, 32)[0]
+    assert (luma == 254).all()
+
+
+@pytest.mark.parametrize("target", ["yuv420p", "yuv422p10le", "yuv444p16le", "gray", "rgb24", "yuva444p"])
+def test_odd_output_sizes_are_padded_with_their_edge(upscaler, target):
+    picture = settings(target=target, width=9, height=5, out_width=27, out_height=15)
+    upscaler.submit([frame(picture)], picture)
+    fmt = FORMATS[target]
+    width, height = picture.stored_size
+    views = planes(upscaler.collect()[0], fmt, width, height)
+    for view in (views[0], views[-1]) if fmt.alpha else views[:1]:
+        assert np.array_equal(
+            view, np.pad(view[:15, :27], [(0, height - 15), (0, width - 27)] + [(0, 0)] * (view.ndim - 2), mode="edge")
+        )
+    if fmt.alpha:
+        assert (views[-1] == (1 << fmt.depth) - 1).all()
+
+
+@pytest.mark.parametrize(
+    ("source", "target"), [("yuva420p", "yuva420p"), ("rgba", "yuva444p10le"), ("yuva444p10le", "rgba64le")]
+)
+def test_alpha_is_resized_beside_the_network(upscaler, source, target):
+    picture = settings(source, target)
+    upscaler.submit([frame(picture)], picture)
+    views = planes(upscaler.collect()[0], FORMATS[target], 48, 32)
+    alpha = (views[-1] if len(views) > 1 else views[0][..., 3]) / ((1 << FORMATS[target].depth) - 1)
+    views = planes(frame(picture), FORMATS[source], 24, 16)
+    before = (views[-1] if len(views) > 1 else views[0][..., 3]) / ((1 << FORMATS[source].depth) - 1)
+    small = alpha.reshape(16, 2, 24, 2).mean((1, 3))
+    assert np.abs(small - before).max() < 0.02
+
+
+def test_a_real_network_keeps_the_colours():
+    picture = settings(matrix="smpte170m", out_matrix="smpte170m")
+    beats = []
+    real = make_upscaler(ModelSettings(precision="fp32"), lambda: beats.append(1))
+    frames = [frame(picture, n) for n in range(3)]
+    real.submit(frames, picture)
+    outputs = [out.copy() for out in real.collect()]
+    assert len(beats) >= 3
+    for source, out in zip(frames, outputs, strict=True):
+        for a, b in zip(
+            planes(source, FORMATS["yuv420p"], 24, 16), planes(out, FORMATS["yuv420p"], 48, 32), strict=True
+        ):
+            assert abs(a.astype(float).mean() - b.astype(float).mean()) < 2
+            assert decibels(a, b.reshape(a.shape[0], 2, a.shape[1], 2).mean((1, 3)), 255) > 30
+    # the same as the network by itself, frame by frame
+    before, after = staging.layouts(picture)
+    rgb = to_rgb(torch.from_numpy(frames[1].copy())[None], before).clamp(0, 1)
+    want = real._engine._upscaler(rgb, 48, 32)
+    got = to_rgb(torch.from_numpy(outputs[1])[None], after)
+    assert 10 * torch.log10(1 / ((got - want) ** 2).mean()) > 38  # chroma at half resolution
+
+
+@pytest.mark.parametrize("model", [LANCZOS, "network"])
+def test_equal_neighbours_are_computed_once_and_all_delivered(upscaler, model):
+    upscaler = make_upscaler(ModelSettings(model=LANCZOS), lambda: None) if model == LANCZOS else upscaler
+    picture = settings()
+    a, b = frame(picture, 1), frame(picture, 2)
+    frames = [a, a.copy(), b, b, a]
+    assert distinct(frames) == [0, 0, 1, 1, 2]
+    upscaler.submit(frames, picture)
+    outputs = [out.copy() for out in upscaler.collect()]
+    if model != LANCZOS:
+        assert sum(upscaler._engine._upscaler.frames) == 3
+    for index, source in enumerate(frames):
+        upscaler.submit([source], picture)
+        assert np.array_equal(upscaler.collect()[0], outputs[index])
+    given = [np.zeros_like(outputs[0]) for _ in frames]
+    upscaler.submit(frames, picture, given)
+    assert upscaler.collect() is given
+    for got, want in zip(given, outputs, strict=True):
+        assert np.array_equal(got, want)
+
+
+def test_one_changed_sample_makes_a_frame_distinct():
+    a = np.zeros(10000, np.uint8)
+    b = a.copy()
+    b[5000] = 1
+    assert distinct([a, b, b]) == [0, 1, 1]
+    assert distinct([a]) == [0]
+
+
+def test_buffers_are_used_again_and_a_new_size_gets_its_own(upscaler):
+    picture = settings()
+    upscaler.submit([frame(picture, n) for n in range(4)], picture)
+    first = upscaler.collect()[0].__array_interface__["data"][0]
+    upscaler.submit([frame(picture, n) for n in range(2)], picture)
+    assert upscaler.collect()[0].__array_interface__["data"][0] == first
+    wide = settings(width=30, out_width=60)
+    upscaler.submit([frame(wide)], wide)
+    assert upscaler.collect()[0].size == pictures.samples(wide)[1]
+
+
+def test_large_pictures_pass_a_few_at_a_time(upscaler, monkeypatch):
+    picture = settings()
+    frames = [frame(picture, n) for n in range(5)]
+    upscaler.submit(frames, picture)
+    want = [out.copy() for out in upscaler.collect()]
+    one = 48 * 32 * 3 * 4
+    monkeypatch.setattr(pictures, "RGB_BYTES", {"cpu": 2 * one + 1, "cuda": 0})
+    upscaler.submit(frames, picture)
+    got = upscaler.collect()
+    assert upscaler._engine._upscaler.frames == [5, 2, 2, 1]
+    assert all(np.array_equal(a, b) for a, b in zip(want, got, strict=True))
+    monkeypatch.setattr(pictures, "RGB_BYTES", {"cpu": 1, "cuda": 1})
+    assert pictures.frames_at_once(picture, "cuda:1") == 1
+    assert pictures.network_bytes(picture, 8, "cpu") > 8 * (24 * 16 * 3 // 2 + 48 * 32 * 3 // 2)
+
+
+def test_misuse_is_told(upscaler):
+    picture = settings()
+    with pytest.raises(ValueError, match="no batch"):
+        upscaler.collect()
+    for _ in range(upscaler.depth + 1):
+        upscaler.submit([frame(picture)], picture)
+    assert upscaler.pending == upscaler.depth + 1
+    with pytest.raises(ValueError, match="collect one first"):
+        upscaler.submit([frame(picture)], picture)
+
+
+def test_lanczos_needs_no_torch():
+    code = (
+        "import sys, numpy as np\n"
+        "from batch import make_upscaler\n"
+        "from settings import *\n"
+        "u = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)\n"
+        "p = PictureSettings(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
+        "u.submit([np.full(24, 90, np.uint8)], p)\n"
+        "assert (u.collect()[0] == 90).all()\n"
+        "assert not {'torch', 'cv2'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_cuda_gives_what_the_cpu_gives_with_batches_in_flight():
+    picture = settings("yuv420p10le")
+    cpu = make_upscaler(ModelSettings(precision="fp32"), lambda: None)
+    cuda = make_upscaler(ModelSettings(device="cuda:0", precision="fp32"), lambda: None)
+    batches = [[frame(picture, 10 * n + k) for k in range(3)] for n in range(4)]
+    results = []
+    for frames in batches:
+        cuda.submit(frames, picture)
+        if cuda.pending > cuda.depth:
+            results.append([out.copy() for out in cuda.collect()])
+    while cuda.pending:
+        results.append([out.copy() for out in cuda.collect()])
+    for frames, got in zip(batches, results, strict=True):
+        cpu.submit(frames, picture)
+        for a, b in zip(cpu.collect(), got, strict=True):
+            assert np.abs(a.astype(int) - b.astype(int)).max() <= 2
