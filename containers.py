@@ -25,6 +25,7 @@ _OLD_TAGS = {  # they tell of the file that was, not of the one that is written
     "encoder", "vendor_id", "rotate", "duration", "alpha_mode", "major_brand", "minor_version", "compatible_brands",
 }  # fmt: skip
 _OLD_PREFIXES = ("_statistics", "bps", "number_of_frames", "number_of_bytes", "duration-")  # of Matroska's statistics
+_REFUSED = {("mov", "av1"), ("mov", "vp9")}  # by libavformat, but only when it writes the header
 _MAX_TIMESCALE = 10_000_000  # ticks a second that MP4's 32-bit sample durations bear
 
 
@@ -45,6 +46,8 @@ def check_codec(container: str, encoder_name: str) -> None:
 
 
 def _holds(container: str, family: str) -> bool:
+    if (container, family) in _REFUSED:
+        return False
     out = av.open(BytesIO(), "w", format=CONTAINERS[container])
     try:
         out.add_mux_stream(family, width=64, height=64)

@@ -5,7 +5,6 @@ milliseconds only, so a segment's packets carry no times: their timestamp is the
 order (plus `RANK_OFFSET`), and the true times stand in `mux.Segment.pts`. The encoder itself sees true times.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from fractions import Fraction
@@ -17,8 +16,8 @@ import numpy as np
 
 import matroska
 import tags
-from encoders import AUTO, ENCODERS, choose, encoder_options, keeps_alpha, result_format, try_open, usable
-from errors import InputError, UpscaleError
+from encoders import AUTO, ENCODERS, check_opens, choose, encoder_options, keeps_alpha, result_format
+from errors import UpscaleError
 from frame import pixel_format, plane_shapes
 from sink import Sink
 from video import Colour, VideoInfo
@@ -56,7 +55,7 @@ class EncodeSettings:
     frame_rate: Fraction | None
     sample_aspect_ratio: Fraction
     options: dict[str, str]
-    side_data: dict[str, str] = field(default_factory=dict)
+    side_data: dict[str, dict] = field(default_factory=dict)
     threads: int = 0
 
     def identity(self) -> dict[str, object]:
@@ -91,10 +90,7 @@ def encode_settings(
     width, height = (
         -(-size // multiple) * multiple for size, multiple in zip((width, height), fmt.multiple, strict=True)
     )
-    refusal = try_open(encoder, width, height, fmt.name, options)
-    if refusal is not None:
-        others = ", ".join(name for name in usable() if name != encoder.name)
-        raise InputError(f"{encoder.name} can't encode {width}x{height} {fmt.name} here: {refusal}; usable: {others}")
+    check_opens(encoder, width, height, fmt.name, options)
     return EncodeSettings(
         codec=encoder.name,
         pixel_format=fmt.name,
@@ -234,7 +230,7 @@ def _libav_options(settings: EncodeSettings) -> dict[str, str]:
     options = dict(settings.options)
     if pixel_format(settings.pixel_format).chroma == (1, 1):
         options["chroma_sample_location"] = settings.colour.chroma_location
-    display, light = settings.side_data.get("master-display"), settings.side_data.get("max-cll")
+    display, light = _hdr_texts(settings.side_data, plain=settings.codec == "libsvtav1")
     params = []
     if settings.codec == "libx265":
         params = [options["x265-params"]]
@@ -245,20 +241,29 @@ def _libav_options(settings: EncodeSettings) -> dict[str, str]:
         params = [f"mastering-display={display}"] if display else []
         params += [f"cll={light}"] if light else []
     elif settings.codec == "libsvtav1":
-        params = [f"mastering-display={_plain_numbers(display)}"] if display else []
+        params = [f"mastering-display={display}"] if display else []
         params += [f"content-light={light}"] if light else []
     name = {"libx265": "x265-params", "libx264": "x264-params", "libsvtav1": "svtav1-params"}.get(settings.codec)
     return options | ({name: ":".join(params)} if name and params else {})
 
 
-def _plain_numbers(display: str) -> str:
-    """x265's master-display with chromaticities and cd/m² as decimal numbers, as SVT-AV1 takes them."""
+def _hdr_texts(side_data: dict[str, dict], plain: bool) -> tuple[str, str]:
+    """Mastering display and light level as encoders take them, "" for none: `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
 
-    def plain(match: re.Match) -> str:
-        unit = 10_000 if match[1] == "L" else 50_000
-        return f"{match[1]}({int(match[2]) / unit:.5f},{int(match[3]) / unit:.5f})"
-
-    return re.sub(r"([A-Z]+)\((\d+),(\d+)\)", plain, display)
+    Chromaticities count in 0.00002 and luminance in 0.0001 cd/m² (SMPTE ST 2086 as x264 and x265 have it),
+    or are plain decimals (SVT-AV1).
+    """
+    mastering, light = side_data.get("mastering_display"), side_data.get("content_light_level")
+    display = ""
+    if mastering and len(mastering) == 4:  # encoders take all of it or nothing
+        red, green, blue = mastering["primaries"]
+        points = {"G": green, "B": blue, "R": red, "WP": mastering["white_point"]}
+        points["L"] = (mastering["max_luminance"], mastering["min_luminance"])
+        for name, pair in points.items():
+            unit = 10_000 if name == "L" else 50_000
+            x, y = (f"{float(Fraction(v)):.5f}" if plain else str(round(Fraction(v) * unit)) for v in pair)
+            display += f"{name}({x},{y})"
+    return display, f"{light['max_content']},{light['max_average']}" if light else ""
 
 
 def verify_segment(path: Path) -> int:

@@ -133,6 +133,18 @@ def usable() -> tuple[str, ...]:
     )
 
 
+def check_opens(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> None:
+    """InputError where the encoder does not open for such frames; says whether it is the frames or the encoder."""
+    refusal = try_open(encoder, width, height, pix_fmt, options)
+    if refusal is None:
+        return
+    if encoder.name not in usable():
+        plain = try_open(encoder, 256, 128, takes(encoder)[0], encoder.options) if takes(encoder) else "not built in"
+        raise InputError(f"{encoder.name} can't be used here ({plain}); usable: {', '.join(usable())}")
+    others = ", ".join(name for name in usable() if name != encoder.name)
+    raise InputError(f"{encoder.name} can't encode {width}x{height} {pix_fmt}: {refusal}; others: {others}")
+
+
 def choose(codec: str, extension: str, source: PixelFormat, size: tuple[int, int]) -> Encoder:
     """The encoder for --codec: `auto` is H.264 for 8 bit and HEVC Main 10 for more, VP9 or AV1 in WebM.
 

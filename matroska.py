@@ -5,11 +5,11 @@ a stream that it reads. `video_template` and `audio_template` are files of one t
 Elements: RFC 9559 (Matroska), RFC 8794 (EBML).
 """
 
-import re
 import struct
 import zlib
 from collections.abc import Iterator, Mapping
 from fractions import Fraction
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,6 +23,7 @@ VIDEO_CODECS = {
     "ffv1": "V_FFV1",
 }
 AUDIO_CODECS = {"aac": "A_AAC", "mp3": "A_MPEG/L3", "ac3": "A_AC3", "eac3": "A_EAC3"}
+DISPLAY_ROOM = " " * 400  # spaces at the end of a track's name, to be replaced by a display size
 _LONGEST_ELEMENT = 1 << 31  # bytes; clusters are closed at 5 MB or one frame
 
 
@@ -87,7 +88,7 @@ def _put(ident: int, content: bytes | int | float | str) -> bytes:
     elif isinstance(content, int):
         content = content.to_bytes(8, "big")
     name = ident.to_bytes((ident.bit_length() + 7) // 8, "big")
-    return name + (1 << 56 | len(content)).to_bytes(8, "big") + content
+    return name + (1 << 56 | len(content)).to_bytes(8, "big") + content  # sizes always in 8 bytes
 
 
 def _one_track(track: bytes, packet: bytes) -> bytes:
@@ -99,27 +100,23 @@ def _one_track(track: bytes, packet: bytes) -> bytes:
     return _put(EBML, head) + _put(SEGMENT, body)
 
 
-def video_template(codec: str, extradata: bytes, size: tuple[int, int], hdr: Mapping[str, str], packet: bytes) -> bytes:
+def video_template(
+    codec: str, extradata: bytes, size: tuple[int, int], hdr: Mapping[str, dict], packet: bytes
+) -> bytes:
     """A file with one video track that carries `hdr` (as `tags.hdr_metadata` has it) and one packet."""
     colour = b""
-    if "max-cll" in hdr:
-        content, average = hdr["max-cll"].split(",")
-        colour += _put(0x55BC, int(content)) + _put(0x55BD, int(average))
-    if "master-display" in hdr:
-        colour += _put(0x55D0, b"".join(_mastering(hdr["master-display"])))
+    if light := hdr.get("content_light_level"):
+        colour += _put(0x55BC, light["max_content"]) + _put(0x55BD, light["max_average"])
+    if display := hdr.get("mastering_display"):  # chromaticities of red, green, blue and white; cd/m²
+        points = (*display["primaries"], display["white_point"]) if "primaries" in display else ()
+        known = dict(zip(range(0x55D1, 0x55D9), (v for point in points for v in point), strict=False))
+        if "max_luminance" in display:
+            known |= {0x55D9: display["max_luminance"], 0x55DA: display["min_luminance"]}
+        colour += _put(0x55D0, b"".join(_put(ident, float(Fraction(value))) for ident, value in known.items()))
     video = _put(0xB0, size[0]) + _put(0xBA, size[1]) + (_put(0x55B0, colour) if colour else b"")
     track = _put(0xD7, 1) + _put(0x73C5, 1) + _put(0x83, 1) + _put(0x86, VIDEO_CODECS[codec])
     track += (_put(0x63A2, extradata) if extradata else b"") + _put(0xE0, video)
     return _one_track(track, packet)
-
-
-def _mastering(display: str) -> Iterator[bytes]:
-    """The elements of MasteringMetadata: chromaticities of red, green, blue and white, luminance in cd/m²."""
-    points = {name: (int(a), int(b)) for name, a, b in re.findall(r"([A-Z]+)\((\d+),(\d+)\)", display)}
-    values = [value / 50_000 for name in ("R", "G", "B", "WP") for value in points[name]]
-    values += [value / 10_000 for value in points["L"]]
-    for ident, value in zip(range(0x55D1, 0x55DB), values, strict=True):
-        yield _put(ident, value)
 
 
 def audio_template(codec: str, extradata: bytes, rate: int, channels: int, padding: int, packet: bytes) -> bytes:
@@ -129,3 +126,70 @@ def audio_template(codec: str, extradata: bytes, rate: int, channels: int, paddi
     track = _put(0xD7, 1) + _put(0x73C5, 1) + _put(0x83, 2) + _put(0x86, AUDIO_CODECS[codec]) + _put(0x56AA, delay)
     track += (_put(0x63A2, extradata) if extradata else b"") + _put(0xE1, audio)
     return _one_track(track, packet)
+
+
+def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
+    """A size in pixels of the display aspect ratio that such a picture has, exactly if it can be.
+
+    Not smaller than the picture.
+    """
+    ratio = Fraction(width, height) * aspect
+    times = max(-(-width // ratio.numerator), -(-height // ratio.denominator))
+    if max(ratio.numerator, ratio.denominator) * times > 4 * max(width, height):
+        return (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+    return ratio.numerator * times, ratio.denominator * times
+
+
+def set_display_size(path: Path, size: tuple[int, int]) -> None:
+    """Writes a display size into the first video track of a finished file, in the place of `DISPLAY_ROOM`.
+
+    libavformat writes one only for a sample aspect ratio in a place that PyAV can't reach. The track's name
+    must end in `DISPLAY_ROOM`. ValueError where there is no such track.
+    """
+    with open(path, "r+b") as file:
+        start, tracks = _tracks(file)
+        entries = [(ident, _with_display(body, size) if ident == 0xAE else body) for ident, body in _children(tracks)]
+        content = b"".join(_put(ident, body) for ident, body in entries if ident not in (CRC32, VOID))
+        room = len(tracks) - 6 - len(content)  # 6: the CRC-32
+        if room < 0 or 0 < room < 9:
+            raise ValueError("no room for a display size")
+        content += _put(VOID, bytes(room - 9)) if room else b""
+        file.seek(start)
+        file.write(b"\xbf\x84" + zlib.crc32(content).to_bytes(4, "little") + content)
+
+
+def _tracks(file: BinaryIO) -> tuple[int, bytes]:
+    """(position in the file, content) of the Tracks element."""
+    _, length = _element(file)
+    file.seek(length, 1)
+    _element(file)
+    while True:
+        ident, length = _element(file)
+        if ident == 0x1654AE6B:
+            return file.tell(), file.read(length)
+        file.seek(length, 1)
+
+
+def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
+    file = BytesIO(content)
+    while file.tell() < len(content):
+        ident, length = _element(file)
+        yield ident, file.read(length)
+
+
+def _with_display(track: bytes, size: tuple[int, int]) -> bytes:
+    children = list(_children(track))
+    room = DISPLAY_ROOM.encode()
+    if not any(ident == 0x536E and body.endswith(room) for ident, body in children):
+        return track
+    found = b""
+    for ident, body in children:
+        if ident == 0x536E:
+            body = body[: -len(room)]
+            if not body:
+                continue
+        elif ident == 0xE0:
+            kept = ((i, b) for i, b in _children(body) if i not in (0x54B0, 0x54BA, 0x54B2))
+            body = b"".join(_put(i, b) for i, b in kept) + _put(0x54B0, size[0]) + _put(0x54BA, size[1])
+        found += _put(ident, body)
+    return found

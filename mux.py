@@ -13,6 +13,7 @@ import av.error
 from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Stream
 
+import matroska
 import streams
 import subtitles
 from containers import CONTAINERS, check_codec, container_of, kept_tags, lost_tags, muxer_options
@@ -99,6 +100,9 @@ class _Join:
         )  # fmt: skip
         picture = self._track.add_to(out, self._container)
         streams.dress(picture, source.streams[self._info.stream_index])
+        matroska_out = self._container in ("mkv", "webm")
+        if matroska_out:
+            picture.metadata["title"] = picture.metadata.get("title", "") + matroska.DISPLAY_ROOM
         self._add_streams(out, source, copied)
         out.metadata.update(kept_tags(source.metadata))
         out.set_chapters(self._chapters(source))
@@ -110,6 +114,8 @@ class _Join:
             sink.check()
         out.close()
         sink.check()
+        if matroska_out:
+            self._track.write_display_size(sink.name)
         return [
             f"{streams.describe(source.streams[index])}: {repair.repaired} packets had damaged times, repaired"
             for index, repair in repairs.items()
