@@ -23,7 +23,7 @@ import time
 import traceback
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from multiprocessing import connection, parent_process
 from pathlib import Path
@@ -51,6 +51,7 @@ class Batch:
     names: tuple[str, ...]
     last: bool  # of its manifest
     started: float  # time.monotonic()
+    picture: PictureSettings | None = None  # once its frames are read
 
 
 # The process
@@ -154,13 +155,16 @@ class Worker:
         self.row["batch"] = batch.number
         self.beat()
         frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
-        self.upscaler.submit(frames, picture_settings(batch.manifest, frames[0]))
-        return batch
+        picture = picture_settings(batch.manifest, frames[0])
+        self.upscaler.submit(frames, picture)
+        return replace(batch, picture=picture)
 
     def _finish(self, batch: Batch) -> None:
         outputs = self.upscaler.collect()
+        fmt = frame.pixel_format(batch.picture.out_pixel_format)
+        shape = frame.stored_shape(fmt, *batch.picture.stored_size)
         for name, samples in zip(batch.names, outputs, strict=True):
-            write_frame(batch.manifest.output_dir / name, samples)
+            write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
         self.beat()
         log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
         self.row["batches_done"] += 1

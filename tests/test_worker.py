@@ -1,0 +1,115 @@
+"""worker.py: one manifest by itself, with real weights, frames as .npy and as .png; what it skips and refuses."""
+
+import subprocess
+import sys
+from fractions import Fraction
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import manifest
+from frame import FORMATS
+from worker import picture_settings, read_frame, write_frame
+
+ROOT = Path(__file__).parent.parent
+
+
+def picture(number, width=48, height=32):
+    """(height, width, 3) uint8 RGB: slopes and a bar that moves with the number."""
+    y, x = np.mgrid[0:height, 0:width]
+    rgb = np.stack([x * 255 // width, y * 255 // height, (x + y) * 255 // (width + height)], axis=-1).astype(np.uint8)
+    rgb[:, number * 4 : number * 4 + 4] = (200, 30, 30)
+    return rgb
+
+
+def run(script, *arguments):
+    return subprocess.run(
+        [sys.executable, str(ROOT / script), *map(str, arguments)], capture_output=True, text=True, check=False
+    )
+
+
+def manifests_of(tmp_path, kind, count=5, workers=2, **options):
+    frames = tmp_path / "frames"
+    frames.mkdir()
+    for number in range(1, count + 1):
+        write_frame(frames / f"frame_{number:06d}.{kind}", picture(number))
+    return manifest.write_directory(frames, tmp_path / "out", workers, 2, Fraction(2), **options)
+
+
+@pytest.mark.parametrize("kind", ["npy", "png"])
+def test_one_manifest_by_itself_with_the_real_network(tmp_path, kind):
+    paths = manifests_of(tmp_path, kind)
+    done = run("worker.py", paths[0], "--device", "cpu", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    results = sorted((tmp_path / "out" / "output_frames").iterdir())
+    assert [path.name for path in results] == [f"frame_{n:06d}.{kind}" for n in (1, 2, 5)]  # batches 0 and 2
+    for path, number in zip(results, (1, 2, 5), strict=True):
+        result = read_frame(path)
+        assert result.shape == (64, 96, 3) and result.dtype == np.uint8
+        small = result.reshape(32, 2, 48, 2, 3).mean((1, 3))  # (H, 2, W, 2, 3): mean of each 2x2 block
+        assert np.abs(small - picture(number)).mean() < 6
+
+
+def test_npy_and_png_give_the_same_picture(tmp_path):
+    results = []
+    for kind in ("npy", "png"):
+        (tmp_path / kind).mkdir()
+        path = manifests_of(tmp_path / kind, kind, count=1, workers=1)[0]
+        assert run("worker.py", path, "--device", "cpu").returncode == 0
+        results.append(read_frame(tmp_path / kind / "out" / "output_frames" / f"frame_000001.{kind}"))
+    assert np.array_equal(*results)
+
+
+def test_frames_whose_output_is_complete_are_skipped(tmp_path):
+    path = manifests_of(tmp_path, "npy", workers=1)[0]
+    complete = tmp_path / "out" / "output_frames" / "frame_000002.npy"
+    np.save(complete, np.zeros((1,), np.uint8))
+    done = run("worker.py", path, "--model", "lanczos")
+    assert done.returncode == 0, done.stderr
+    assert np.load(complete).size == 1
+    assert len(list(complete.parent.iterdir())) == 5
+    assert run("worker.py", path, "--model", "lanczos").returncode == 0  # all of it is done already
+
+
+def test_a_missing_frame_is_one_line(tmp_path):
+    path = manifests_of(tmp_path, "npy", workers=1)[0]
+    (tmp_path / "frames" / "frame_000003.npy").unlink()
+    done = run("worker.py", path, "--model", "lanczos")
+    assert done.returncode == 1 and "frame_000003.npy" in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr.splitlines()[-1]
+
+
+def test_wrong_manifest_and_wrong_model_are_one_line(tmp_path):
+    path = manifests_of(tmp_path, "npy", workers=1)[0]
+    for arguments in ([tmp_path / "none.txt"], [path, "--model", "none"]):
+        done = run("worker.py", *arguments)
+        assert done.returncode == 2
+        assert done.stderr.startswith("worker: error: ") and done.stderr.count("\n") == 1
+
+
+def test_half_a_frame_is_never_visible(tmp_path, monkeypatch):
+    def torn(file, *_, **__):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(np.lib.format, "write_array", torn)
+    with pytest.raises(OSError, match="No space"):
+        write_frame(tmp_path / "frame_000001.npy", picture(1))
+    assert not (tmp_path / "frame_000001.npy").exists()
+
+
+def test_16_bit_png_keeps_its_depth(tmp_path):
+    deep = picture(1).astype(np.uint16) * 257
+    write_frame(tmp_path / "frame_000001.png", deep)
+    assert np.array_equal(read_frame(tmp_path / "frame_000001.png"), deep)
+    assert cv2.imread(str(tmp_path / "frame_000001.png"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+
+
+def test_sizes_follow_from_the_frames_where_the_manifest_has_none(tmp_path):
+    path = manifests_of(tmp_path, "npy", workers=1)[0]
+    settings = picture_settings(manifest.read_manifest(path), picture(1))
+    assert (settings.width, settings.height) == (48, 32)
+    assert (settings.out_width, settings.out_height) == (96, 64)
+    assert FORMATS[settings.out_pixel_format].rgb
