@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -79,8 +80,14 @@ def taken(x: torch.Tensor, dim: int, start: int, stop: int, fold: Fold) -> torch
     count = x.shape[dim]
     if start >= 0 and stop <= count:
         return x.narrow(dim, start, stop - start)
-    index = torch.from_numpy(fold(np.arange(start, stop), count))
-    return x.index_select(dim, index.to(x.device))
+    index = fold(np.arange(start, stop), count)
+    return x.index_select(dim, torch.from_numpy(index) if x.device.type == "cpu" else _kept(index.tobytes(), x.device))
+
+
+@lru_cache(maxsize=128)
+def _kept(index: bytes, device: torch.device) -> torch.Tensor:
+    """Indices on a GPU, kept there: every new copy from pageable memory would wait for all the work queued before."""
+    return torch.from_numpy(np.frombuffer(index, np.int64).copy()).to(device)
 
 
 def interpolated(

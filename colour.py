@@ -50,7 +50,7 @@ _READ_AS = {
 MATRICES = (*_LUMA_WEIGHTS, "ycgco", "gbr", *_READ_AS)
 
 # Pixels (one channel) of a strip that is converted at a time: small enough for a core's cache, large enough for a GPU.
-STRIP_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 25}
+STRIP_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23}
 STRIP_ROWS = 64  # at least, so that the rows that neighbouring strips share stay few; even
 
 
@@ -117,7 +117,7 @@ def to_rgb(samples: torch.Tensor, layout: Layout) -> torch.Tensor:
             out.div_(layout.peak)
         elif layout.pixel_format.chroma is None:
             weights, offsets = _gray(layout)
-            torch.mul(planes[0], 1 / weights.sum(), out=out[0]).sub_(offsets[0] / weights.sum())
+            out[0].copy_(planes[0]).sub_(offsets[0]).mul_(1 / weights.sum())
             out[1:] = out[0]
         else:
             _yuv_to_rgb(planes, layout, out)
