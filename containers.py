@@ -57,13 +57,13 @@ def _holds(container: str, family: str) -> bool:
 
 
 def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The tags that still hold for the output."""
-    lower = {key: key.lower() for key in metadata}
-    return {
-        key: value
-        for key, value in metadata.items()
-        if lower[key] not in _OLD_TAGS and not lower[key].startswith(_OLD_PREFIXES)
-    }
+    """The tags that still hold for the output; Matroska's capitals become the usual names."""
+    kept = {}
+    for key, value in metadata.items():
+        lower = key.lower()
+        if lower not in _OLD_TAGS and not lower.startswith(_OLD_PREFIXES):
+            kept[lower if lower in _ITUNES_TAGS or lower == "handler_name" else key] = value
+    return kept
 
 
 def lost_tags(container: str, metadata: Mapping[str, str], has_cover: bool) -> list[str]:

@@ -161,7 +161,7 @@ class _Join:
             if stream not in read:
                 stream.discard = Discard.all  # not even read, where the demuxer can skip
         for packet in _readable(source, read):
-            if packet.size:
+            if packet.size and not subtitles.is_gap(packet):
                 for ready in repairs[packet.stream_index].push(packet):
                     yield from self._placed(ready, items[packet.stream_index])
         for stream in read:

@@ -131,7 +131,9 @@ def add_text(out: OutputContainer, stream: Stream, codec: str) -> Stream:
 
 def dress(added: Stream, stream: Stream) -> Stream:
     """Gives an output stream the tags, language and disposition of the input's."""
-    added.metadata.update(kept_tags(stream.metadata))
+    kept = kept_tags(stream.metadata)
+    name = kept.pop("name", kept.pop("NAME", None))  # what a track's title is called in MP4
+    added.metadata.update(({"title": name} if name else {}) | kept)
     added.disposition = stream.disposition
     return added
 

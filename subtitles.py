@@ -25,6 +25,12 @@ _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<[\d:.]+>")
 _OVERRIDE = re.compile(r"\{[\\\\][^{}]*\}")
 
 
+def is_gap(packet) -> bool:
+    """True for a packet that only says that MP4 shows nothing for a while; its muxer writes those by itself."""
+    context = packet.stream.codec_context
+    return packet.size == 2 and context is not None and context.name == "mov_text" and not any(bytes(packet))
+
+
 def convert(data: bytes, source: str, target: str) -> bytes | None:
     """One packet's content in the target codec; None where it says nothing (mov_text marks gaps that way)."""
     text = plain(data, source)
