@@ -14,7 +14,7 @@ import numpy as np
 from frame import pixel_format
 from interlace import Deinterlacer
 from pixels import PlaneViewer
-from reader import Reader, VideoError, shown
+from reader import Reader, VideoError, no_frames, shown
 from timestamps import Timestamps
 from video import VideoInfo
 
@@ -99,4 +99,4 @@ class Decoder:
             )
         self.warnings[:] = warnings
         if not last and not self._times.total:
-            raise VideoError(f"{shown(self._info.path)}: no frame of its video stream can be decoded")
+            raise no_frames(self._info.path)

@@ -4,10 +4,12 @@ Every pixel format of FFmpeg has a nearest format in frame.FORMATS that holds it
 where it is not the same layout, libswscale converts.
 """
 
+import av
 import numpy as np
 from av.video.format import VideoFormat
 from av.video.reformatter import Interpolation, VideoReformatter
 
+from errors import InputError
 from frame import FORMATS, PixelFormat, plane_shapes
 
 _DEPTHS = (8, 9, 10, 12, 14, 16)
@@ -32,9 +34,11 @@ def kept_format(name: str, *, alpha: bool = False, transposed: bool = False) -> 
     """The format of frame.FORMATS that holds frames of FFmpeg's pixel format `name` without loss.
 
     `alpha`: keep an alpha channel; `transposed`: rows and columns will be swapped, so chroma that is
-    subsampled in one direction only becomes 4:4:4.
+    subsampled in one direction only becomes 4:4:4. InputError for frames that lie on a device.
     """
     pixel = VideoFormat(name)
+    if not pixel.components:
+        raise InputError(f"frames of pixel format {name} can't be read")
     alpha = alpha and has_alpha(name)
     bits = min(max(component.bits for component in pixel.components), 16)
     if is_rgb(name):
@@ -82,13 +86,22 @@ class PlaneViewer:
         self.changed += size != self._size or frame.format.name != self._source
         if size == self._size and same_range and _viewable(frame.format.name, self.kept):
             return frame
-        source_range = self._full_range if full_range is None else full_range
-        ranges = {} if is_rgb(frame.format.name) else {"src_color_range": _RANGES[source_range]}
+        return self._converted(frame, self._full_range if full_range is None else full_range)
+
+    def _converted(self, frame, full_range: bool):
+        name = frame.format.name
+        ranges = {} if is_rgb(name) else {"src_color_range": _RANGES[full_range]}
         if not self.kept.rgb:
             ranges["dst_color_range"] = _RANGES[self._full_range]
-        return self._reformatter.reformat(
-            frame, *self._size, format=self.kept.name, interpolation=int(_SCALING), **ranges
-        )
+        try:
+            if name.startswith("bayer") and (frame.width % 2 or frame.height % 2):
+                raise ValueError("odd size")  # libswscale aborts the process
+            return self._reformatter.reformat(
+                frame, *self._size, format=self.kept.name, interpolation=int(_SCALING), **ranges
+            )
+        except (av.FFmpegError, ValueError, MemoryError) as error:
+            size = f"{frame.width}x{frame.height}"
+            raise InputError(f"{size} frames of pixel format {name} can't be turned into {self.kept.name}") from error
 
     def planes(self, frame) -> list[np.ndarray]:
         """Views of the planes of a frame from `fit`, in the shapes of frame.plane_shapes; rows may be strided."""

@@ -94,6 +94,13 @@ def check_size(width: int, height: int, path) -> None:
         )
 
 
+def no_frames(path) -> VideoError:
+    """The error for a video of which nothing decodes."""
+    return VideoError(
+        f"{shown(path)}: no frame of its video stream can be decoded; it is damaged, or larger than 8192x8192 pixels"
+    )
+
+
 class Reader:
     """The decoded frames of a file's main picture, in presentation order; a context manager, iterable once.
 

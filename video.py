@@ -12,8 +12,9 @@ from pathlib import Path
 import interlace
 import orient
 import tags
+from errors import InputError
 from pixels import PlaneViewer, has_alpha, kept_format
-from reader import Reader, VideoError, check_size, has_hidden_alpha, open_input, shown
+from reader import Reader, VideoError, check_size, has_hidden_alpha, no_frames, open_input, shown
 from tags import Colour
 
 __all__ = ["Colour", "VideoError", "VideoInfo", "open_input", "probe"]
@@ -73,9 +74,12 @@ def probe(path, *, deinterlace: str = "auto", keep_alpha: bool = False) -> Video
         frames = iter(reader)
         first = next(frames, None)
         if first is None:
-            raise VideoError(f"{shown(path)}: no frame of its video stream can be decoded")
+            raise no_frames(path)
         check_size(first.width, first.height, path)
-        return _describe(path, reader, first, frames, deinterlace, keep_alpha)
+        try:
+            return _describe(path, reader, first, frames, deinterlace, keep_alpha)
+        except InputError as error:
+            raise VideoError(f"{shown(path)}: {error}") from error
 
 
 def _describe(path, reader: Reader, first, frames, deinterlace: str, keep_alpha: bool) -> VideoInfo:
@@ -90,6 +94,7 @@ def _describe(path, reader: Reader, first, frames, deinterlace: str, keep_alpha:
     ratio = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
     ratio = ratio if Fraction(1, 100) < ratio < 100 else Fraction(1)
     viewer = PlaneViewer(first.format.name, first.width, first.height, kept, colour.full_range)
+    viewer.fit(first)  # it raises here, not in the middle of a job
     bwdif = _bwdif(deinterlace, first, frames, viewer, context, notes) if not kept.rgb else None
     rate = _frame_rate(reader, stream)
     duration = _duration(reader, stream)
@@ -165,7 +170,9 @@ def _duration(reader: Reader, stream) -> Fraction | None:
         seconds = stream.duration * Fraction(stream.time_base)
     elif reader.container.duration and reader.container.duration > 0:
         seconds = Fraction(reader.container.duration, 1_000_000)  # AV_TIME_BASE
-    return seconds if seconds is not None and seconds < _MAX_SECONDS else None
+        if "matroska" in reader.container.format.name:  # it counts from zero, not from the first frame
+            seconds -= max(stream.start_time or 0, 0) * Fraction(stream.time_base)
+    return seconds if seconds is not None and 0 < seconds < _MAX_SECONDS else None
 
 
 def _frame_rate(reader: Reader, stream) -> Fraction | None:
@@ -176,14 +183,25 @@ def _frame_rate(reader: Reader, stream) -> Fraction | None:
     claimed = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
     claimed = [rate for rate in claimed if 0 < rate <= _MAX_RATE]
     if len(times) < 3:
-        return claimed[0] if claimed and claimed[0] <= _COMMON_RATES[-1] else None
+        return next((rate for rate in claimed if rate <= max(_COMMON_RATES)), None)
     tick = Fraction(stream.time_base)
     measured = Fraction(len(times) - 1) / ((times[-1] - times[0]) * tick)
     if stream.frames > len(times) and stream.duration and claimed and measured / 8 < claimed[0] < measured * 8:
         return claimed[0]  # counted over the whole file by a container that lists every frame
     error = max(measured * 2 / (times[-1] - times[0]), measured / 500)  # times are rounded to ticks
-    near = [rate for rate in claimed + _COMMON_RATES if abs(rate - measured) <= error]
-    return min(near, key=lambda rate: abs(rate - measured)) if near else measured.limit_denominator(1001)
+    for rates in (claimed, _COMMON_RATES):
+        near = [rate for rate in rates if abs(rate - measured) <= error]
+        if near:
+            return _snapped(min(near, key=lambda rate: abs(rate - measured)), tick)
+    return measured.limit_denominator(1001)
+
+
+def _snapped(rate: Fraction, tick: Fraction) -> Fraction:
+    """`rate`, or a common one that it only misses because a frame is no whole number of ticks."""
+    if (1 / (rate * tick)).denominator == 1:
+        return rate
+    nearest = min(_COMMON_RATES, key=lambda common: abs(common - rate))
+    return nearest if abs(nearest - rate) * 5000 <= rate else rate
 
 
 def _frame_count(path: Path, stream, rate: Fraction | None, duration: Fraction | None) -> int | None:

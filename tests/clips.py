@@ -99,8 +99,7 @@ def make_clip(
         stream.codec_context.thread_count = 1
         for name, value in (tags or {}).items():
             setattr(stream.codec_context, name, value)
-        if setup:
-            setup(out, stream)
+        more = (setup(out, stream) if setup else None) or []
         seconds = Fraction(frames) / Fraction(rate)
         sounds = add_sound(out, seconds, "aac" if sound is True else sound, sound_start)[1] if sound else []
         packets = []
@@ -111,6 +110,203 @@ def make_clip(
             for name, value in (tags or {}).items():
                 setattr(frame, name, value)
             packets += stream.encode(frame)
-        for packet in sorted(packets + stream.encode(None) + sounds, key=lambda p: p.dts * p.time_base):
+        for packet in sorted(packets + stream.encode(None) + sounds + more, key=lambda p: p.dts * p.time_base):
             out.mux(packet)
     return path
+
+
+def vfr(path) -> tuple[Path, list[int]]:
+    """Frames at uneven times with a gap of 5 s, as screen recorders make them; (path, times in ms)."""
+    times = [0, 16, 50, 51, 1000, 6000, 6040]
+    return make_clip(path, len(times), codec="ffv1", time_base=Fraction(1, 1000), pts=times), times
+
+
+def late(path) -> tuple[Path, list[int]]:
+    """The first frame comes at 10 s; (path, times in ms)."""
+    times = [10000, 10040, 10080, 10120]
+    return make_clip(path, len(times), codec="ffv1", time_base=Fraction(1, 1000), pts=times), times
+
+
+def negative(path) -> tuple[Path, list[int]]:
+    """A .ts whose clock wraps around after three frames: the first times are negative; (path, times in 1/90000 s)."""
+    times = [-10800, -7200, -3600, 0, 3600]
+    pts = [time + (1 << 33) for time in times]
+    options = {"crf": "10", "preset": "ultrafast", "bf": "0"}
+    return make_clip(path, len(times), time_base=Fraction(1, 90000), pts=pts, options=options), times
+
+
+def trimmed(path, first: int, frames: int = 12) -> Path:
+    """An .mp4 whose edit list starts at frame `first`: the ones before it are there, but not shown."""
+    make_clip(path, frames, options={"crf": "10", "preset": "ultrafast", "bf": "0", "g": "100"})
+    data = bytearray(Path(path).read_bytes())
+    at = data.index(b"elst") + 4 + 4 + 4 + 4  # type, version and flags, count, duration (ISO/IEC 14496-12 8.6.6)
+    ticks = int.from_bytes(data[at : at + 4], "big") + first * 512  # 1/12800 s at 25 frames/s
+    data[at : at + 4] = ticks.to_bytes(4, "big")
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
+def wrong_times(path, times: Sequence[int]) -> Path:
+    """An .mkv whose frames carry exactly these times in ms, duplicate and backward ones too."""
+    with av.open(str(path), "w") as out:
+        stream = out.add_stream("mjpeg", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuvj420p"
+        packets = [p for i in range(len(times)) for p in stream.encode(video_frame(i, pix_fmt="yuvj420p"))]
+        for index, (packet, time) in enumerate(zip(packets + stream.encode(None), times, strict=True)):
+            packet.time_base = Fraction(1, 1000)
+            packet.pts, packet.dts = time, -1000 + index
+            out.mux_one(packet)
+    return Path(path)
+
+
+def rotated(path, degrees: int, mirror_x: bool = False, mirror_y: bool = False, **more) -> Path:
+    """Turned counterclockwise by the display matrix, then mirrored."""
+    return make_clip(path, setup=lambda _, s: s.set_display_rotation(degrees, mirror_x, mirror_y), **more)
+
+
+def filtered(graph_text: str, frames: int) -> list[av.VideoFrame]:
+    """The first frames of a filter graph that begins with a source: 'testsrc2=size=64x48:rate=50,setfield=tff'."""
+    graph = av.filter.Graph()
+    nodes = [graph.add(*part.split("=", 1)) for part in graph_text.split(",")] + [graph.add("buffersink")]
+    graph.link_nodes(*nodes).configure()
+    return [graph.vpull() for _ in range(frames)]
+
+
+def woven(top: av.VideoFrame, bottom: av.VideoFrame) -> av.VideoFrame:
+    """A 4:2:0 frame with the even rows of one picture and the odd rows of another."""
+    frame = av.VideoFrame(top.width, top.height, "yuv420p")
+    for plane, upper, lower in zip(frame.planes, top.planes, bottom.planes, strict=True):
+        rows = np.frombuffer(lower, np.uint8).reshape(-1, lower.line_size)[:, : lower.width].copy()
+        rows[0::2] = np.frombuffer(upper, np.uint8).reshape(-1, upper.line_size)[0::2, : upper.width]
+        fill_plane(plane, rows)
+    return frame
+
+
+def moving(time: int, size: str) -> av.VideoFrame:
+    """A pattern that moves 3 pixels to the right each unit of time; `size` as '160x120'."""
+    width, height = map(int, size.split("x"))
+    y, x = np.mgrid[0:height, 0:width]
+    luma = 125 + 60 * np.sin((x - 3 * time) / 5) + 30 * np.sin(y / 9)
+    frame = av.VideoFrame(width, height, "yuv420p")
+    for plane, values in zip(frame.planes, (luma, np.full_like(luma, 110), np.full_like(luma, 140)), strict=True):
+        fill_plane(plane, values[: plane.height, : plane.width].astype(np.uint8))
+    return frame
+
+
+def flagged_as(pictures: Sequence[av.VideoFrame], order: str) -> list[av.VideoFrame]:
+    """The same pictures, flagged 'tff', 'bff' or 'prog'."""
+    graph = av.filter.Graph()
+    first = pictures[0]
+    source = graph.add_buffer(width=first.width, height=first.height, format=first.format, time_base=Fraction(1, 25))
+    graph.link_nodes(source, graph.add("setfield", order), graph.add("buffersink")).configure()
+    result = []
+    for picture in pictures:
+        graph.vpush(picture)
+        result.append(graph.vpull())
+    return result
+
+
+def interlaced(path, order: str = "tff", flagged: bool = True, frames: int = 20, size: str = "160x120") -> Path:
+    """Real interlaced content: the fields are 1/50 s apart. H.264 in its interlaced mode if `flagged`."""
+    fields = [moving(time, size) for time in range(frames * 2)]
+    pairs = zip(fields[0::2], fields[1::2], strict=True)
+    pictures = [woven(a, b) if order == "tff" else woven(b, a) for a, b in pairs]
+    if flagged:
+        pictures = flagged_as(pictures, order)
+    width, height = map(int, size.split("x"))
+    options = {"preset": "ultrafast", "crf": "8"} | ({"flags": "+ildct+ilme"} if flagged else {})
+    return make_clip(path, frames, width=width, height=height, pictures=pictures, options=options)
+
+
+def telecined(path, frames: int = 30) -> Path:
+    """24 pictures/s as 30 frames/s, 2 of 5 combed (2:3 pulldown), not flagged."""
+    shown = [time for time in range(frames) for _ in range(2 + time % 2)]  # fields: A A B B B C C D D D …
+    fields = [moving(2 * time, "160x120") for time in shown[: frames * 2]]
+    pictures = [woven(a, b) for a, b in zip(fields[0::2], fields[1::2], strict=True)]
+    return make_clip(path, frames, width=160, height=120, pictures=pictures, rate=Fraction(30000, 1001))
+
+
+def progressive(path, frames: int = 30, vertical: bool = False) -> Path:
+    """Moving progressive content; `vertical` scrolls by a row a frame."""
+    move = ",scroll=vertical=0.00833333" if vertical else ""
+    pictures = filtered(f"testsrc2=size=160x120:rate=25,format=yuv420p{move}", frames)
+    return make_clip(path, frames, width=160, height=120, pictures=pictures)
+
+
+def encoded(container, codec: str, pix_fmt: str, size: tuple[int, int], frames: int, first: int = 0):
+    """(stream, packets) of one more video stream of numbered pictures."""
+    stream = container.add_stream(codec, rate=25)
+    stream.width, stream.height, stream.pix_fmt = *size, pix_fmt
+    packets = []
+    for index in range(frames):
+        frame = video_frame(first + index, *size, pix_fmt)
+        frame.pts, frame.time_base = index, Fraction(1, 25)
+        packets += stream.encode(frame)
+    return stream, packets + stream.encode(None)
+
+
+def with_cover(path) -> Path:
+    """A 64x48 video, and cover art that is bigger."""
+
+    def cover(out, _):
+        stream, packets = encoded(out, "mjpeg", "yuvj420p", (256, 256), 1)
+        stream.disposition = 0x400  # attached_pic
+        return packets
+
+    return make_clip(path, setup=cover)
+
+
+def two_pictures(path, default: int | None) -> Path:
+    """An .mkv with two videos: 64x48 showing 0, 1, … and 128x96 showing 20, 21, …; `default` is the one so flagged."""
+
+    def second(out, stream):
+        other, packets = encoded(out, "ffv1", "yuv420p", (128, 96), 6, first=20)
+        for index, each in enumerate((stream, other)):
+            each.disposition = int(index == default)
+        return packets
+
+    return make_clip(path, codec="ffv1", setup=second, container_options={"default_mode": "passthrough"})
+
+
+def with_alpha(path, codec: str, pix_fmt: str, frames: int = 4, options: dict[str, str] | None = None) -> Path:
+    """Numbered pictures whose alpha is 100 of 255 everywhere."""
+    pictures = []
+    for index in range(frames):
+        frame, shown = av.VideoFrame(WIDTH, HEIGHT, "yuva444p"), video_frame(index, pix_fmt="yuv444p")
+        for plane, source in zip(frame.planes, shown.planes, strict=False):
+            fill_plane(plane, np.frombuffer(source, np.uint8).reshape(-1, source.line_size)[:, :WIDTH])
+        fill_plane(frame.planes[3], np.full((HEIGHT, WIDTH), 100, np.uint8))
+        pictures.append(frame.reformat(format=pix_fmt))
+    return make_clip(path, frames, codec=codec, pix_fmt=pix_fmt, pictures=pictures, options=options or {})
+
+
+def resized_on_the_way(path) -> Path:
+    """A transport stream of six frames of 64x48, then six of 128x96 (showing 20, 21, …)."""
+    parts = []
+    for name, size, first in (("a", (64, 48), 0), ("b", (128, 96), 20)):
+        part = Path(f"{path}.{name}.ts")
+        pictures = [video_frame(first + i, *size) for i in range(6)]
+        pts = list(range(first, first + 6))
+        parts.append(make_clip(part, 6, width=size[0], height=size[1], pictures=pictures, pts=pts))
+    Path(path).write_bytes(b"".join(part.read_bytes() for part in parts))
+    return Path(path)
+
+
+def damaged(path, frames: int = 30) -> Path:
+    """An .mp4 of intra frames; the second half of frame 10 is overwritten."""
+    make_clip(path, frames, options={"g": "1", "crf": "5", "preset": "ultrafast"})
+    with av.open(str(path)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][10]
+        start, size = packet.pos, packet.size
+    data = bytearray(Path(path).read_bytes())
+    data[start + size // 2 : start + size] = b"\xff" * (size - size // 2)
+    Path(path).write_bytes(data)
+    return Path(path)
+
+
+def truncated(path, frames: int = 30, keep: float = 0.6) -> Path:
+    """An .mkv that was cut off in the middle of a frame."""
+    make_clip(path, frames, options={"crf": "10", "preset": "medium", "bf": "2"})
+    data = Path(path).read_bytes()
+    Path(path).write_bytes(data[: int(len(data) * keep)])
+    return Path(path)
