@@ -5,6 +5,7 @@ one a bit of i, so that a test can tell which frame it has whatever a codec did 
 Times are integer ticks of the clip's time base; sizes are in pixels.
 """
 
+import random
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -299,7 +300,7 @@ def damaged(path, frames: int = 30) -> Path:
         packet = [p for p in container.demux(video=0) if p.size][10]
         start, size = packet.pos, packet.size
     data = bytearray(Path(path).read_bytes())
-    data[start + size // 2 : start + size] = b"\xff" * (size - size // 2)
+    data[start + size // 2 : start + size] = random.Random(1).randbytes(size - size // 2)
     Path(path).write_bytes(data)
     return Path(path)
 
