@@ -50,7 +50,7 @@ class Track:
         self.start = self.pts[0] * settings.time_base  # seconds
         rate = settings.frame_rate or FALLBACK_RATE
         self._usual = max(1, round(1 / (rate * settings.time_base)))  # ticks of a usual frame
-        last = _last_duration(info, settings.time_base, self.pts[-1])
+        last = _last_duration(info, settings.time_base, self.pts)
         self.end = self.pts[-1] + (last or self._usual)  # ticks: where the last frame's showing ends
 
     def add_to(self, out: OutputContainer, container: str) -> Stream:
@@ -148,12 +148,22 @@ def _with_content(container, stream: Stream) -> Iterator[av.Packet]:
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _last_duration(info: VideoInfo, time_base: Fraction, pts: int) -> int | None:
-    """Ticks that the input shows the frame at `pts`, its last; None where it does not say."""
+def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int]) -> int | None:
+    """Ticks that the input shows its last frame, the one at `pts[-1]`; None where it does not say.
+
+    The track's length says it best: packets of MP4 files with B-frames carry the time to the next one that
+    is decoded. But a header may claim any length, so that more than the longest gap, and a second, is not
+    believed.
+    """
+    believed = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
     try:
         with open_source(info.path) as source:
             stream = source.streams[info.stream_index]
-            near = round(pts * time_base / stream.time_base)
+            if stream.duration and stream.start_time is not None:
+                left = round((stream.start_time + stream.duration) * stream.time_base / time_base) - pts[-1]
+                if 0 < left <= believed:
+                    return left
+            near = round(pts[-1] * time_base / stream.time_base)
             source.seek(near, stream=stream)
             for packet in source.demux(stream):
                 if packet.pts == near and packet.duration:

@@ -7,14 +7,13 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
+from clips import fill_plane
 
 from decode import Decoder
 from encode import EncodeSettings, SegmentWriter, encode_settings
-from frame import plane_shapes, pixel_format
+from frame import pixel_format, plane_shapes
 from mux import Segment, check_container, join
 from video import VideoInfo, probe
-
-from clips import fill_plane
 
 
 def planes_in(planes, info: VideoInfo, settings: EncodeSettings) -> list[np.ndarray]:
