@@ -64,13 +64,14 @@ class Decoder:
         frames = self._numbered()
         if self._stop is not None:
             frames = itertools.takewhile(lambda item: item[0][0] <= self._stop + 1, frames)
+        frames = ((carried, self._viewer.fit(frame)) for carried, frame in frames)
         if self._info.bwdif:
-            frames = Deinterlacer(self._info.bwdif).run(self._fitted(frames))
+            frames = Deinterlacer(self._info.bwdif).run(frames)
         last = 0
         for (number, pts), frame in frames:
             last = number
             if number > self._skip and (self._stop is None or number <= self._stop):
-                planes = self._viewer.planes(self._viewer.fit(frame))
+                planes = self._viewer.planes(frame)
                 yield DecodedFrame(number, pts, self._info.orientation.apply(planes))
         self._finish(last)
 
@@ -81,9 +82,6 @@ class Decoder:
         for number, (pts, frame) in enumerate(self._times.repair(timed), 1):
             if number > self._skip - before:
                 yield (number, pts), frame
-
-    def _fitted(self, frames) -> Iterator:
-        return ((carried, self._viewer.fit(frame)) for carried, frame in frames)
 
     def _finish(self, last: int) -> None:
         reader, warnings = self._reader, self._times.warnings()

@@ -14,7 +14,7 @@ import numpy as np
 
 from pixels import PlaneViewer
 
-MIN_WIDTH, MIN_HEIGHT = 3, 4  # what bwdif takes
+MIN_WIDTH = MIN_HEIGHT = 8  # bwdif takes 3x4, chroma planes included
 _MAX_LINES = 1200  # no interlaced video is taller
 _LOOK_PIXELS = 120_000_000  # how much is looked at where no frame is flagged: 1 s of 1080p, 10 s of 576i
 _FEWEST, _MOST = 24, 300  # frames to look at
@@ -26,6 +26,7 @@ _MOVED = 10  # of 255: a pixel that differs by more than this has moved
 _FEWEST_MOVING = 400  # pixels; fewer say nothing
 _PROGRESSIVE_CODECS = {"vp8", "vp9", "av1", "gif", "png", "apng", "webp", "bmp", "tiff", "flic", "mjpeg2000"}
 _UNFLAGGED_CODECS = {"rawvideo", "v210", "v210x", "v410", "v308", "v408", "r210", "huffyuv", "ffvhuff", "jpeg2000"}
+_UNSUPPORTED = {"gray9le", "gray10le", "gray12le", "gray14le"}  # bwdif has no such format
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}  # AVFieldOrder TT, BB, TB, BT (libavcodec/defs.h)
 
 
@@ -40,7 +41,7 @@ def plan(mode: str, frames: Iterable, viewer: PlaneViewer, context) -> str | Non
         return None
     frames = iter(frames)
     first = next(frames, None)
-    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT:
+    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT or viewer.kept.name in _UNSUPPORTED:
         return None
     flagged, orders = _look(itertools.chain([first], frames), viewer, first, context, mode)
     if mode == "on":

@@ -80,10 +80,13 @@ class PlaneViewer:
 
     def fit(self, frame):
         """The frame itself where `planes` can view it, else a converted one."""
+        self.changed += (frame.width, frame.height, frame.format.name) != (*self._size, self._source)
+        return self._fitting(frame)
+
+    def _fitting(self, frame):
         size = (frame.width, frame.height)
         full_range = is_full_range(frame)
         same_range = self.kept.rgb or full_range is None or full_range == self._full_range
-        self.changed += size != self._size or frame.format.name != self._source
         if size == self._size and same_range and _viewable(frame.format.name, self.kept):
             return frame
         return self._converted(frame, self._full_range if full_range is None else full_range)
@@ -104,7 +107,11 @@ class PlaneViewer:
             raise InputError(f"{size} frames of pixel format {name} can't be turned into {self.kept.name}") from error
 
     def planes(self, frame) -> list[np.ndarray]:
-        """Views of the planes of a frame from `fit`, in the shapes of frame.plane_shapes; rows may be strided."""
+        """Views of the planes of a frame from `fit`, in the shapes of frame.plane_shapes; rows may be strided.
+
+        The frame may have been through a filter since; if that changed its pixel format, it is changed back.
+        """
+        frame = self._fitting(frame)
         return [
             _view(plane, shape, self.kept.dtype)
             for plane, shape in zip(frame.planes, self._shapes, strict=False)  # a dropped alpha plane is the last

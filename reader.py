@@ -105,7 +105,8 @@ class Reader:
     """The decoded frames of a file's main picture, in presentation order; a context manager, iterable once.
 
     `damaged` counts packets that did not decode or could not be read, `corrupt` frames that came out damaged;
-    both are complete after the iteration. `packet_times` are the pts of the first 250 packets, as read.
+    both are complete after the iteration. `packet_times` are the pts of the first 250 packets, `bytes_read` the
+    size of all, as read so far.
     """
 
     def __init__(self, path, *, alpha: bool = False, threads: int = 0):
@@ -114,6 +115,7 @@ class Reader:
         self.container = open_input(path)
         self.damaged = self.corrupt = 0
         self.packet_times: list[int] = []
+        self.bytes_read = 0
         self._packets_in = self._frames_out = 0
         try:
             self.stream = main_stream(self.container, path)
@@ -137,7 +139,8 @@ class Reader:
     def __iter__(self) -> Iterator[av.VideoFrame]:
         last = None
         for frame in self._frames():
-            last = frame.pts if frame.pts is not None else last
+            if frame.pts is not None:
+                last = frame.pts if last is None else max(last, frame.pts)
             yield frame
         if last is not None and self._frames_out < self._packets_in:
             yield from self._tail(last)
@@ -157,6 +160,7 @@ class Reader:
                 for packet in self.container.demux(self.stream):
                     if not packet.size:
                         continue
+                    self.bytes_read += packet.size
                     if packet.pts is not None and len(self.packet_times) < 250:
                         self.packet_times.append(packet.pts)
                     yield packet

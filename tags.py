@@ -78,7 +78,7 @@ def _assumed_matrix(primaries: str | None, transfer: str | None, lines: int) -> 
 def _assumed_primaries(matrix: str, lines: int) -> str:
     if matrix.startswith("bt2020") or matrix == "ictcp":
         return "bt2020"
-    if matrix == "bt470bg" or (matrix == "smpte170m" and lines == _PAL_LINES):
+    if lines < _HD_LINES and (matrix == "bt470bg" or (matrix == "smpte170m" and lines == _PAL_LINES)):
         return "bt470bg"
     return matrix if matrix in ("smpte170m", "smpte240m") else "bt709"
 

@@ -20,6 +20,7 @@ from tags import Colour
 __all__ = ["Colour", "VideoError", "VideoInfo", "open_input", "probe"]
 
 _RATE_PACKETS = 120  # packets whose times tell the real frame rate
+_RATE_BYTES = 32 << 20  # but no more than this is read for it
 _COMMON_RATES = [Fraction(n) for n in (8, 10, 12, 15, 16, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)]
 _COMMON_RATES += [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)] + [Fraction(15000, 1001)]
 _MAX_RATE = Fraction(1000)  # frames/s; beyond it a rate is a claim, not a rate
@@ -177,7 +178,7 @@ def _duration(reader: Reader, stream) -> Fraction | None:
 
 def _frame_rate(reader: Reader, stream) -> Fraction | None:
     """Frames/s: the rate that the container gives if the first packets' times agree, else what those times say."""
-    for _ in itertools.takewhile(lambda _: len(reader.packet_times) < _RATE_PACKETS, reader.packets()):
+    for _ in itertools.takewhile(lambda _: _more_times(reader), reader.packets()):
         pass
     times = sorted(set(reader.packet_times))
     claimed = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
@@ -186,14 +187,19 @@ def _frame_rate(reader: Reader, stream) -> Fraction | None:
         return next((rate for rate in claimed if rate <= max(_COMMON_RATES)), None)
     tick = Fraction(stream.time_base)
     measured = Fraction(len(times) - 1) / ((times[-1] - times[0]) * tick)
-    if stream.frames > len(times) and stream.duration and claimed and measured / 8 < claimed[0] < measured * 8:
-        return claimed[0]  # counted over the whole file by a container that lists every frame
     error = max(measured * 2 / (times[-1] - times[0]), measured / 500)  # times are rounded to ticks
-    for rates in (claimed, _COMMON_RATES):
-        near = [rate for rate in rates if abs(rate - measured) <= error]
-        if near:
-            return _snapped(min(near, key=lambda rate: abs(rate - measured)), tick)
+    near = [rate for rate in claimed if abs(rate - measured) <= error]
+    if not near and stream.frames > len(times) and claimed and measured / 8 < claimed[0] < measured * 8:
+        return claimed[0]  # uneven times; this average is over all the frames that the container lists
+    near = near or [rate for rate in _COMMON_RATES if abs(rate - measured) <= error]
+    if near:
+        return _snapped(min(near, key=lambda rate: abs(rate - measured)), tick)
     return measured.limit_denominator(1001)
+
+
+def _more_times(reader: Reader) -> bool:
+    count = len(reader.packet_times)
+    return count < 3 or (count < _RATE_PACKETS and reader.bytes_read < _RATE_BYTES)
 
 
 def _snapped(rate: Fraction, tick: Fraction) -> Fraction:

@@ -226,6 +226,14 @@ def test_deinterlacing_keeps_every_frame_and_leaves_no_combs(tmp_path, order, fl
         assert np.array_equal(after[0][kept::2], before[0][kept::2])
 
 
+def test_deinterlacing_of_a_format_that_is_converted(tmp_path):
+    pictures = [clips.moving(time, "160x120").reformat(format="nv12") for time in range(12)]
+    how = {"codec": "rawvideo", "pix_fmt": "nv12", "width": 160, "height": 120, "pictures": pictures}
+    clip = clips.make_clip(tmp_path / "c.nut", 12, **how)
+    frames, warnings = decoded(clip, deinterlace="on")
+    assert len(frames) == 12 and warnings == []
+
+
 def combing(luma: np.ndarray) -> float:
     rows = luma.astype(int)
     return float(np.abs(2 * rows[1:-1] - rows[:-2] - rows[2:]).mean())

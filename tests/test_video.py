@@ -222,7 +222,7 @@ def test_opaque_gif_needs_no_word_about_alpha(tmp_path):
         (clips.interlaced, "off", None),
         (clips.progressive, "on", "parity=auto:deint=all"),
         (lambda p: clips.interlaced(p, "bff", flagged=False, size="320x240"), "on", "parity=bff:deint=all"),
-        (lambda p: clips.make_clip(p, 3, width=2, height=2), "on", None),
+        (lambda p: clips.make_clip(p, 3, width=6, height=6), "on", None),
     ],
 )
 def test_interlaced_and_telecined_are_recognised(tmp_path, make, mode, expected):
