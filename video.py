@@ -194,7 +194,9 @@ def _frame_rate(reader: Reader, stream) -> Fraction | None:
     near = near or [rate for rate in _COMMON_RATES if abs(rate - measured) <= error]
     if near:
         return _snapped(min(near, key=lambda rate: abs(rate - measured)), tick)
-    return measured.limit_denominator(1001)
+    if measured > _MAX_RATE:
+        return None
+    return measured.limit_denominator(1001) or measured
 
 
 def _more_times(reader: Reader) -> bool:
