@@ -147,6 +147,7 @@ class SegmentWriter:
         context.time_base = settings.time_base
         context.sample_aspect_ratio = settings.sample_aspect_ratio
         context.thread_count = settings.threads
+        context.thread_type = "AUTO"  # as ffmpeg has it; PyAV's own SLICE leaves x264 on little more than one core
         context.field_order = PROGRESSIVE
         for name, value in self._colour.items():
             setattr(context, name, value)
