@@ -7,6 +7,7 @@ from pathlib import Path
 
 import av
 import clips
+import field_clips
 import numpy as np
 import pytest
 from clips import number_of
@@ -154,7 +155,7 @@ def test_raw_stream_without_times(tmp_path):
     assert len(warnings) == 1 and "no timestamps" in warnings[0]
 
 
-@pytest.mark.parametrize("make", [lambda p: clips.make_clip(p, 20, options=X264 | {"bf": "3"}), clips.interlaced])
+@pytest.mark.parametrize("make", [lambda p: clips.make_clip(p, 20, options=X264 | {"bf": "3"}), field_clips.interlaced])
 @pytest.mark.parametrize(("skip", "stop"), [(0, 1), (1, None), (7, None), (7, 12), (19, None), (20, None), (500, None)])
 def test_skip_and_stop_are_exact(tmp_path, make, skip, stop):
     clip = make(tmp_path / "c.mp4")
@@ -215,7 +216,7 @@ def test_planes_are_views_of_the_decoders_memory(tmp_path):
 @pytest.mark.parametrize("order", ["tff", "bff"])
 @pytest.mark.parametrize("flagged", [True, False])
 def test_deinterlacing_keeps_every_frame_and_leaves_no_combs(tmp_path, order, flagged):
-    clip = clips.interlaced(tmp_path / "c.mp4", order, flagged)
+    clip = field_clips.interlaced(tmp_path / "c.mp4", order, flagged)
     woven, smooth = copies(clip, deinterlace="off"), copies(clip)
     assert len(woven) == len(smooth) == 20
     frames, _ = decoded(clip)
@@ -227,7 +228,7 @@ def test_deinterlacing_keeps_every_frame_and_leaves_no_combs(tmp_path, order, fl
 
 
 def test_deinterlacing_of_a_format_that_is_converted(tmp_path):
-    pictures = [clips.moving(time, "160x120").reformat(format="nv12") for time in range(12)]
+    pictures = [field_clips.moving(time, "160x120").reformat(format="nv12") for time in range(12)]
     how = {"codec": "rawvideo", "pix_fmt": "nv12", "width": 160, "height": 120, "pictures": pictures}
     clip = clips.make_clip(tmp_path / "c.nut", 12, **how)
     frames, warnings = decoded(clip, deinterlace="on")
@@ -240,13 +241,13 @@ def combing(luma: np.ndarray) -> float:
 
 
 def test_progressive_frames_are_not_touched(tmp_path):
-    clip = clips.progressive(tmp_path / "c.mp4")
+    clip = field_clips.progressive(tmp_path / "c.mp4")
     off, auto = copies(clip, deinterlace="off"), copies(clip)
     assert all(np.array_equal(a, b) for x, y in zip(off, auto, strict=True) for a, b in zip(x, y, strict=True))
 
 
 def test_telecined_video_has_no_combs_left(tmp_path):
-    clip = clips.telecined(tmp_path / "c.mp4")
+    clip = field_clips.telecined(tmp_path / "c.mp4")
     worst = max(combing(planes[0]) for planes in copies(clip, deinterlace="off"))
     assert max(combing(planes[0]) for planes in copies(clip)[1:-1]) < worst / 3
 

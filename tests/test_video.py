@@ -10,6 +10,7 @@ from pathlib import Path
 
 import av
 import clips
+import field_clips
 import numpy as np
 import pytest
 
@@ -211,17 +212,17 @@ def test_opaque_gif_needs_no_word_about_alpha(tmp_path):
 @pytest.mark.parametrize(
     ("make", "mode", "expected"),
     [
-        (clips.interlaced, "auto", "parity=auto:deint=interlaced"),
-        (lambda p: clips.interlaced(p, "bff"), "auto", "parity=auto:deint=interlaced"),
-        (lambda p: clips.interlaced(p, "tff", flagged=False, size="320x240"), "auto", "parity=tff:deint=all"),
-        (lambda p: clips.interlaced(p, "bff", flagged=False, size="320x240"), "auto", "parity=bff:deint=all"),
-        (clips.telecined, "auto", "parity=tff:deint=all"),
-        (clips.progressive, "auto", None),
-        (lambda p: clips.progressive(p, vertical=True), "auto", None),
+        (field_clips.interlaced, "auto", "parity=auto:deint=interlaced"),
+        (lambda p: field_clips.interlaced(p, "bff"), "auto", "parity=auto:deint=interlaced"),
+        (lambda p: field_clips.interlaced(p, "tff", flagged=False, size="320x240"), "auto", "parity=tff:deint=all"),
+        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "auto", "parity=bff:deint=all"),
+        (field_clips.telecined, "auto", "parity=tff:deint=all"),
+        (field_clips.progressive, "auto", None),
+        (lambda p: field_clips.progressive(p, vertical=True), "auto", None),
         (lambda p: clips.make_clip(p, 20), "auto", None),
-        (clips.interlaced, "off", None),
-        (clips.progressive, "on", "parity=auto:deint=all"),
-        (lambda p: clips.interlaced(p, "bff", flagged=False, size="320x240"), "on", "parity=bff:deint=all"),
+        (field_clips.interlaced, "off", None),
+        (field_clips.progressive, "on", "parity=auto:deint=all"),
+        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "on", "parity=bff:deint=all"),
         (lambda p: clips.make_clip(p, 3, width=6, height=6), "on", None),
     ],
 )
@@ -385,6 +386,6 @@ def test_probing_leaves_the_file_as_it_is(tmp_path):
 
 
 def test_identity_is_the_same_again_and_differs_with_the_result(tmp_path):
-    clip = clips.interlaced(tmp_path / "c.mp4")
+    clip = field_clips.interlaced(tmp_path / "c.mp4")
     assert probe(clip).identity() == probe(clip).identity() != probe(clip, deinterlace="off").identity()
     assert video.VideoError is VideoError
