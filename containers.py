@@ -1,6 +1,7 @@
 """The output's container: which there are, which codecs and tags each holds, what its muxer is told."""
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
@@ -72,17 +73,21 @@ def lost_tags(container: str, metadata: Mapping[str, str], has_cover: bool) -> l
     return sorted(unknown) if container == "mp4" and has_cover else []
 
 
-def muxer_options(container: str, metadata: Mapping[str, str], has_cover: bool, time_base: Fraction) -> dict[str, str]:
-    """What the muxer is told, for a main picture with frame times in `time_base`."""
+def muxer_options(
+    container: str, metadata: Mapping[str, str], has_cover: bool, time_base: Fraction, sample_rates: Iterable[int]
+) -> dict[str, str]:
+    """What the muxer is told, for a main picture with frame times in `time_base` and sound of those rates in Hz."""
     options = dict(MUXER_OPTIONS)
     if container in ("mp4", "mov"):
         flags = "+faststart+write_colr"
         unknown = any(key.lower() not in _ITUNES_TAGS for key in kept_tags(metadata))
         if container == "mov" or (unknown and not has_cover):
             flags += "+use_metadata_tags"
-        # Edit lists count in the movie's timescale: with the picture's, a start time is exact, not to 1 ms.
-        scale = str(timescale(time_base))
-        options |= {"movflags": flags, "video_track_timescale": scale, "movie_timescale": scale}
+        scale = timescale(time_base)
+        # Edit lists count in the movie's timescale: one that holds every track's ticks makes starts exact, not to 1 ms.
+        common = math.lcm(scale, *sample_rates)
+        movie = common if common <= _MAX_TIMESCALE else scale
+        options |= {"movflags": flags, "video_track_timescale": str(scale), "movie_timescale": str(movie)}
     return options
 
 

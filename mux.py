@@ -65,7 +65,7 @@ def join(
     depth = reorder_depth(segments[0]) if segments else 0
     while True:
         try:
-            return _Join(Track(segments, info, settings, depth), info, container, clip).write(target)
+            return _Join(Track(segments, info, settings, depth, clip is None), info, container, clip).write(target)
         except DeeperReorder as deeper:
             depth = deeper.depth
 
@@ -93,7 +93,9 @@ class _Join:
 
     def _mux(self, sink: Sink, source: InputContainer, copied: list[Copied]) -> list[str]:
         time_base = self._track.settings.time_base
-        options = muxer_options(self._container, source.metadata, _has_cover(copied), time_base)
+        sound = [stream.codec_context for stream in source.streams.audio if stream.codec_context is not None]
+        rates = [context.sample_rate for context in sound if context.sample_rate]
+        options = muxer_options(self._container, source.metadata, _has_cover(copied), time_base, rates)
         out = av.open(
             sink, "w", format=CONTAINERS[self._container], container_options=options,
             metadata_errors="surrogateescape", buffer_size=1 << 20,
@@ -169,19 +171,30 @@ class _Join:
                 yield from self._placed(ready, items[stream.index])
 
     def _placed(self, packet: av.Packet, item: Copied) -> Iterator[av.Packet]:
-        base = packet.time_base
-        if self._clip is not None:
-            start, end = packet.pts * base, (packet.pts + (packet.duration or 0)) * base
-            if end <= self._clip[0] or start >= self._clip[1]:
-                return
+        if self._clip is not None and not self._cut(packet):
+            return
         if item.kind == "text":
             packet = _as_text(packet, item.codec)
             if packet is None:
                 return
-        moved = round(self._shift / base)
+        moved = round(self._shift / packet.time_base)
         packet.pts, packet.dts = packet.pts - moved, packet.dts - moved
         packet.stream = self._targets[item.index]
         yield packet
+
+    def _cut(self, packet: av.Packet) -> bool:
+        """False for a packet outside the clip; a subtitle that is shown when the clip starts or ends is shortened.
+
+        Sound that begins before the clip is left out as a whole: Matroska has no times below zero.
+        """
+        base = packet.time_base
+        first, last = (round(time / base) for time in self._clip)
+        start, end = packet.pts, packet.pts + (packet.duration or 0)
+        if packet.stream.type == "subtitle" and start < last and end > first:
+            packet.pts = packet.dts = max(start, first)
+            packet.duration = min(end, last) - packet.pts
+            return True
+        return first <= start < last
 
     def _cover(self, item: Copied) -> av.Packet:
         packet = av.Packet(item.picture)

@@ -36,11 +36,14 @@ class DeeperReorder(Exception):
 class Track:
     """All segments as one track. `pts` are all frames' times, ticks of the settings' time base.
 
-    `depth` is how many frames decoding runs ahead of showing. SegmentError where there is no frame, or
+    `depth` is how many frames decoding runs ahead of showing; `whole` says that the segments reach to the
+    input's last frame. SegmentError where there is no frame, or
     times do not grow.
     """
 
-    def __init__(self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, depth: int) -> None:
+    def __init__(
+        self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, depth: int, whole: bool
+    ) -> None:
         self.segments, self.settings, self.depth = segments, settings, depth
         self.pts = [pts for segment in segments for pts in segment.pts]
         if not self.pts:
@@ -50,7 +53,7 @@ class Track:
         self.start = self.pts[0] * settings.time_base  # seconds
         rate = settings.frame_rate or FALLBACK_RATE
         self._usual = max(1, round(1 / (rate * settings.time_base)))  # ticks of a usual frame
-        last = _last_duration(info, settings.time_base, self.pts)
+        last = _last_duration(info, settings.time_base, self.pts, whole)
         self.end = self.pts[-1] + (last or self._usual)  # ticks: where the last frame's showing ends
 
     def add_to(self, out: OutputContainer, container: str) -> Stream:
@@ -148,8 +151,8 @@ def _with_content(container, stream: Stream) -> Iterator[av.Packet]:
     return (packet for packet in container.demux(stream) if packet.size)
 
 
-def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int]) -> int | None:
-    """Ticks that the input shows its last frame, the one at `pts[-1]`; None where it does not say.
+def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], whole: bool) -> int | None:
+    """Ticks that the input shows the frame at `pts[-1]`, its last if `whole`; None where it does not say.
 
     The track's length says it best: packets of MP4 files with B-frames carry the time to the next one that
     is decoded. But a header may claim any length, so that more than the longest gap, and a second, is not
@@ -159,7 +162,7 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int]) -> 
     try:
         with open_source(info.path) as source:
             stream = source.streams[info.stream_index]
-            if stream.duration and stream.start_time is not None:
+            if whole and stream.duration and stream.start_time is not None:
                 left = round((stream.start_time + stream.duration) * stream.time_base / time_base) - pts[-1]
                 if 0 < left <= believed:
                     return left
