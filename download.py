@@ -94,8 +94,8 @@ def bar(label: str) -> Callable[[int, int | None], None] | None:
 def _receive(url: str, file, report) -> str:
     """Copies the answer to `url` into `file`; its SHA-256. DownloadError for whatever the network does."""
     digest, done = hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "upscale"})
     try:
+        request = urllib.request.Request(url, headers={"User-Agent": "upscale"})
         with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
             length = answer.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None

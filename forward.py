@@ -1,11 +1,12 @@
 """Frames through a network in patches of one shape that fit the memory, none of them computed twice.
 
-A patch whose input, overlap included, equals the same patch of the frame before is copied from there. What
-is given to the network has the same shape whatever is skipped, so the result is the same to the bit: one
-patch a pass on a CPU (batches gain nothing there), a full batch on CUDA, the last one filled up with copies.
+A patch whose input, overlap included, equals the same patch of the frame before is computed once for both.
+What is given to the network has the same shape whatever is skipped, so the result is the same to the bit:
+one patch a pass on a CPU (batches gain nothing there), a full batch on CUDA, the last one filled with copies.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch.nn import functional as F
@@ -13,7 +14,7 @@ from torch.nn import functional as F
 from errors import UpscaleError
 from memory import is_out_of_memory
 from network import Network
-from patches import Grid, Patch, grid
+from patches import Grid, Span, grid
 
 SMALLEST = 32  # pixels, side of the smallest patch that is tried when memory runs out
 WHOLE = 1 << 62  # a budget in pixels: no limit
@@ -21,10 +22,20 @@ WHOLE = 1 << 62  # a budget in pixels: no limit
 Run = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, h, w) to (B, 3, h * factor, w * factor), float32
 
 
+@dataclass(frozen=True)
+class Task:
+    """A patch to compute: taken from frame `first`, good for frames [first, last)."""
+
+    rows: Span
+    columns: Span
+    first: int
+    last: int
+
+
 class Forward:
     """A network that takes frames of any size.
 
-    `run` is the network; `network` says its factor, halo and what sizes it takes. `budget` is the most
+    `run` is the network; `network` says its factor, its halo and which sizes it takes. `budget` is the most
     pixels of a patch, overlap included, and `batch` the patches in one pass: both go down when the device
     runs out of memory and stay there. `computed` and `reused` count patches; `notes` are lines for a log.
     """
@@ -44,12 +55,13 @@ class Forward:
         rows, columns = frames.shape[-2:]
         padded = _padded(frames, network.multiple, network.minimum)
         out = _result(padded, network.factor)
-        plan, done = self._grid(padded), 0
-        todo, same = _changed(padded, plan)
-        while done < len(todo):
+        plan = self._grid(padded)
+        tasks, done = _tasks(padded, plan), 0
+        while done < len(tasks):
             try:
-                self._compute(padded, plan, todo[done : done + self.batch], out)
-                done += self.batch
+                chunk = tasks[done : done + self.batch]
+                _paste(chunk, self._compute(padded, plan, chunk), out, network.factor)
+                done += len(chunk)
                 continue
             except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
@@ -59,12 +71,9 @@ class Forward:
             smaller = self._shrink(padded, plan, words)
             if smaller is not plan:
                 plan, done = smaller, 0
-                todo, same = _changed(padded, plan)
-        for number, patch in same:
-            region = _region(patch, network.factor)
-            out[number][region] = out[number - 1][region]
-        self.computed += len(todo)
-        self.reused += len(same)
+                tasks = _tasks(padded, plan)
+        self.computed += len(tasks)
+        self.reused += len(frames) * len(plan.patches()) - len(tasks)
         return out[..., : rows * network.factor, : columns * network.factor]
 
     def _grid(self, frames: torch.Tensor) -> Grid:
@@ -72,23 +81,14 @@ class Forward:
         rows, columns = frames.shape[-2:]
         return grid(rows, columns, self.budget, network.halo, network.multiple, network.minimum)
 
-    def _compute(self, frames: torch.Tensor, plan: Grid, chunk: list[tuple[int, Patch]], out: torch.Tensor) -> None:
-        """One forward pass: patches of `frames` in, their given parts pasted into `out`."""
-        factor = self.network.factor
-        inputs = [
-            frames[number, :, patch.top : patch.top + plan.height, patch.left : patch.left + plan.width]
-            for number, patch in chunk
-        ]
+    def _compute(self, frames: torch.Tensor, plan: Grid, chunk: list[Task]) -> torch.Tensor:
+        """One forward pass: (B, 3, height * factor, width * factor), at least a picture for each task, clipped."""
+        inputs = [_window(frames[task.first], plan, task.rows, task.columns) for task in chunk]
         if frames.device.type == "cuda":
             inputs += inputs[-1:] * (self.batch - len(inputs))
         self.beat()
         batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)  # (B, 3, height, width)
-        results = self.run(batch)  # (B, 3, height * factor, width * factor)
-        for (number, patch), result in zip(chunk, results, strict=False):
-            top, left = patch.top * factor, patch.left * factor
-            rows = slice(patch.first_row * factor - top, patch.last_row * factor - top)
-            columns = slice(patch.first_column * factor - left, patch.last_column * factor - left)
-            out[number][_region(patch, factor)] = result[:, rows, columns].clamp(0, 1)
+        return self.run(batch).clamp(0, 1)
 
     def _shrink(self, frames: torch.Tensor, plan: Grid, words: str) -> Grid:
         """Half the batch, else patches of half the side: the patches to go on with. UpscaleError at the end."""
@@ -98,10 +98,9 @@ class Forward:
             self.batch //= 2
             self.notes.append(f"out of memory: {self.batch} patches at a time from now on")
             return plan
-        area = plan.height * plan.width
-        self.budget = max(area // 4, SMALLEST**2)
+        self.budget = max(plan.area // 4, SMALLEST**2)
         smaller = self._grid(frames)
-        if smaller.height * smaller.width >= area:
+        if smaller.area >= plan.area:
             raise UpscaleError(
                 f"a single patch of {plan.width}x{plan.height} pixels does not fit the memory of the device "
                 f"({words}): use fewer workers or another device"
@@ -138,24 +137,30 @@ def _result(frames: torch.Tensor, factor: int) -> torch.Tensor:
         ) from error
 
 
-def _changed(frames: torch.Tensor, plan: Grid) -> tuple[list[tuple[int, Patch]], list[tuple[int, Patch]]]:
-    """(frame, patch) pairs to compute, and those whose input equals the frame's before, both in frame order."""
-    patches = plan.patches
-    differs = torch.ones(len(frames), len(patches), dtype=torch.bool)
-    if len(frames) > 1:
+def _paste(chunk: list[Task], pictures: torch.Tensor, out: torch.Tensor, factor: int) -> None:
+    """The given part of each task's picture into its frames."""
+    for task, picture in zip(chunk, pictures, strict=False):
+        y, x = [slice(s.first * factor, s.last * factor) for s in (task.rows, task.columns)]  # in the result
+        v, u = [
+            slice((s.first - s.start) * factor, (s.last - s.start) * factor) for s in (task.rows, task.columns)
+        ]  # in the picture
+        out[task.first : task.last, :, y, x] = picture[:, v, u]
+
+
+def _tasks(frames: torch.Tensor, plan: Grid) -> list[Task]:
+    """The patches to compute, patch by patch and frame by frame."""
+    patches, number = plan.patches(), len(frames)
+    changed = torch.ones(len(patches), number, dtype=torch.bool)
+    if number > 1:
         pixels = (frames[1:] != frames[:-1]).any(1)  # (N - 1, H, W)
-        windows = [pixels[:, p.top : p.top + plan.height, p.left : p.left + plan.width] for p in patches]
-        differs[1:] = torch.stack([window.flatten(1).any(1) for window in windows], 1).cpu()  # (N - 1, patches)
-    pairs = [(number, patch) for number in range(len(frames)) for patch in patches]
-    flags = differs.flatten().tolist()
-    todo = [pair for pair, flag in zip(pairs, flags, strict=True) if flag]
-    return todo, [pair for pair, flag in zip(pairs, flags, strict=True) if not flag]
+        changed[:, 1:] = torch.stack([_window(pixels, plan, y, x).flatten(1).any(1) for y, x in patches]).cpu()
+    tasks = []
+    for (rows, columns), flags in zip(patches, changed.tolist(), strict=True):
+        starts = [n for n, flag in enumerate(flags) if flag]
+        tasks += [Task(rows, columns, *run) for run in zip(starts, [*starts[1:], number], strict=True)]
+    return tasks
 
 
-def _region(patch: Patch, factor: int) -> tuple[slice, slice, slice]:
-    """The part of a result (3, H * factor, W * factor) that a patch gives."""
-    return (
-        slice(None),
-        slice(patch.first_row * factor, patch.last_row * factor),
-        slice(patch.first_column * factor, patch.last_column * factor),
-    )
+def _window(frames: torch.Tensor, plan: Grid, rows: Span, columns: Span) -> torch.Tensor:
+    """The patch of frames (…, H, W): (…, height, width), a view."""
+    return frames[..., rows.start : rows.start + plan.height, columns.start : columns.start + plan.width]

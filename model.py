@@ -34,7 +34,7 @@ class Upscaler:
         self.device = torch.device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         _tune(self.device, settings.threads)
-        self._state = weights.load(settings.model, settings.denoise)
+        self._state: dict[str, torch.Tensor] | None = weights.load(settings.model, settings.denoise)
         self.native = native_factor(self._state)
         self._forward: Forward | None = None
         self._factor = 0  # that `_forward` gives; 0: not loaded yet
@@ -79,7 +79,9 @@ class Upscaler:
         """The network for this factor on the device; once, as a run has one size."""
         if factor == self._factor:
             return
-        network = build(self._state, factor)
+        state = self._state or weights.load(self.settings.model, self.settings.denoise)
+        self._state = None  # a second factor is rare, a second copy of the weights is not free
+        network = build(state, factor)
         dtype = DTYPES[self.precision]
         if (dtype == torch.float16 and not network.half) or (dtype == torch.bfloat16 and not network.bfloat16):
             dtype = torch.float32

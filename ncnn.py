@@ -118,10 +118,10 @@ def read(path: Path) -> dict[str, np.ndarray]:
     param, weights = pair(path)
     found = layers(param)
     try:
+        names = _srvgg_names(found) if any(layer.kind == "PReLU" for layer in found) else _rrdb_names(found, param)
         tensors = list(_tensors(found, weights.read_bytes(), weights))
     except (ValueError, OverflowError):
         raise NcnnError(f"{param} is damaged (a parameter is no number)") from None
-    names = _srvgg_names(found) if any(layer.kind == "PReLU" for layer in found) else _rrdb_names(found, param)
     return {
         f"{name}.{part}": values for name, parts in zip(names, tensors, strict=True) for part, values in parts.items()
     }

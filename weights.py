@@ -229,9 +229,8 @@ def _located_official(name: str) -> Weights:
     try:
         digest = download.fetch(url, target, expected, download.bar(name))
     except download.DownloadError as error:
-        raise download.DownloadError(
-            f"{error}; without internet put {name}.pth from {RELEASE} into {target.parent}"
-        ) from error
+        page = f"{RELEASE}/{entry.tag}/{name}.pth"
+        raise download.DownloadError(f"{error}; without internet put {page} into {target.parent}") from error
     return Weights((target,), (digest,), entry.scale)
 
 

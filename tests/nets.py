@@ -1,0 +1,86 @@
+"""Tiny networks with random weights, and files of them in each format that models come in."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from architectures import realesrgan_classes
+
+
+def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The tensors of an SRVGGNetCompact whose residual is small, so that little of a mid-gray picture clips."""
+    torch.manual_seed(seed)
+    module = realesrgan_classes()[0](num_feat=features, num_conv=convolutions, upscale=scale)
+    state = {name: values.detach() for name, values in module.state_dict().items()}
+    last = f"body.{2 * convolutions + 2}"
+    return state | {f"{last}.{part}": state[f"{last}.{part}"] * 0.3 for part in ("weight", "bias")}
+
+
+def rrdb(features: int = 8, blocks: int = 1, grow: int = 4, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+    """The tensors of an RRDBNet that gives a picture around mid-gray."""
+    torch.manual_seed(seed)
+    module = realesrgan_classes()[1](3, 3, scale=scale, num_feat=features, num_block=blocks, num_grow_ch=grow)
+    state = {name: values.detach() for name, values in module.state_dict().items()}
+    state["conv_last.weight"] *= 0.3
+    state["conv_last.bias"] = torch.full((3,), 0.5)
+    return state
+
+
+def picture(height: int, width: int, seed: int = 0, frames: int = 1) -> torch.Tensor:
+    """(frames, 3, height, width) in [0.2, 0.8]: slopes, an edge and grain, another grain for each frame."""
+    generator = torch.Generator().manual_seed(seed)
+    y = torch.linspace(0, 1, height)[:, None]
+    x = torch.linspace(0, 1, width)[None, :]
+    base = torch.stack([y * x, (x + y) / 2, ((x * 9).sin() + (y * 7).cos() + 2) / 4])
+    base[:, :, width // 3 :] = 1 - base[:, :, width // 3 :]
+    grain = torch.rand((frames, 3, height, width), generator=generator)
+    return 0.2 + 0.6 * (0.8 * base + 0.2 * grain)
+
+
+def save_pth(state: dict, path: Path, wrapper: str | None = "params_ema") -> Path:
+    """A checkpoint as realesrgan writes it, or bare."""
+    torch.save({wrapper: state} if wrapper else state, path)
+    return path
+
+
+def save_safetensors(state: dict, path: Path) -> Path:
+    from safetensors.torch import save_file
+
+    save_file({name: values.contiguous() for name, values in state.items()}, path)
+    return path
+
+
+def save_ncnn(state: dict, path: Path, half: bool = True) -> Path:
+    """`path`.param and `path`.bin, laid out as ncnn's converter lays these two architectures out."""
+    lines, data = ["Input data 0 1 data"], b""
+    blob = 0
+    leaky = "9=2 -23310=1,2.000000e-01"
+    for name in [name.removesuffix(".weight") for name in state if name.endswith(".weight")]:
+        weight, bias = state[f"{name}.weight"].numpy(), state.get(f"{name}.bias")
+        blob += 1
+        if weight.ndim == 1:
+            lines.append(f"PReLU p{blob} 1 1 {blob} {blob + 1} 0={len(weight)}")
+            data += weight.astype("<f4").tobytes()
+            continue
+        if name.startswith("conv_up"):
+            lines.append(f"Interp i{blob} 1 1 {blob} i{blob} 0=1 1=2.000000e+00 2=2.000000e+00")
+        activation = leaky if name[-5:] in ("conv1", "conv2", "conv3", "conv4", "v_up1", "v_up2", "nv_hr") else ""
+        lines.append(
+            f"Convolution c{blob} 1 1 {blob} {blob + 1} 0={len(weight)} 1=3 4=1 5=1 6={weight.size} {activation}"
+        )
+        numbers = weight.astype("<f2").tobytes() if half else weight.astype("<f4").tobytes()
+        data += np.uint32(0x01306B47 if half else 0).tobytes() + numbers + bytes(-len(numbers) % 4)
+        data += bias.numpy().astype("<f4").tobytes()
+    if "body.0.weight" in state:
+        scale = int((len(weight) // 3) ** 0.5)
+        lines += [f"PixelShuffle s 1 1 a b 0={scale}", f"Interp u 1 1 data c 0=1 1={scale}.0 2={scale}.0"]
+        lines += ["BinaryOp add 2 1 b c output"]
+    path.with_suffix(".param").write_text(f"7767517\n{len(lines)} {len(lines)}\n" + "\n".join(lines) + "\n")
+    path.with_suffix(".bin").write_bytes(data)
+    return path.with_suffix(".param")
+
+
+def rounded(state: dict) -> dict:
+    """The tensors as ncnn's fp16 keeps them: convolution weights rounded, all else as it was."""
+    return {name: values.half().float() if values.dim() == 4 else values for name, values in state.items()}

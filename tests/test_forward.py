@@ -1,0 +1,181 @@
+"""Frames through a network in patches: no seams, nothing twice, and memory that never runs out."""
+
+import nets
+import pytest
+import torch
+
+import network
+import weights
+from errors import UpscaleError
+from forward import WHOLE, Forward
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(autouse=True)
+def inference():
+    with torch.inference_mode():
+        yield
+
+
+def forward(
+    state: dict, budget: int = WHOLE, dtype=torch.float32, limit: int | None = None, batch: int = 1, factor=None
+):
+    """A `Forward` of a network that raises OutOfMemoryError above `limit` pixels a pass, and the shapes it got."""
+    found = network.build(state, factor)
+    module, shapes = network.runner(found, dtype, CPU), []
+
+    def run(pixels):
+        shapes.append(tuple(pixels.shape))
+        if limit is not None and pixels[:, 0].numel() > limit:
+            raise torch.OutOfMemoryError(f"tried to allocate {pixels.numel()}\nmore lines")
+        return module(pixels)
+
+    return Forward(run, found, budget, batch, lambda: None), shapes
+
+
+@pytest.mark.parametrize("factor", [4, 2])
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, torch.bfloat16],
+)
+def test_tiled_srvgg_equals_untiled_to_the_bit(dtype, factor):
+    state, frames = nets.compact(16, 4), nets.picture(70, 90)
+    whole = forward(state, dtype=dtype, factor=factor)[0](frames)
+    tiled, shapes = forward(state, 40 * 40, dtype, factor=factor)
+    assert torch.equal(tiled(frames), whole)
+    assert tiled.computed == len(shapes) > 4 and len(set(shapes)) == 1
+
+
+def test_the_packaged_video_network_sees_18_pixels_far():
+    state = weights.load("realesr-animevideov3")
+    frames = nets.picture(48, 120)
+    whole = forward(state, factor=2)[0](frames)
+    tiled, _ = forward(state, 48 * 80, factor=2)
+    assert tiled.network.halo == 18
+    assert torch.equal(tiled(frames), whole) and tiled.computed == 2
+    tiled.network.halo, tiled.budget = 12, 48 * 70
+    assert not torch.equal(tiled(frames), whole)  # so the test can fail
+
+
+def test_rrdb_patches_leave_no_seam():
+    state, frames = nets.rrdb(16, 2, 8), nets.picture(80, 150)
+    whole = forward(state)[0](frames)
+    tiled, shapes = forward(state, 80 * 100)
+    error = (tiled(frames) - whole).abs().max() * 255
+    assert len(shapes) == 2 and error < 1
+
+
+@pytest.mark.parametrize("scale", [2, 1])
+@pytest.mark.parametrize("size", [(33, 47), (2, 3), (1, 1)])
+def test_odd_sizes_are_padded_and_cut_for_pixel_unshuffle(scale, size):
+    state, frames = nets.rrdb(scale=scale), nets.picture(*size)
+    out = forward(state)[0](frames)
+    assert out.shape == (1, 3, size[0] * scale, size[1] * scale)
+    even = torch.nn.functional.pad(frames, (0, -size[1] % 4, 0, -size[0] % 4), mode="replicate")
+    inside = slice(0, max(1, size[0] // 2) * scale)
+    reference = network.build(state).module(even).clamp(0, 1)[..., : size[0] * scale, : size[1] * scale]
+    assert (out[..., inside, :] - reference[..., inside, :]).abs().max() < 0.3
+
+
+def held_frames() -> torch.Tensor:
+    """Six frames: 1 and 2 as 0, 3 with one changed corner, 4 as 3, 5 all new."""
+    frames = nets.picture(60, 100, frames=1).repeat(6, 1, 1, 1)
+    frames[3:, :, :6, :6] = 0.5
+    frames[5] = nets.picture(60, 100, seed=9)[0]
+    return frames
+
+
+@pytest.mark.parametrize("state", [nets.compact(8, 2), nets.rrdb()], ids=["compact", "rrdb"])
+def test_a_patch_that_did_not_change_is_not_computed_again(state):
+    frames, budget = held_frames(), 60 * 80
+    together, alone = forward(state, budget)[0], forward(state, budget)[0]
+    assert torch.equal(together(frames), torch.cat([alone(frame[None]) for frame in frames]))
+    patches = alone.computed // 6
+    assert patches > 1 and together.computed + together.reused == 6 * patches
+    assert together.computed == 2 * patches + 1  # all of frames 0 and 5, the changed corner of 3
+
+
+def test_no_change_at_all_is_one_frames_work():
+    frames = nets.picture(20, 20).repeat(8, 1, 1, 1)
+    f, shapes = forward(nets.compact())
+    out = f(frames)
+    assert len(shapes) == 1 and f.reused == 7 and torch.equal(out[0], out[7])
+
+
+@pytest.mark.parametrize(("state", "limit"), [(nets.compact(8, 2), 3000), (nets.rrdb(), 5000)], ids=["compact", "rrdb"])
+def test_out_of_memory_halves_the_batch_then_the_patch_and_goes_on(state, limit):
+    frames = nets.picture(80, 112, frames=4)
+    expected = forward(state)[0](frames)
+    f, shapes = forward(state, limit=limit, batch=4)
+    out = f(frames)
+    assert (out - expected).abs().max() < 1 / 255
+    assert [shape[0] for shape in shapes[:3]] == [4, 2, 1] and f.batch == 1
+    assert len(f.notes) >= 3 and not any("\n" in note for note in f.notes)
+    shapes.clear()
+    assert torch.equal(f(frames), out)  # what fits is remembered: nothing is tried in vain again
+    assert all(height * width <= limit for _, _, height, width in shapes)
+
+
+def test_out_of_memory_in_the_middle_goes_on_from_the_failing_pass():
+    frames = nets.picture(30, 30, frames=6)
+    f, shapes = forward(nets.compact(), batch=2)
+    run, calls = f.run, 0
+
+    def fails_once(pixels):
+        nonlocal calls
+        calls += 1
+        if calls == 2:
+            raise RuntimeError(
+                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
+            )
+        return run(pixels)
+
+    f.run = fails_once
+    assert torch.allclose(f(frames), forward(nets.compact())[0](frames), atol=1e-6)
+    assert [shape[0] for shape in shapes] == [2, 1, 1, 1, 1]
+
+
+def test_only_a_single_smallest_patch_that_does_not_fit_is_an_error():
+    f, shapes = forward(nets.compact(8, 2), limit=10, batch=2)
+    with pytest.raises(UpscaleError, match=r"a single patch of \d+x\d+ pixels does not fit") as caught:
+        f(nets.picture(200, 200, frames=2))
+    assert "\n" not in str(caught.value) and caught.value.exit_status == 1
+    assert shapes[-1][0] == 1 and shapes[-1][2] * shapes[-1][3] <= 32**2  # and it was tried
+
+
+def test_other_errors_are_not_taken_for_memory():
+    f, _ = forward(nets.compact())
+
+    def run(_pixels):
+        raise RuntimeError("something else broke")
+
+    f.run = run
+    with pytest.raises(RuntimeError, match="something else broke"):
+        f(nets.picture(8, 8))
+
+
+def test_the_heart_beats_at_each_pass():
+    f, shapes = forward(nets.compact(8, 2), 40 * 40)
+    beats = []
+    f.beat = lambda: beats.append(1)
+    f(nets.picture(60, 60, frames=2))
+    assert len(beats) == len(shapes) > 2
+
+
+@pytest.mark.requires_cuda
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_on_cuda_passes_have_one_shape_and_reuse_changes_no_bit():
+    found = network.build(nets.compact(16, 4))
+    module, shapes = network.runner(found, torch.float16, torch.device("cuda")), []
+
+    def run(pixels):
+        shapes.append(tuple(pixels.shape))
+        return module(pixels)
+
+    frames = held_frames().cuda()
+    together = Forward(run, found, 50 * 64, 4, lambda: None)
+    out = together(frames)
+    alone = Forward(run, found, 50 * 64, 4, lambda: None)
+    assert torch.equal(out, torch.cat([alone(frame[None]) for frame in frames]))
+    assert len(set(shapes)) == 1 and together.reused > 0
