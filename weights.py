@@ -255,11 +255,15 @@ def _unknown(model: str) -> str:
     return f"unknown model {model!r}: {hint} (a file must end in {', '.join(SUFFIXES)})"
 
 
+def at_hand(name: str) -> Path | None:
+    """The file of an official model that is on this machine, unchecked; None where it would be downloaded."""
+    file = _packaged(MODELS[name]) or cache_dir() / f"{name}.pth"
+    return file if file.is_file() else None
+
+
 def _list() -> None:
     for name, entry in MODELS.items():
-        file = _packaged(entry) or cache_dir() / f"{name}.pth"
-        place = str(file) if file.is_file() else f"not here yet: {_url(name)}"
-        print(f"{name:30} x{entry.scale}  {place}")
+        print(f"{name:30} x{entry.scale}  {at_hand(name) or f'not here yet: {_url(name)}'}")
 
 
 def main(arguments: list[str] | None = None) -> int:
