@@ -18,10 +18,11 @@ import streams
 import subtitles
 from containers import CONTAINERS, check_codec, container_of, kept_tags, lost_tags, muxer_options
 from encode import EncodeSettings
+from errors import UpscaleError
 from sink import Sink
 from streams import Copied
 from track import DeeperReorder, Segment, Track, reorder_depth
-from video import VideoInfo
+from video import VideoInfo, open_input
 
 __all__ = ["Segment", "check_container", "join"]
 
@@ -35,7 +36,7 @@ def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> 
     """
     container = container_of(output)
     check_codec(container, settings.codec)
-    with streams.open_source(info.path) as source:
+    with open_input(info.path) as source:
         copied, warnings = streams.plan(source, info.stream_index, container)
         lost = lost_tags(container, source.metadata, _has_cover(copied))
         if lost:
@@ -63,18 +64,27 @@ def join(
     OSError: the disk does not take it.
     """
     depth = reorder_depth(segments[0]) if segments else 0
+    kinds = [{"video", "audio", "subtitle", "data", "attachment"}, {"audio"}, set()]  # of streams to copy, at most
+    warnings: list[str] = []
     while True:
         try:
-            return _Join(Track(segments, info, settings, depth, clip is None), info, container, clip).write(target)
+            track = Track(segments, info, settings, depth, clip is None)
+            return warnings + _Join(track, info, container, clip, kinds[0]).write(target)
         except DeeperReorder as deeper:
             depth = deeper.depth
+        except av.error.FFmpegError as error:  # damage that only shows when it is written
+            failed, *kinds = kinds
+            if not kinds:
+                raise UpscaleError(f"the {container} output can't be put together: {error}") from error
+            lost = " and ".join(sorted(failed - kinds[0]))
+            warnings = [*warnings, f"damaged input: {lost} streams can't be copied ({error.strerror}), left out"]
 
 
 class _Join:
     """One writing of the output."""
 
-    def __init__(self, track: Track, info: VideoInfo, container: str, clip: Clip | None) -> None:
-        self._track, self._info, self._container, self._clip = track, info, container, clip
+    def __init__(self, track: Track, info: VideoInfo, container: str, clip: Clip | None, kinds: set[str]) -> None:
+        self._track, self._info, self._container, self._clip, self._kinds = track, info, container, clip, kinds
         # Neither MP4 nor Matroska has times below zero for pictures: there everything moves up together.
         self._shift = track.start if clip is not None or track.start < 0 else Fraction(0)  # seconds, subtracted
         self._targets: dict[int, Stream] = {}  # output streams by the number of the input's
@@ -82,8 +92,9 @@ class _Join:
     def write(self, target: Path) -> list[str]:
         sink = Sink(target)
         try:
-            with streams.open_source(self._info.path) as source:
+            with open_input(self._info.path) as source:
                 copied, _ = streams.plan(source, self._info.stream_index, self._container)
+                copied = [item for item in copied if source.streams[item.index].type in self._kinds]
                 streams.read_covers(self._info.path, copied)
                 warnings = self._mux(sink, source, copied)
             sink.close()
@@ -101,7 +112,8 @@ class _Join:
             metadata_errors="surrogateescape", buffer_size=1 << 20,
         )  # fmt: skip
         picture = self._track.add_to(out, self._container)
-        streams.dress(picture, source.streams[self._info.stream_index])
+        if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
+            streams.dress(picture, source.streams[self._info.stream_index])
         matroska_out = self._container in ("mkv", "webm")
         if matroska_out:
             picture.metadata["title"] = picture.metadata.get("title", "") + matroska.DISPLAY_ROOM
@@ -118,11 +130,8 @@ class _Join:
         sink.check()
         if matroska_out:
             self._track.write_display_size(sink.name)
-        return [
-            f"{streams.describe(source.streams[index])}: {repair.repaired} packets had damaged times, repaired"
-            for index, repair in repairs.items()
-            if repair.repaired
-        ]
+        reports = ((streams.describe(source.streams[index]), repair.report()) for index, repair in repairs.items())
+        return [f"{name}: {report}" for name, report in reports if report]
 
     def _add_streams(self, out: OutputContainer, source: InputContainer, copied: list[Copied]) -> None:
         for item in copied:

@@ -12,7 +12,7 @@ class Sink:
     """
 
     def __init__(self, path: Path) -> None:
-        self.name = str(path)  # libavformat opens this name to read back what it wrote (mp4 with faststart)
+        self.name = os.path.abspath(path)  # libavformat opens this name to read back what it wrote (mp4 with faststart)
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115
         self._error: OSError | None = None
 

@@ -14,13 +14,9 @@ from av.stream import Disposition, Stream
 import matroska
 import subtitles
 from containers import CONTAINERS, MUXER_OPTIONS, kept_tags
+from video import open_input
 
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
-
-
-def open_source(path: Path) -> InputContainer:
-    """The input for reading; tags that are not UTF-8 keep their bytes."""
-    return av.open(str(path.absolute()), metadata_errors="surrogateescape", options={"err_detect": "ignore_err"})
 
 
 @dataclass
@@ -157,7 +153,7 @@ def read_covers(path: Path, copied: list[Copied]) -> None:
     covers = {item.index: item for item in copied if item.kind in ("cover", "attached cover")}
     if not covers:
         return
-    with open_source(path) as source:
+    with open_input(path) as source:
         for packet in source.demux([source.streams[index] for index in covers]):
             item = covers.pop(packet.stream_index, None)
             if item is not None and packet.size:
@@ -176,7 +172,7 @@ def add_primed(out: OutputContainer, stream: Stream, path: Path) -> Stream:
     codec = context.codec.canonical_name if stream.type == "audio" and context is not None else ""
     if codec not in matroska.AUDIO_CODECS:
         return add_copy(out, stream)
-    with open_source(path) as source:
+    with open_input(path) as source:
         first = next((p for p in source.demux(source.streams[stream.index]) if p.size), None)
         if first is None or first.pts is None or first.pts >= 0:
             return add_copy(out, stream)
@@ -187,20 +183,37 @@ def add_primed(out: OutputContainer, stream: Stream, path: Path) -> Stream:
         return add_copy(out, stream, template.streams[0])
 
 
+def is_headless(packet: av.Packet) -> bool:
+    """True for AAC of a transport stream without the ADTS header that each of its packets begins with.
+
+    The muxer looks at the first packet alone to see whether there are such headers to take off, and gives up
+    at the next one if there it was damaged.
+    """
+    context = packet.stream.codec_context if packet.stream is not None else None
+    if context is None or context.codec.canonical_name != "aac" or context.extradata:
+        return False
+    return packet.size < 7 or bytes(packet)[0] != 0xFF or bytes(packet)[1] & 0xF6 != 0xF0
+
+
 class Repair:
-    """Gives every packet of a stream times that grow; `repaired` counts the packets whose times were wrong.
+    """Gives every packet of a stream times that grow; `repaired` counts those whose times were wrong.
+
+    `dropped` counts the packets that the muxer would have choked on (see `is_headless`).
 
     One packet is held back: a time that lies after its successor's is a damaged one, and is replaced.
     """
 
     def __init__(self) -> None:
-        self.repaired = 0
+        self.repaired = self.dropped = 0
         self._held: av.Packet | None = None
         self._last: int | None = None  # decoding time of the last packet that went out, ticks
         self._end = 0  # where it ends, ticks
 
     def push(self, packet: av.Packet | None) -> Iterator[av.Packet]:
         """Takes the next packet (None: there are no more), yields the one before it."""
+        if packet is not None and is_headless(packet):
+            self.dropped += 1
+            return
         if packet is not None:
             self._complete(packet)
         held, self._held = self._held, packet
@@ -214,6 +227,12 @@ class Repair:
             held.pts = held.dts
         self._last, self._end = held.dts, held.pts + (held.duration or 0)
         yield held
+
+    def report(self) -> str | None:
+        """What was wrong, for the user; None where nothing was."""
+        parts = [f"{self.repaired} packets had damaged times, repaired"] if self.repaired else []
+        parts += [f"{self.dropped} damaged packets are left out"] if self.dropped else []
+        return "; ".join(parts) or None
 
     def _complete(self, packet: av.Packet) -> None:
         if packet.dts is None and packet.pts is None:

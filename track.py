@@ -14,8 +14,7 @@ from av.stream import Stream
 
 import matroska
 from encode import FALLBACK_RATE, PROGRESSIVE, RANK_OFFSET, EncodeSettings, SegmentError, colour_codes
-from streams import open_source
-from video import VideoInfo
+from video import VideoError, VideoInfo, open_input
 
 
 @dataclass(frozen=True)
@@ -109,19 +108,17 @@ class Track:
         decoded = first = 0
         extradata = None
         for segment in self.segments:
-            with av.open(_name(segment)) as container:
-                stream = container.streams.video[0]
+            for packet, stream in _segment_packets(segment):
                 extradata = extradata or stream.codec_context.extradata
                 if stream.codec_context.extradata != extradata:
                     raise SegmentError(f"{segment.path.name} comes from another encoder than the first: use --restart")
-                for packet in _with_content(container, stream):
-                    rank = first + packet.pts - RANK_OFFSET
-                    if not first <= rank < first + len(segment.pts):
-                        raise SegmentError(f"{segment.path.name} has more frames than times")
-                    if decoded - self.depth > rank:
-                        raise DeeperReorder(decoded - rank)
-                    yield self._timed(packet, rank, decoded, offset, target)
-                    decoded += 1
+                rank = first + packet.pts - RANK_OFFSET
+                if not first <= rank < first + len(segment.pts):
+                    raise SegmentError(f"{segment.path.name} has more frames than times")
+                if decoded - self.depth > rank:
+                    raise DeeperReorder(decoded - rank)
+                yield self._timed(packet, rank, decoded, offset, target)
+                decoded += 1
             first += len(segment.pts)
             if decoded != first:
                 raise SegmentError(f"{segment.path.name} has fewer frames than its {len(segment.pts)} times")
@@ -137,18 +134,25 @@ class Track:
 
 
 def reorder_depth(segment: Segment) -> int:
-    """How many frames the decoding of a segment runs ahead of showing them."""
-    with av.open(_name(segment)) as container:
-        packets = _with_content(container, container.streams.video[0])
-        return max((decoded - (packet.pts - RANK_OFFSET) for decoded, packet in enumerate(packets)), default=0)
+    """How many frames the decoding of a segment runs ahead of showing them; SegmentError where it can't be read."""
+    packets = enumerate(packet for packet, _ in _segment_packets(segment))
+    return max((decoded - (packet.pts - RANK_OFFSET) for decoded, packet in packets), default=0)
 
 
 def _name(segment: Segment) -> str:
     return str(segment.path.absolute())
 
 
-def _with_content(container, stream: Stream) -> Iterator[av.Packet]:
-    return (packet for packet in container.demux(stream) if packet.size)
+def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
+    """Its packets in decoding order; libav's errors become SegmentErrors."""
+    try:
+        with av.open(_name(segment)) as container:
+            stream = container.streams.video[0]
+            for packet in container.demux(stream):
+                if packet.size:
+                    yield packet, stream
+    except (av.error.FFmpegError, IndexError) as error:
+        raise SegmentError(f"segment {segment.path.name} can't be read: {error}") from error
 
 
 def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], whole: bool) -> int | None:
@@ -160,7 +164,7 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], who
     """
     believed = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
     try:
-        with open_source(info.path) as source:
+        with open_input(info.path) as source:
             stream = source.streams[info.stream_index]
             if whole and stream.duration and stream.start_time is not None:
                 left = round((stream.start_time + stream.duration) * stream.time_base / time_base) - pts[-1]
@@ -171,6 +175,6 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], who
             for packet in source.demux(stream):
                 if packet.pts == near and packet.duration:
                     return max(1, round(packet.duration * stream.time_base / time_base))
-    except (av.error.FFmpegError, OSError):
+    except (av.error.FFmpegError, OSError, VideoError, IndexError):
         pass
     return None
