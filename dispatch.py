@@ -1,26 +1,28 @@
 """The main process's side of the workers: start them, hand out manifests, hear results, replace the dead.
 
-Each worker has a queue and a pipe of its own: a worker that is killed while it holds one end of either
-takes nothing with it but its own. At most two manifests are outstanding in a queue, so that a fast worker
-gets more and a dead one leaves little to do again. Results and process sentinels are waited for together.
+Each worker has a pipe for its tasks and a pipe for its results, both of its own and without a lock: a worker
+that is killed takes nothing with it but its ends of the two. At most two manifests are outstanding in a task
+pipe, so that a fast worker gets more and a dead one leaves little to do again. Results and process sentinels
+are waited for together, and no worker is trusted to say goodbye.
 """
 
-import multiprocessing
-import os
 import signal
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing import connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import status
 from errors import UpscaleError
+from processes import ProcessStarter, end_process
 from settings import LANCZOS, ModelSettings
 
-OUTSTANDING = 2  # manifests in one worker's queue: the one at work and the next
+OUTSTANDING = 2  # manifests in one worker's pipe: the one at work and the next
 STRIKES = 3  # workers that one manifest may kill, and tries that a worker has to start
+LONGEST_LOOK = 2.0  # seconds between two looks that count as silence: not the hours that this process was stopped
 
 
 class WorkerError(UpscaleError):
@@ -37,18 +39,19 @@ class Work:
 
 @dataclass(frozen=True)
 class BatchDone:
-    """All output frames of a manifest's batch, `number`, are in place."""
+    """A worker says that all output frames of a manifest's batch, `number`, are in place."""
 
     path: Path
     number: int
 
 
 @dataclass(frozen=True)
-class Restarted:
-    """A worker died and a fresh one took its place."""
+class WorkerLost:
+    """A worker died; a fresh one takes its place unless three in a row could not even start."""
 
     slot: int
     why: str
+    replaced: bool
 
 
 @dataclass
@@ -57,148 +60,162 @@ class Slot:
 
     index: int
     settings: ModelSettings
-    process: multiprocessing.process.BaseProcess | None = None
-    tasks: object = None  # SimpleQueue
+    process: BaseProcess | None = None
+    tasks: connection.Connection | None = None
     results: connection.Connection | None = None
     given: deque[Work] = field(default_factory=deque)
     ready: bool = False
-    failed_starts: int = 0
-    started: float = 0.0  # time.time(); 0: never yet
-    busy_since: float = 0.0  # time.time() of its start, or of the first manifest after none
+    starts: int = 0
+    failed_starts: int = 0  # in a row
+    last_words: str = ""  # why it is about to end, if it said so
+    beat: float = 0.0  # the last heartbeat seen
+    silence: float = 0.0  # seconds that it has had work and given no sign of life
 
 
 class Crew:
     """The workers of a run, or of several runs one after another: their models stay loaded."""
 
     def __init__(
-        self,
-        settings: Sequence[ModelSettings],
-        target: Callable,
-        scratch: Path,
-        stall_timeout: float = 600.0,
+        self, settings: Sequence[ModelSettings], target: Callable, scratch: Path, stall_timeout: float = 600.0
     ):
-        """One worker for each of `settings`; `scratch`, a job's directory, takes the fork server's socket.
+        """One worker for each of `settings`; `target` is worker.run_worker.
 
-        `stall_timeout` is in seconds: a worker that has work and gives no sign of life for that long is dead.
+        `scratch` is a job's directory, where the workers log until they have a manifest. `stall_timeout` is
+        in seconds: a worker that has work and gives no sign of life for that long is dead.
         """
-        self.context = multiprocessing.get_context("forkserver")
+        plain = settings[0].model == LANCZOS
+        # Imported once, in the fork server; CUDA is not initialised by an import, so forks may use it.
+        self.starter = ProcessStarter(scratch, ["worker", "resize"] if plain else ["worker", "model", "colour"])
         self.target, self.stall_timeout, self.scratch = target, stall_timeout, scratch
         self.slots = [Slot(index, one) for index, one in enumerate(settings)]
-        self.array = status.new_array(self.context, len(self.slots))
+        self.array = status.new_array(self.starter.context, len(self.slots))
         self.rows = status.rows(self.array)
         self.backlog: deque[Work] = deque()
-        self.strikes: dict[Path, int] = {}
-        self.events: list[BatchDone | Restarted] = []
+        self.strikes: dict[Path, int] = {}  # of every manifest that a worker had when it died
+        self.events: list[BatchDone | WorkerLost] = []
+        self.looked = time.monotonic()
 
     # Start and stop
 
     def start(self) -> None:
-        """Start all workers; returns at once, they load while the first manifests are made."""
-        plain = self.slots[0].settings.model == LANCZOS
-        # Imported once, in the fork server; CUDA is not initialised by an import, so forks may use it.
-        self.context.set_forkserver_preload(["worker", "resize"] if plain else ["worker", "model", "colour"])
-        _socket_folder(self.scratch)
+        """Start all workers; they load while the first manifests are made."""
         for slot in self.slots:
             self._start(slot)
 
     def _start(self, slot: Slot) -> None:
-        restarts = int(self.rows[slot.index]["restarts"]) + (slot.started > 0)
         self.rows[slot.index] = status.empty_row()
         row = self.rows[slot.index]
-        row["restarts"], row["batch"], row["device"] = restarts, -1, slot.settings.device.encode()
-        slot.ready, slot.started = False, time.time()
-        slot.busy_since = slot.started
-        slot.tasks = self.context.SimpleQueue()
-        slot.results, child_end = self.context.Pipe(duplex=False)
-        slot.process = self.context.Process(
-            target=self.target,
-            args=(slot.index, self.array, slot.tasks, child_end, slot.settings, self.scratch / "logs"),
-            name=f"worker {slot.index}",
-            daemon=True,
+        row["restarts"], row["batch"], row["device"] = slot.starts, -1, slot.settings.device.encode()
+        slot.ready, slot.last_words, slot.beat, slot.silence = False, "", 0.0, 0.0
+        tasks, slot.tasks = self.starter.context.Pipe(duplex=False)
+        slot.results, results = self.starter.context.Pipe(duplex=False)
+        slot.process = self.starter.start(
+            self.target,
+            (slot.index, self.array, tasks, results, slot.settings, self.scratch / "logs"),
+            f"worker {slot.index}",
         )
-        slot.process.start()
-        child_end.close()  # so that the pipe ends when the worker does
+        slot.starts += 1
+        tasks.close()
+        results.close()  # so that the pipe ends when the worker does
 
     def stop(self) -> None:
         """End all workers at once: what they had at hand is done again by whoever resumes."""
         for slot in self.slots:
-            if slot.process is not None and slot.process.is_alive():
+            if slot.process is not None:
                 slot.process.kill()
         for slot in self.slots:
             if slot.process is not None:
-                slot.process.join()
-                self._close(slot)
+                self._end(slot)
+        self.starter.stop()
 
-    def _close(self, slot: Slot) -> None:
-        slot.process.close()
+    def _end(self, slot: Slot) -> None:
+        process, slot.process = slot.process, None
+        end_process(process)
         slot.results.close()
         slot.tasks.close()
-        slot.process = None
 
     # Work
 
     def give(self, work: Work) -> None:
         """Queue a manifest for the first worker that has room."""
         self.backlog.append(work)
-        self._hand_out()
+
+    def redo(self, work: Work, why: str) -> None:
+        """Have a manifest done again whose output turned out to be wrong; it counts as a strike."""
+        self._strike(work, why)
 
     def drop_work(self) -> None:
         """Forget all manifests; those that workers have already go on and are not heard."""
         self.backlog.clear()
         self.strikes.clear()
+        for slot in self.slots:
+            slot.given.clear()
 
     def _hand_out(self) -> None:
         for room in range(OUTSTANDING):  # everyone gets a first manifest before anyone gets a second
-            for slot in self.slots:
-                if self.backlog and slot.process is not None and len(slot.given) == room:
-                    work = self.backlog.popleft()
-                    if not slot.given:
-                        slot.busy_since = time.time()
-                    slot.given.append(work)
-                    slot.tasks.put(str(work.path))
+            for slot in sorted(self.slots, key=lambda slot: not slot.ready):
+                if not self.backlog:
+                    return
+                if slot.process is None or len(slot.given) != room:
+                    continue
+                # Alone, so that it is known which manifest a worker dies of.
+                if room and (self.backlog[0].path in self.strikes or slot.given[0].path in self.strikes):
+                    continue
+                work = self.backlog.popleft()
+                slot.given.append(work)
+                try:
+                    slot.tasks.send(str(work.path))
+                except OSError:
+                    pass  # it has died: that is heard in a moment, and its work handed on
 
-    def wait(self, timeout: float, others: Iterable = ()) -> list[BatchDone | Restarted]:
+    def wait(self, timeout: float, others: Iterable = ()) -> list[BatchDone | WorkerLost]:
         """What happened: waits up to `timeout` seconds for a worker's message or death, or for `others`.
 
-        Raises WorkerError where a manifest has killed three workers, where workers can't start, or where
+        Raises WorkerError where a manifest has killed three workers, where no worker can start, or where
         a worker met an error that another try would meet again.
         """
         self.events = []
-        sources = {slot.results: slot for slot in self.slots} | {s.process.sentinel: s for s in self.slots}
-        for source in connection.wait([*sources, *others], timeout):
-            slot = sources.get(source)
-            if slot is None or slot.process is None:
-                continue
-            if source is slot.results:
-                self._hear(slot)
-            elif source == slot.process.sentinel:
-                self._bury(slot, "died")
+        for slot in self.slots:
+            # Not at once when one dies: a signal that killed all may be meant for this process too.
+            if slot.process is None and slot.failed_starts < STRIKES:
+                self._start(slot)
+        self._hand_out()
+        sources = {}
+        for slot in self.slots:
+            if slot.process is not None:
+                sources[slot.results] = sources[slot.process.sentinel] = slot
+        happened = [sources[source] for source in connection.wait([*sources, *others], timeout) if source in sources]
+        for index in dict.fromkeys(slot.index for slot in happened):
+            slot = self.slots[index]
+            if not self._hear(slot) or not slot.process.is_alive():
+                self._bury(slot, "")
         self._find_stalled()
         self._hand_out()
         return self.events
 
-    def _hear(self, slot: Slot) -> None:
-        """Take in every message that a worker's pipe holds; the death of its worker is the sentinel's to tell."""
+    def _hear(self, slot: Slot) -> bool:
+        """Take in every message that a worker's pipe holds; False where it was the last one."""
         try:
             while slot.results.poll():
                 self._take(slot, slot.results.recv())
         except (EOFError, OSError):
-            slot.process.join(1)
-            self._bury(slot, "died")
+            return False
+        return True
 
     def _take(self, slot: Slot, message: tuple) -> None:
         kind, *rest = message
         if kind == "ready":
             slot.ready, slot.failed_starts = True, 0
-        elif kind == "batch":
+            return
+        work = self._take_back(slot, rest[0])
+        if kind == "batch" and work is not None:
             # Its frames may be encoded and gone in a moment: nobody may be given them again.
-            self._take_back(slot, rest[0])
-            self.events.append(BatchDone(Path(rest[0]), rest[1]))
-        elif kind == "failed":
-            work = self._take_back(slot, rest[0])
+            self.events.append(BatchDone(work.path, rest[1]))
+        elif kind == "failed":  # its process ends now
+            slot.last_words = rest[1]
             if work is not None:
                 self._strike(work, f"said {rest[1]}")
-        elif kind == "fatal":
+        elif kind == "fatal" and (work is not None or not rest[0]):
             raise WorkerError(rest[1])
 
     def _take_back(self, slot: Slot, path: str) -> Work | None:
@@ -210,51 +227,48 @@ class Crew:
     # Death
 
     def _find_stalled(self) -> None:
-        now = time.time()
+        now = time.monotonic()
+        step, self.looked = min(now - self.looked, LONGEST_LOOK), now
         for slot in self.slots:
-            last = max(float(self.rows[slot.index]["heartbeat"]), slot.busy_since)
-            if slot.given and now - last > self.stall_timeout:
-                slot.process.kill()
-                slot.process.join()
-                self._bury(slot, f"gave no sign of life for {now - last:.0f} s")
+            beat = float(self.rows[slot.index]["heartbeat"])
+            if not slot.given or beat != slot.beat:
+                slot.beat, slot.silence = beat, 0.0
+                continue
+            slot.silence += step
+            if slot.process is not None and slot.silence > self.stall_timeout:
+                self._bury(slot, f"gave no sign of life for {slot.silence:.0f} s")
 
     def _bury(self, slot: Slot, why: str) -> None:
-        """Put a fresh worker in a dead one's place; its manifests go to whoever has room."""
-        code = slot.process.exitcode
-        if code is not None and code < 0 and why == "died":
-            why = f"was killed by {signal.Signals(-code).name}"
-        elif why == "died":
-            why = f"ended with exit status {code}"
-        try:
-            while slot.results.poll():  # what it said before it died counts
-                self._take(slot, slot.results.recv())
-        except (EOFError, OSError):
-            pass
+        """Clear a dead worker's place for a fresh one; its manifests go to whoever has room."""
+        self._hear(slot)  # what it said before it died counts
+        why = why or slot.last_words or ended(slot.process)
+        at_fault = not slot.last_words and slot.ready
+        self._end(slot)
+        given, slot.given = list(slot.given), deque()
+        self.backlog.extendleft(reversed(given[at_fault:]))
         if not slot.ready:
             slot.failed_starts += 1
-            if slot.failed_starts >= STRIKES:
-                raise WorkerError(f"worker {slot.index} {why} {STRIKES} times while it loaded; see its log")
-        given, slot.given = list(slot.given), deque()
-        self._close(slot)
-        self._start(slot)
-        self.events.append(Restarted(slot.index, why))
-        self.backlog.extendleft(reversed(given[1:] if slot.failed_starts == 0 else given))
-        if given and slot.failed_starts == 0:  # the first it was given is the one that it died of
+        replaced = slot.failed_starts < STRIKES
+        if not replaced and not any(other.process is not None and other.ready for other in self.slots):
+            raise WorkerError(f"worker {slot.index} could not start, {STRIKES} times; the last time it {why}")
+        self.events.append(WorkerLost(slot.index, why, replaced))
+        for work in given if slot.ready else ():
+            self.strikes.setdefault(work.path, 0)
+        if given and at_fault:  # the first it was given is the one that it died of
             self._strike(given[0], why)
 
     def _strike(self, work: Work, why: str) -> None:
         self.strikes[work.path] = self.strikes.get(work.path, 0) + 1
         if self.strikes[work.path] >= STRIKES:
-            raise WorkerError(f"{work.frames}: gave up after {STRIKES} workers; the last one {why}")
+            raise WorkerError(f"{work.frames}: given up after {STRIKES} tries; the last worker {why}")
         self.backlog.appendleft(work)
 
 
-def _socket_folder(scratch: Path) -> None:
-    """Have multiprocessing keep its fork server's socket in the job's directory, to be cleaned up with it.
-
-    In the temp directory a killed run would leave it behind. By way of /proc, because the path of a socket
-    may have 107 bytes only (unix(7)); through `_config`, because a `tempfile.tempdir` would be removed once
-    more at exit.
-    """
-    fd = os.open(scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    multiprocessing.current_process()._config["tempdir"] = f"/proc/{os.getpid()}/fd/{fd}"
+def ended(process: BaseProcess) -> str:
+    """How a process ended, as the end of a sentence about it."""
+    process.join(1)  # its pipe may end a moment before it does
+    code = process.exitcode
+    if code is not None and code < 0:
+        names = {number.value: number.name for number in signal.Signals}
+        return f"was killed by {names.get(-code, f'signal {-code}')}"
+    return "closed its pipe" if code is None else f"ended with exit status {code}"

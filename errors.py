@@ -1,5 +1,6 @@
 """The errors that a person can act on: each one line, each with the exit status that it ends the command with."""
 
+import errno
 import signal
 
 
@@ -30,3 +31,10 @@ class Stopped(UpscaleError):
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; everything done is kept")
         self.exit_status = 128 + number
+
+
+def full_disk(error: BaseException) -> str | None:
+    """The line for an error that means a full disk, quota or file size limit; None for any other."""
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write to ({error.strerror}); free some, then rerun to resume"
+    return None

@@ -6,8 +6,9 @@
       ledger.jsonl  a line for each closed segment; each line carries its own CRC-32
       input_frames/ output_frames/ manifests/ status/ segments/ logs/
 
-The ledger is only ever appended to, and fsynced after a segment was; a torn last line is recognised by its
-CRC and costs that one segment.
+The ledger (ledger.py) is only ever appended to, and fsynced after a segment was. Every worker holds the directory
+itself by a shared flock while it may write there: a run that finds the job's main process gone waits for its
+workers too before it touches anything.
 """
 
 import fcntl
@@ -15,16 +16,20 @@ import hashlib
 import json
 import os
 import re
-import shutil
+import socket
 import stat
+import struct
 import time
-import zlib
-from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from errors import BusyError, InputError, UpscaleError
+from errors import BusyError, InputError
+from ledger import SegmentRecord, ledger_line, read_ledger
+from safefile import file_sha256, is_same_file, remove_empty, remove_files, replace_file, sync_directory, write_all
 
 VERSION = 1
+BUSY = "another run (pid {}) is at work on this output; wait for it or stop it"
+OPEN_TRIES = 5
+WORKER_SECONDS = 10.0  # for the workers of a main process that was killed to end
 HASHED_ENDS = 1 << 20  # bytes at each end of the input that identify it
 FOLDERS = {
     "input_frames": r"frame_[0-9]+\.(npy|png)(\.tmp)?",
@@ -36,18 +41,6 @@ FOLDERS = {
 }
 SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
 OWN_FILES = rf"(job\.json|ledger\.jsonl)(\.tmp)?|joined\.[a-z0-9]{{1,8}}|{SOCKET}"
-
-
-@dataclass(frozen=True)
-class SegmentRecord:
-    """A closed segment: frames `first` to `first + len(pts) - 1` (1-based), pts in ticks of the time base."""
-
-    segment: int
-    file: str
-    first: int
-    pts: tuple[int, ...]
-    size: int  # bytes
-    sha256: str
 
 
 def input_identity(path: Path) -> dict:
@@ -80,6 +73,7 @@ class Job:
         self.records: list[SegmentRecord] = []
         self.afresh: str = ""  # why nothing of an earlier run was kept; empty where there was none
         self._lock = -1
+        self._claim = -1
 
     def folder(self, name: str) -> Path:
         return self.directory / name
@@ -92,14 +86,25 @@ class Job:
         Raises BusyError where another run holds it, InputError where it is not ours to use.
         """
         identity = json.loads(json.dumps(identity))  # as a reader of job.json sees it: tuples are lists
-        self._make_directory()
-        self._take_lock()
+        self._claim = claim_output(output)
         try:
-            self._load(identity, output, restart)
+            self._take(identity, output, restart)
         except BaseException:
             self.close()
             raise
         return self
+
+    def _take(self, identity: dict, output: Path, restart: bool) -> None:
+        for left in reversed(range(OPEN_TRIES)):
+            self._make_directory()
+            try:
+                self._take_lock()
+                break
+            except FileNotFoundError:  # a run that has just ended took the directory along
+                if not left:
+                    raise
+        self._wait_for_workers()
+        self._load(identity, output, restart)
 
     def _make_directory(self) -> None:
         try:
@@ -108,7 +113,10 @@ class Job:
             check_private(self.directory)
         except OSError as error:
             raise InputError(f"cannot make the work directory {self.directory}: {error.strerror}") from error
-        entries = set(os.listdir(self.directory))
+        try:
+            entries = set(os.listdir(self.directory))
+        except FileNotFoundError:
+            entries = set()
         own = re.compile(f"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
         if foreign := sorted(name for name in entries if not own.fullmatch(name)):
             raise InputError(
@@ -129,13 +137,31 @@ class Job:
                 if time.monotonic() < deadline:
                     time.sleep(0.05)
                     continue
-                raise BusyError(f"another run (pid {pid}) is at work on this output; wait for it or stop it") from error
-            if _same_file(lock, path):  # not one that a finishing run removed between open and flock
+                raise BusyError(BUSY.format(pid)) from error
+            if is_same_file(lock, path):  # not one that a finishing run removed between open and flock
                 break
             os.close(lock)
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
         self._lock = lock
+
+    def _wait_for_workers(self) -> None:
+        """Until no worker of an earlier run holds the directory; they end by themselves once their run is gone."""
+        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        deadline = time.monotonic() + WORKER_SECONDS
+        try:
+            while True:
+                try:
+                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    return
+                except BlockingIOError:
+                    if time.monotonic() > deadline:
+                        raise BusyError(
+                            f"workers of an earlier run are still at work in {self.directory}; stop them first"
+                        ) from None
+                    time.sleep(0.02)
+        finally:
+            os.close(directory)
 
     def _load(self, identity: dict, output: Path, restart: bool) -> None:
         old = self._read_job()
@@ -153,11 +179,13 @@ class Job:
         self._remove_contents(keep_segments=keep)
         for name in FOLDERS:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
-        if keep:
-            self.records = read_ledger(self.directory / "ledger.jsonl")
-        else:
+            check_private(self.directory / name)
+        if not keep:
             content = {"version": VERSION, "output": place, "identity": identity}
-            _replace(self.directory / "job.json", json.dumps(content, indent=1) + "\n")
+            replace_file(self.directory / "job.json", json.dumps(content, indent=1) + "\n")
+        records = read_ledger(self.directory / "ledger.jsonl") if keep else []
+        self.keep_segments(records)  # a torn line must go before another is appended to it
+        sync_directory(self.directory.parent)
 
     def _read_job(self) -> dict | None:
         """job.json; {} where it is damaged, None where there is none."""
@@ -169,19 +197,21 @@ class Job:
             return job
         except FileNotFoundError:
             return None
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return {}
+
+    @property
+    def held(self) -> bool:
+        """Whether this process holds the directory."""
+        return self._lock >= 0
 
     # The ledger
 
-    def keep_segments(self, verified: int) -> None:
-        """Trust the first `verified` segments only: forget the others, in the ledger and on disk."""
-        self.records = self.records[:verified]
-        _replace(self.directory / "ledger.jsonl", "".join(map(_ledger_line, self.records)))
-        kept = {record.file for record in self.records}
-        for name in os.listdir(self.directory / "segments"):
-            if name not in kept and re.fullmatch(FOLDERS["segments"], name):
-                os.unlink(self.directory / "segments" / name)
+    def keep_segments(self, records: list[SegmentRecord]) -> None:
+        """Trust these segments only: forget the others, in the ledger and on disk."""
+        self.records = list(records)
+        replace_file(self.directory / "ledger.jsonl", "".join(map(ledger_line, records)))
+        remove_files(self.directory, "segments", FOLDERS["segments"], keep={record.file for record in records})
 
     def add_segment(self, written: Path, pts: list[int]) -> SegmentRecord:
         """Enter a closed, fsynced segment: rename it into place, then append it to the ledger."""
@@ -194,7 +224,7 @@ class Job:
         sync_directory(path.parent)
         ledger = os.open(self.directory / "ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
-            _write_all(ledger, _ledger_line(record).encode())
+            write_all(ledger, ledger_line(record).encode())
             os.fsync(ledger)
         finally:
             os.close(ledger)
@@ -211,27 +241,58 @@ class Job:
     def remove_frames(self) -> None:
         """Remove frames and manifests of an earlier run: only segments are kept across runs."""
         for name in ("input_frames", "output_frames", "manifests"):
-            _remove_files(self.directory, name, FOLDERS[name])
+            remove_files(self.directory, name, FOLDERS[name])
 
     def _remove_contents(self, keep_segments: bool) -> None:
         for name, pattern in FOLDERS.items():
             if name != "segments" or not keep_segments:
-                _remove_files(self.directory, name, pattern)
-        _remove_files(self.directory, ".", OWN_FILES if not keep_segments else rf"joined\.[a-z0-9]{{1,8}}|{SOCKET}")
+                remove_files(self.directory, name, pattern)
+        remove_files(self.directory, ".", OWN_FILES if not keep_segments else rf"joined\.[a-z0-9]{{1,8}}|{SOCKET}")
 
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""
         self._remove_contents(keep_segments=False)
         for name in FOLDERS:
-            _remove_empty(self.directory / name)
-        _remove_files(self.directory, ".", "lock")  # last, and still held: nobody else can be in between
-        return _remove_empty(self.directory)
+            remove_empty(self.directory / name)
+        remove_files(self.directory, ".", "lock")  # last, and still held: nobody else can be in between
+        return remove_empty(self.directory)
 
     def close(self) -> None:
-        """Give up the lock."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
+        """Give up the directory and the output."""
+        for descriptor in (self._lock, self._claim):
+            if descriptor >= 0:
+                os.close(descriptor)
+        self._lock = self._claim = -1
+
+
+def claim_output(output: Path) -> int:
+    """Hold an output's name until the descriptor is closed or this process ends; BusyError with the holder's pid.
+
+    Two runs for one output may have different work directories, and nothing may lie beside the output: so the
+    claim is an abstract Unix socket (unix(7)), which no file system shows and the kernel gives free.
+    """
+    place = Path(os.path.realpath(output))
+    folder = os.stat(place.parent) if place.parent.is_dir() else None
+    key = (folder.st_dev, folder.st_ino, os.fsencode(place.name)) if folder else os.fsencode(place)
+    address = b"\0upscale-" + hashlib.sha256(repr(key).encode()).hexdigest().encode()
+    claim = socket.socket(socket.AF_UNIX)
+    try:
+        claim.bind(address)
+        claim.listen(128)
+        return claim.detach()
+    except OSError as error:
+        claim.close()
+        raise BusyError(BUSY.format(_holder(address))) from error
+
+
+def _holder(address: bytes) -> int | str:
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.setblocking(False)
+        try:
+            asking.connect(address)
+            return struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+        except OSError:
+            return "unknown"
 
 
 def check_private(directory: Path) -> None:
@@ -244,117 +305,3 @@ def check_private(directory: Path) -> None:
         raise InputError(f"the work directory {directory} belongs to another user; choose another --work-dir")
     if info.st_mode & 0o022:
         raise InputError(f"others may write to the work directory {directory}; run chmod go-w on it, or remove it")
-
-
-def read_ledger(path: Path) -> list[SegmentRecord]:
-    """The whole records from the start of a ledger; it ends at the first line that is torn or out of order."""
-    records: list[SegmentRecord] = []
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
-        return records
-    except OSError as error:
-        raise UpscaleError(f"cannot read {path}: {error.strerror}") from error
-    for line in data.split(b"\n")[:-1]:  # what follows the last line break is torn
-        record = _parse_line(line)
-        last = records[-1] if records else None
-        if (
-            record is None
-            or record.segment != len(records)
-            or record.first != (last.first + len(last.pts) if last else 1)
-            or (last and record.pts[0] <= last.pts[-1])
-        ):
-            break
-        records.append(record)
-    return records
-
-
-def _ledger_line(record: SegmentRecord) -> str:
-    text = json.dumps(asdict(record), separators=(",", ":"))
-    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
-
-
-def _parse_line(line: bytes) -> SegmentRecord | None:
-    text, tab, crc = line.rpartition(b"\t")
-    try:
-        if not tab or int(crc, 16) != zlib.crc32(text):
-            return None
-        record = SegmentRecord(**{**json.loads(text), "pts": tuple(json.loads(text)["pts"])})
-        whole = [record.segment, record.first, record.size, *record.pts]
-        increasing = all(a < b for a, b in zip(record.pts, record.pts[1:]))  # noqa: B905 - pairs of neighbours
-        named = re.fullmatch(r"segment_[0-9]{6,}\.mkv", record.file)
-    except (ValueError, TypeError, KeyError):
-        return None
-    return record if record.pts and increasing and named and all(type(n) is int for n in whole) else None
-
-
-# Files
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a whole file, in hexadecimal."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def sync_directory(directory: Path) -> None:
-    """Make renames within a directory survive a power cut."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-def free_bytes(directory: Path) -> int:
-    """Bytes that this user may still write on the file system of `directory`."""
-    return shutil.disk_usage(directory).free
-
-
-def _replace(path: Path, text: str) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
-    try:
-        _write_all(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
-    sync_directory(path.parent)
-
-
-def _write_all(fd: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def _same_file(fd: int, path: Path) -> bool:
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
-def _remove_files(directory: Path, folder: str, pattern: str) -> None:
-    """Unlink the files of `directory/folder` whose whole name matches; a folder that is a link is left alone."""
-    try:
-        fd = os.open(directory / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    except OSError:
-        return
-    try:
-        for name in os.listdir(fd):
-            if re.fullmatch(pattern, name) and not stat.S_ISDIR(os.lstat(name, dir_fd=fd).st_mode):
-                os.unlink(name, dir_fd=fd)
-    finally:
-        os.close(fd)
-
-
-def _remove_empty(directory: Path) -> bool:
-    try:
-        os.rmdir(directory)
-    except OSError:
-        return False
-    return True

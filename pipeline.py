@@ -19,101 +19,19 @@ import numpy as np
 
 import frame
 import status
-from decode import Decoder
-from dispatch import BatchDone, Crew, Restarted, Work, WorkerError
-from encode import SegmentWriter, verify_segment
-from errors import Stopped, UpscaleError
-from job import Job, sync_directory
+from dispatch import BatchDone, Crew, Work, WorkerError, WorkerLost
+from errors import Stopped
+from job import Job
 from manifest import Manifest, write_manifest
-from mux import Segment, join
 from plan import Plan
+from segments import OpenSegment, finish
 from video import VideoError
+from window import Entry, Window
 
-SEGMENT_FRAMES = 250
-SEGMENT_SECONDS = 60.0
 GRACE_SECONDS = 4.0  # for encoding what is upscaled already, when the run is stopped
+CLOSE_SECONDS = 8.0  # for that and for closing the open segment; what an encoder keeps longer is lost
 LOOK_SECONDS = 0.25  # between looks at the workers, for the bars
 STATUS_SECONDS = 1.0  # between writes of the status files
-
-
-@dataclass
-class Entry:
-    """A frame on its way. `held` frames have the pixels of the frame before and no files of their own."""
-
-    number: int
-    pts: int
-    held: bool
-    complete: bool
-
-
-class Window:
-    """The frames in storage: at most `capacity` that are not held, in presentation order."""
-
-    def __init__(self, capacity: int):
-        self.capacity = capacity
-        self.entries: deque[Entry] = deque()
-        self.by_number: dict[int, Entry] = {}  # of those with files
-        self.changed = threading.Condition()
-        self.ended = False
-        self.stop_by: float | None = None  # time.monotonic()
-        self.error: BaseException | None = None
-
-    def wait_for_room(self) -> bool:
-        """Until one more frame may be stored; False where the run ends first."""
-        with self.changed:
-            self.changed.wait_for(lambda: len(self.by_number) < self.capacity or self.stop_by is not None)
-            return self.stop_by is None
-
-    def add(self, entry: Entry) -> None:
-        with self.changed:
-            self.entries.append(entry)
-            if not entry.held:
-                self.by_number[entry.number] = entry
-            self.changed.notify_all()
-
-    def complete(self, numbers: list[int]) -> None:
-        """The outputs of these frames are in place."""
-        with self.changed:
-            for number in numbers:
-                if number in self.by_number:
-                    self.by_number[number].complete = True
-            self.changed.notify_all()
-
-    def end(self) -> None:
-        """No more frames will be added."""
-        with self.changed:
-            self.ended = True
-            self.changed.notify_all()
-
-    def stop(self, grace: float, error: BaseException | None = None) -> None:
-        """End the run: what is complete may still be taken for `grace` seconds."""
-        with self.changed:
-            self.error = self.error or error
-            if self.stop_by is None:
-                self.stop_by = time.monotonic() + grace
-            self.changed.notify_all()
-
-    def take(self) -> Entry | None:
-        """The next frame once it is complete; None at the end of the video or of the run."""
-        with self.changed:
-            self.changed.wait_for(
-                lambda: (
-                    (self.entries and self.entries[0].complete)
-                    or (self.ended and not self.entries)
-                    or self.stop_by is not None
-                )
-            )
-            out_of_time = self.stop_by is not None and time.monotonic() > self.stop_by
-            if not self.entries or not self.entries[0].complete or out_of_time:
-                return None
-            return self.entries[0]
-
-    def release(self, entry: Entry) -> None:
-        """The frame taken last is encoded and its files are gone."""
-        with self.changed:
-            self.entries.popleft()
-            self.by_number.pop(entry.number, None)
-            self.changed.notify_all()
 
 
 @dataclass
@@ -140,8 +58,8 @@ class Pipeline:
         self.plan, self.job, self.crew, self.say, self.show = plan, job, crew, say, show
         self.window = Window(plan.window)
         self.tally = Tally(plan.info.frame_count)
-        self.decoder: Decoder | None = None
-        self.works: dict[Path, list[int]] = {}  # manifests that are not done yet: the numbers of their frames
+        self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
+        self.works: dict[Path, tuple[Work, list[int]]] = {}  # manifests not done yet, the numbers of their frames
         self.new_works: deque[Work] = deque()
         self.wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.signal = 0
@@ -163,12 +81,30 @@ class Pipeline:
             self.window.stop(GRACE_SECONDS, error)
         finally:
             self.window.stop(GRACE_SECONDS)
-            for thread in threads:
-                thread.join()
-            os.close(self.wake_reader)
-            os.close(self.wake_writer)
+            if self._wait_for(threads):
+                self._close_wakes()
         if self.window.error is not None:
             raise self.window.error
+
+    def _wait_for(self, threads: list[threading.Thread]) -> bool:
+        """Wait for the stages to end; False where one does not in the time that a signal leaves.
+
+        One that is then still in a decoder or an encoder does nothing any more when it comes back.
+        """
+        deadline = None
+        while alive := [thread for thread in threads if thread.is_alive()]:
+            if deadline is None and (self.signal or alive == threads[:1]):
+                deadline = time.monotonic() + CLOSE_SECONDS
+            if deadline is not None and time.monotonic() > deadline:
+                return False
+            alive[-1].join(0.05)
+        return True
+
+    def _close_wakes(self) -> None:
+        reader, writer = self.wake_reader, self.wake_writer
+        self.wake_reader = self.wake_writer = -1
+        os.close(reader)
+        os.close(writer)
 
     def _attend(self, encoding: threading.Thread) -> None:
         """The main loop: hand out manifests, hear workers, draw, until the last frame is encoded."""
@@ -186,13 +122,31 @@ class Pipeline:
                 written = time.monotonic()
             self.show(self.tally, self.crew.rows)
 
-    def _take(self, event: BatchDone | Restarted) -> None:
-        if isinstance(event, Restarted):
-            self.tally.restarts += 1
-            self.say(f"worker {event.slot} {event.why}; a fresh one takes its place")
+    def _take(self, event: BatchDone | WorkerLost) -> None:
+        if isinstance(event, WorkerLost):
+            self.tally.restarts += event.replaced
+            then = "a fresh one takes its place" if event.replaced else "it can't be started; the others go on"
+            self.say(f"worker {event.slot} {event.why}; {then}")
         elif event.path in self.works:
-            self.window.complete(self.works.pop(event.path))
+            work, numbers = self.works[event.path]
+            if damage := self._damage(numbers):
+                self.say(f"{damage}; {work.frames} are done again")
+                for number in numbers:
+                    self._file("output_frames", number).unlink(missing_ok=True)
+                self.crew.redo(work, f"left this: {damage}")
+                return
+            del self.works[event.path]
+            self.window.complete(numbers)
             event.path.unlink(missing_ok=True)
+
+    def _damage(self, numbers: list[int]) -> str:
+        """What is wrong with the upscaled frames of these numbers as they lie there; nothing if they are whole."""
+        for number in numbers:
+            try:
+                self._load(number)
+            except WorkerError as error:
+                return str(error)
+        return ""
 
     def _guard(self, stage: Callable[[], None]) -> None:
         """Run a stage in its thread; its error ends the run and is raised by `run`."""
@@ -206,7 +160,8 @@ class Pipeline:
     def wake(self) -> None:
         """Have the main loop look now; safe in a signal handler."""
         try:
-            os.write(self.wake_writer, b"x")
+            if self.wake_writer >= 0:
+                os.write(self.wake_writer, b"x")
         except BlockingIOError:
             pass  # it has been woken already
 
@@ -224,13 +179,13 @@ class Pipeline:
         batch: list[int] = []
         number_of = itertools.count()
         previous: np.ndarray | None = None
-        with Decoder(self.plan.info, skip=self.job.frames_done) as self.decoder:
-            last = self.job.frames_done
-            for decoded in self.decoder:
+        last = self.job.frames_done
+        with self.plan.source.open(last) as decoder:
+            for decoded in decoder:
                 last = decoded.number
                 samples = self._flat(decoded.planes)
                 held = previous is not None and np.array_equal(samples, previous)
-                if not held and not self.window.wait_for_room():
+                if not self.window.wait_for_room():
                     return
                 if not held:
                     self._store(decoded.number, samples)
@@ -239,13 +194,12 @@ class Pipeline:
                 self.tally.held += held
                 self.window.add(Entry(decoded.number, decoded.pts, held, held))
                 # A long still must not keep the frames before it from being upscaled.
-                if len(batch) == self.plan.batch_size or (
-                    batch and decoded.number - batch[0] > 8 * self.plan.batch_size
-                ):
+                if len(batch) == self.plan.batch_size or (batch and last - batch[0] > 8 * self.plan.batch_size):
                     self._deal(next(number_of), batch)
                     batch = []
             if batch:
                 self._deal(next(number_of), batch)
+            self.warnings = decoder.warnings
         if last == 0:
             raise VideoError(f"{self.plan.options.input}: no frame of it decodes")
         self.tally.total = last
@@ -263,7 +217,7 @@ class Pipeline:
     def _store(self, number: int, samples: np.ndarray) -> None:
         p = self.plan.picture
         shape = frame.stored_shape(frame.FORMATS[p.pixel_format], p.width, p.height)
-        with (self.job.folder("input_frames") / frame.frame_name(number)).open("wb") as file:
+        with self._file("input_frames", number).open("wb") as file:
             np.lib.format.write_array(file, samples.reshape(shape), allow_pickle=False)
 
     def _deal(self, number: int, frames: list[int]) -> None:
@@ -287,8 +241,9 @@ class Pipeline:
             output_colour=f"{p.out_matrix} {'full' if p.out_full_range else 'limited'}",
         )
         path = write_manifest(manifest, self.job.folder("manifests") / f"manifest_{number:06d}.txt")
-        self.works[path] = list(frames)
-        self.new_works.append(Work(path, f"frames {frames[0]} to {frames[-1]}"))
+        work = Work(path, f"frames {frames[0]} to {frames[-1]}")
+        self.works[path] = work, list(frames)
+        self.new_works.append(work)
         self.wake()
 
     # Encode
@@ -297,7 +252,7 @@ class Pipeline:
         """Upscaled frames into segments, in order; closes the open segment however the run ends."""
         previous: list[np.ndarray] | None = None
         while (entry := self.window.take()) is not None:
-            with _OpenSegment(self.job, self.plan) as segment:
+            with OpenSegment(self.job, self.plan) as segment:
                 while entry is not None:
                     if not entry.held:
                         previous = self._load(entry.number)
@@ -313,11 +268,10 @@ class Pipeline:
     def _load(self, number: int) -> list[np.ndarray]:
         """The planes of an upscaled frame, memory-mapped."""
         p = self.plan.picture
-        path = self.job.folder("output_frames") / frame.frame_name(number)
         fmt, size = frame.FORMATS[p.out_pixel_format], p.stored_size
         try:
-            samples = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+            samples = np.load(self._file("output_frames", number), mmap_mode="r", allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
             raise WorkerError(f"frame {number} came back damaged: {error}") from error
         if samples.dtype != fmt.dtype or samples.size != frame.sample_count(fmt, *size):
             raise WorkerError(f"frame {number} came back with the wrong size")
@@ -325,65 +279,13 @@ class Pipeline:
 
     def _remove(self, number: int) -> None:
         for folder in ("input_frames", "output_frames"):
-            (self.job.folder(folder) / frame.frame_name(number)).unlink(missing_ok=True)
+            self._file(folder, number).unlink(missing_ok=True)
+
+    def _file(self, folder: str, number: int) -> Path:
+        return self.job.folder(folder) / frame.frame_name(number)
 
     # After
 
     def finish(self) -> list[str]:
-        """Join the segments with the input's other streams, move the result to its name; returns warnings."""
-        plan, job = self.plan, self.job
-        container = plan.output.suffix[1:].lower()
-        segments = [Segment(job.folder("segments") / record.file, record.pts) for record in job.records]
-        # In the work directory where that is on the output's file system: a run that is killed while it joins
-        # leaves nothing beside the output, and the rename is as atomic.
-        beside = os.stat(job.directory).st_dev != os.stat(plan.output.parent).st_dev
-        target = plan.output.parent / f".{plan.output.name}.joined" if beside else job.directory / f"joined.{container}"
-        try:
-            warnings = join(segments, plan.info, plan.encoding, target, container)
-            os.replace(target, plan.output)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        sync_directory(plan.output.parent)
-        return warnings
-
-
-class _OpenSegment:
-    """The segment that is being written; entered in the ledger when it is left, also by an error elsewhere."""
-
-    def __init__(self, job: Job, plan: Plan):
-        self.job, self.pts = job, []
-        self.path = job.folder("segments") / f"segment_{len(job.records):06d}.mkv.tmp"
-        self.writer = SegmentWriter(self.path, plan.encoding)
-        self.opened = time.monotonic()
-
-    def write(self, planes: list[np.ndarray], pts: int) -> None:
-        self.writer.write(planes, pts)
-        self.pts.append(pts)
-
-    def is_full(self) -> bool:
-        return len(self.pts) >= SEGMENT_FRAMES or time.monotonic() - self.opened > SEGMENT_SECONDS
-
-    def __enter__(self) -> "_OpenSegment":
-        return self
-
-    def __exit__(self, kind, error, trace) -> None:
-        self.writer.close()
-        if self.pts and kind is None:
-            self.job.add_segment(self.path, self.pts)
-
-
-def verify(job: Job, say: Callable[[str], None]) -> None:
-    """Keep the segments of an earlier run up to the first that is not what the ledger says of it."""
-    good = 0
-    for record in job.records:
-        path = job.folder("segments") / record.file
-        try:
-            if verify_segment(path) != len(record.pts):
-                break
-        except (UpscaleError, OSError):
-            break
-        good += 1
-    if good < len(job.records):
-        say(f"{len(job.records) - good} segments of the earlier run are damaged; their frames are done again")
-    job.keep_segments(good)
+        """The segments as the output, in place; returns warnings."""
+        return finish(self.plan, self.job)

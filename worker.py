@@ -3,29 +3,29 @@
     python worker.py MANIFEST          # one manifest by itself
 
     main process                              worker process (this file)
-      tasks queue (one a worker) ── path ──►  read manifest, upscale batch after batch
+      tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
       results pipe (one a worker) ◄─ message ─  ("ready",) ("batch", path, n) ("done", path)
-                                                ("failed", path, why, traceback) ("fatal", why, traceback)
+                                                ("failed", path, why) ("fatal", path, why)
       status array ◄──────────── row N ───────  state, batch, frames, heartbeat
 
-Nothing that a worker can hold is shared with another: if it is killed, only its own queue, pipe and row are
-left behind. It ends when its main process does, in whatever it is at that moment.
+Nothing that a worker can hold is shared with another: if it is killed, only its own pipes and row are left
+behind. It ends when its main process does, in whatever it is at that moment. After an error that another try
+may not meet ("failed") it ends too, because a device may be unusable from then on; after one that every try
+would meet ("fatal") the main process ends the run.
 """
 
 import argparse
 import faulthandler
+import fcntl
 import logging
 import os
-import signal
 import sys
-import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from multiprocessing import connection, parent_process
 from pathlib import Path
 
 import numpy as np
@@ -34,10 +34,13 @@ import frame
 import manifest as manifests
 import status
 from batch import make_upscaler
-from errors import InputError, UpscaleError
+from errors import UpscaleError, full_disk
+from framefile import read_frame, write_frame
 from manifest import Manifest, ManifestError
+from processes import tie_to_main
 from settings import ModelSettings, PictureSettings
 
+MAX_MESSAGE = 1000  # characters: an error of CUDA can be pages long, and all of it is in the log
 log = logging.getLogger("worker")
 
 
@@ -58,16 +61,13 @@ class Batch:
 
 
 def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
-    """Target of a worker process: upscale the manifests whose paths come through `tasks` until a None comes.
+    """Target of a worker process: upscale the manifests whose paths come through `tasks` until it ends.
 
     `array` is the status array of status.new_array, of which this worker writes row `index`. A manifest lies
     in JOB/manifests, may name directories within JOB only, and is logged in JOB/logs; `log_folder` is where
-    the worker logs until the first one comes.
+    the worker logs until the first one comes. Ends with status 1 after an error.
     """
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the main process decides
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_parent, daemon=True, name="parent watch").start()
+    tie_to_main()
     row = status.rows(array)[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
     row["batch"], row["state"] = -1, status.IDLE
@@ -76,19 +76,15 @@ def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_f
         worker.open_log(log_folder)
         worker.load()
         worker.serve()
-    except (BrokenPipeError, EOFError, KeyboardInterrupt):
+    except (BrokenPipeError, EOFError):
         pass  # the main process is gone or going
     except BaseException as error:
-        worker.report_fatal(error)
-
-
-def _end_with_parent() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)  # at once, also out of a long kernel: nothing keeps a device busy for nobody
+        worker.fail(error)
+        os._exit(1)  # a broken device can hang the usual way out
 
 
 class Worker:
-    """One worker: the queue it serves, its row in the status array and its upscaler."""
+    """One worker: the tasks it serves, its row in the status array and its upscaler."""
 
     def __init__(self, index: int, row, tasks, results, settings: ModelSettings, in_job: bool = True):
         self.index, self.row, self.tasks, self.results = index, row, tasks, results
@@ -96,6 +92,8 @@ class Worker:
         self.upscaler = None
         self.current = ""  # path of the manifest at work
         self.log_folder: Path | None = None
+        self.job: Path | None = None
+        self.held = -1  # descriptor of the job's directory
 
     def beat(self) -> None:
         """A sign of life; a worker that gives none for long counts as dead."""
@@ -111,42 +109,29 @@ class Worker:
         flying: deque[Batch] = deque()
         waiting: deque[Batch] = deque()
         while True:
-            while not waiting and (not flying or not self.tasks.empty()):
-                path = self.tasks.get()
-                if path is None:
-                    return
-                waiting.extend(self._read(path))
-            try:
-                if waiting and len(flying) <= self.upscaler.depth:
-                    flying.append(self._submit(waiting.popleft()))
-                if flying and (len(flying) > self.upscaler.depth or not waiting):
-                    self._finish(flying[0])
-                    flying.popleft()
-            except Exception as error:
-                failed = flying[0] if flying else None
-                self._fail(failed.path if failed else self.current, error)
-                # What is in flight belongs to the same or a later manifest: start over with a clean device side.
-                waiting = deque(b for b in (*flying, *waiting) if b.path != (failed.path if failed else self.current))
-                flying.clear()
-                self.upscaler = make_upscaler(self.settings, self.beat)
+            while not waiting and (not flying or self.tasks.poll()):
+                waiting.extend(self._read(self.tasks.recv()))
+            if waiting and len(flying) <= self.upscaler.depth:
+                flying.append(self._submit(waiting.popleft()))
+            if flying and (len(flying) > self.upscaler.depth or not waiting):
+                self.current = flying[0].path
+                self._finish(flying.popleft())
 
     def _read(self, path: str) -> list[Batch]:
         self.current = path
         job = Path(path).parent.parent
         if self.in_job:
-            self.open_log(job / "logs")
+            self._enter(job)
         self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
         self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
         self.beat()
-        try:
-            work = manifests.read_manifest(path, job if self.in_job else None)
-            batches = list(open_batches(work, path))
-        except Exception as error:
-            self._fail(path, error)
-            return []
+        work = manifests.read_manifest(path, job if self.in_job else None)
+        batches = list(open_batches(work, path))
         self.row["total_batches"] += len(work.batches)
         self.row["batches_done"] += len(work.batches) - len(batches)
-        if not batches:  # all of it was done before
+        for number in work.batches.keys() - {batch.number for batch in batches}:
+            self.results.send(("batch", path, number))  # done before, maybe by one that died before it said so
+        if not batches:
             self._done(path)
         return batches
 
@@ -177,21 +162,27 @@ class Worker:
         self.row["batch"], self.row["state"], self.row["end"] = -1, status.COMPLETED, time.time()
         self.results.send(("done", path))
 
-    def _fail(self, path: str, error: Exception) -> None:
+    def fail(self, error: BaseException) -> None:
+        """Say why this worker ends: to the log, the status array and the main process."""
         text = one_line(error)
-        log.error("manifest %s: %s\n%s", path, text, traceback.format_exc())
-        self.row["error"], self.row["state"] = text.encode()[:255], status.ERROR
-        final = isinstance(error, UpscaleError | ManifestError | OSError)
-        self.results.send(("fatal" if final else "failed", path, text, traceback.format_exc()))
-
-    def report_fatal(self, error: BaseException) -> None:
-        """The model can't be loaded, or the loop itself broke: say so and end."""
-        self.row["error"], self.row["state"] = one_line(error).encode()[:255], status.ERROR
-        log.error("%s", traceback.format_exc())
+        log.error("manifest %s: %s\n%s", self.current or "none", text, traceback.format_exc())
+        self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
+        final = full_disk(error) or isinstance(error, UpscaleError | ManifestError)
         try:
-            self.results.send(("fatal", "", one_line(error), traceback.format_exc()))
+            self.results.send(("fatal" if final else "failed", self.current, text))
         except OSError:
-            pass
+            pass  # the main process is gone or going
+
+    def _enter(self, job: Path) -> None:
+        """Hold the job's directory, so that no later run takes it while this worker may still write there."""
+        if job == self.job:
+            return
+        held = os.open(job, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if self.held >= 0:
+            os.close(self.held)
+        self.job, self.held = job, held
+        self.open_log(job / "logs")
 
     def open_log(self, folder: Path) -> None:
         """Log to `folder`/worker_N.log from now on, with all that this process writes to stdout and stderr."""
@@ -213,11 +204,13 @@ class Worker:
 
 def one_line(error: BaseException) -> str:
     """An exception in one line; its class too where the message alone would not be understood."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, UpscaleError | ManifestError) else f"{type(error).__name__}: {text}"
+    text = " ".join(str(error).split())[:MAX_MESSAGE]
+    if isinstance(error, UpscaleError | ManifestError):
+        return text
+    return full_disk(error) or f"{type(error).__name__}: {text}"
 
 
-# Frames in and out
+# Manifests
 
 
 def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
@@ -250,70 +243,30 @@ def scaled(side: int, scale: Fraction) -> int:
     return max(1, int(side * scale + Fraction(1, 2)))
 
 
-def read_frame(path: Path) -> np.ndarray:
-    """A frame file as an array in its stored shape: memory-mapped for .npy, RGB (height, width, 3) for .png."""
-    if path.suffix == ".npy":
-        try:
-            return np.load(path, mmap_mode="r", allow_pickle=False)
-        except ValueError as error:
-            raise InputError(f"{path}: not a frame: {error}") from error
-    import cv2  # only frames that a person can open need it
-
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path}: not a picture that can be read")
-    return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
-
-
-def write_frame(path: Path, samples: np.ndarray) -> None:
-    """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as file:
-        if path.suffix == ".npy":
-            np.lib.format.write_array(file, np.ascontiguousarray(samples), allow_pickle=False)
-        else:
-            import cv2
-
-            file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
-    os.replace(temporary, path)
-
-
 # The command
-
-
-class _Done(BaseException):
-    """The one manifest of the command is through; no Exception, so that no handler takes it for a failure."""
 
 
 class _Console:
     """Takes the place of the results pipe when a manifest is run by itself."""
 
-    def __init__(self, say: Callable[[str], None]):
-        self.say, self.failure = say, ""
-
     def send(self, message: tuple) -> None:
-        kind, *rest = message
-        if kind == "batch":
-            self.say(f"batch {rest[1]} done")
-        elif kind in ("failed", "fatal"):
-            self.failure = rest[1]
-            raise _Done
-        elif kind == "done":
-            raise _Done
+        if message[0] == "batch":
+            print(f"worker: batch {message[2]} done", file=sys.stderr)
 
 
 class _One:
-    """Takes the place of the tasks queue when a manifest is run by itself."""
+    """Takes the place of the tasks pipe when a manifest is run by itself."""
 
     def __init__(self, path: str):
-        self.path: str | None = path
+        self.paths = [path]
 
-    def empty(self) -> bool:
-        return self.path is None
+    def poll(self) -> bool:
+        return bool(self.paths)
 
-    def get(self) -> str | None:
-        path, self.path = self.path, None
-        return path
+    def recv(self) -> str:
+        if not self.paths:
+            raise EOFError
+        return self.paths.pop()
 
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -329,7 +282,6 @@ def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
     args = _arguments(argv)
-    console = _Console(lambda text: print(f"worker: {text}", file=sys.stderr))
     try:
         work = manifests.read_manifest(args.manifest)
         work.output_dir.mkdir(parents=True, exist_ok=True)
@@ -343,20 +295,19 @@ def main(argv: Sequence[str] | None = None) -> int:
             args.threads or len(os.sched_getaffinity(0)),
         )  # fmt: skip
         row = np.zeros(1, status.row_dtype())[0]
-        worker = Worker(work.worker, row, _One(args.manifest), console, settings, in_job=False)
+        worker = Worker(work.worker, row, _One(args.manifest), _Console(), settings, in_job=False)
         worker.load()
-        try:
-            worker.serve()
-        except _Done:
-            pass
     except (UpscaleError, ManifestError) as error:
         print(f"worker: error: {one_line(error)}", file=sys.stderr)
         return 2
-    if console.failure:
-        print(f"worker: error: {console.failure}", file=sys.stderr)
+    try:
+        worker.serve()
+    except EOFError:
+        print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
+        return 0
+    except Exception as error:
+        print(f"worker: error: {one_line(error)}", file=sys.stderr)
         return 1
-    print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
-    return 0
 
 
 if __name__ == "__main__":

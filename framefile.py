@@ -1,0 +1,40 @@
+"""Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+
+from errors import InputError
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A frame file as an array in its stored shape: memory-mapped for .npy, RGB (height, width, 3) for .png."""
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path}: not a frame: {error}") from error
+    import cv2  # only frames that a person can open need it
+
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{path}: not a picture that can be read")
+    return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
+
+
+def write_frame(path: Path, samples: np.ndarray) -> None:
+    """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("wb") as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
+            if path.suffix == ".npy":
+                np.lib.format.write_array(file, np.ascontiguousarray(samples), allow_pickle=False)
+            else:
+                import cv2
+
+                file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
