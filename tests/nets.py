@@ -5,26 +5,39 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from architectures import realesrgan_classes
+
+def _convolution(name: str, inputs: int, outputs: int, generator: torch.Generator, size: float = 1.0) -> dict:
+    """A 3x3 convolution drawn as PyTorch draws one, `size` times as large."""
+    bound = size / (inputs * 9) ** 0.5
+    weight = torch.rand((outputs, inputs, 3, 3), generator=generator) * 2 - 1
+    bias = torch.rand(outputs, generator=generator) * 2 - 1
+    return {f"{name}.weight": weight * bound, f"{name}.bias": bias * bound}
 
 
 def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     """The tensors of an SRVGGNetCompact whose residual is small, so that little of a mid-gray picture clips."""
-    torch.manual_seed(seed)
-    module = realesrgan_classes()[0](num_feat=features, num_conv=convolutions, upscale=scale)
-    state = {name: values.detach() for name, values in module.state_dict().items()}
-    last = f"body.{2 * convolutions + 2}"
-    return state | {f"{last}.{part}": state[f"{last}.{part}"] * 0.3 for part in ("weight", "bias")}
+    generator = torch.Generator().manual_seed(seed)
+    state, inputs = {}, 3
+    for index in range(convolutions + 1):
+        state |= _convolution(f"body.{2 * index}", inputs, features, generator)
+        state |= {f"body.{2 * index + 1}.weight": 0.1 + 0.3 * torch.rand(features, generator=generator)}
+        inputs = features
+    return state | _convolution(f"body.{2 * convolutions + 2}", features, 3 * scale**2, generator, 0.3)
 
 
-def rrdb(features: int = 8, blocks: int = 1, grow: int = 4, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def rrdb(features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     """The tensors of an RRDBNet that gives a picture around mid-gray."""
-    torch.manual_seed(seed)
-    module = realesrgan_classes()[1](3, 3, scale=scale, num_feat=features, num_block=blocks, num_grow_ch=grow)
-    state = {name: values.detach() for name, values in module.state_dict().items()}
-    state["conv_last.weight"] *= 0.3
-    state["conv_last.bias"] = torch.full((3,), 0.5)
-    return state
+    generator = torch.Generator().manual_seed(seed)
+    state = _convolution("conv_first", 3 * (4 // scale) ** 2, features, generator)
+    for block in range(blocks):
+        for dense in (1, 2, 3):
+            for index in range(1, 6):
+                inputs, outputs = features + (index - 1) * grow, grow if index < 5 else features
+                state |= _convolution(f"body.{block}.rdb{dense}.conv{index}", inputs, outputs, generator)
+    for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
+        state |= _convolution(name, features, features, generator)
+    state |= _convolution("conv_last", features, 3, generator, 0.3)
+    return state | {"conv_last.bias": torch.full((3,), 0.5)}
 
 
 def picture(height: int, width: int, seed: int = 0, frames: int = 1) -> torch.Tensor:

@@ -59,7 +59,7 @@ def test_the_packaged_video_network_sees_18_pixels_far():
 
 
 def test_rrdb_patches_leave_no_seam():
-    state, frames = nets.rrdb(16, 2, 8), nets.picture(80, 150)
+    state, frames = nets.rrdb(16, 2), nets.picture(80, 150)
     whole = forward(state)[0](frames)
     tiled, shapes = forward(state, 80 * 100)
     error = (tiled(frames) - whole).abs().max() * 255
