@@ -68,7 +68,7 @@ def join(
     warnings: list[str] = []
     while True:
         try:
-            track = Track(segments, info, settings, depth, clip is None)
+            track = Track(segments, info, settings, depth, clip[1] if clip else None)
             return warnings + _Join(track, info, container, clip, kinds[0]).write(target)
         except DeeperReorder as deeper:
             depth = deeper.depth

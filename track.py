@@ -35,13 +35,13 @@ class DeeperReorder(Exception):
 class Track:
     """All segments as one track. `pts` are all frames' times, ticks of the settings' time base.
 
-    `depth` is how many frames decoding runs ahead of showing; `whole` says that the segments reach to the
-    input's last frame. SegmentError where there is no frame, or
-    times do not grow.
+    `depth` is how many frames decoding runs ahead of showing; `until` is where the part of the input that the
+    segments are ends, in seconds, or None where they reach to the input's last frame. SegmentError where there
+    is no frame, or times do not grow.
     """
 
     def __init__(
-        self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, depth: int, whole: bool
+        self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, depth: int, until: Fraction | None
     ) -> None:
         self.segments, self.settings, self.depth = segments, settings, depth
         self.pts = [pts for segment in segments for pts in segment.pts]
@@ -52,8 +52,30 @@ class Track:
         self.start = self.pts[0] * settings.time_base  # seconds
         rate = settings.frame_rate or FALLBACK_RATE
         self._usual = max(1, round(1 / (rate * settings.time_base)))  # ticks of a usual frame
-        last = _last_duration(info, settings.time_base, self.pts, whole)
+        last = _last_duration(info, settings.time_base, self.pts, until)
         self.end = self.pts[-1] + (last or self._usual)  # ticks: where the last frame's showing ends
+
+        self._lead = self._lead_time()
+
+    def _lead_time(self) -> int:
+        """Ticks from the first decoding time to the first presentation time, one at least for each frame of `depth`.
+
+        MP4 derives a track's length from the decoding times: it comes out right if the lead is as long as
+        the last frames, less the one decoded last. A lead beyond a second is not worth that.
+        """
+        last = -1  # timestamp of the packet decoded last; none is checked when the packets are written
+        for packet, _ in _segment_packets(self.segments[-1]):
+            last = packet.pts
+        rank = len(self.pts) - len(self.segments[-1].pts) + last - RANK_OFFSET
+        if not self.depth or not 0 <= rank < len(self.pts):
+            return self.depth * self._usual
+        lead = self.end - self.pts[max(len(self.pts) - 1 - self.depth, 0)] - self._duration(rank)
+        longest = max(self.depth * self._usual, round(1 / self.settings.time_base))
+        return max(self.depth, min(lead, longest))
+
+    def _duration(self, rank: int) -> int:
+        """Ticks that a frame is shown."""
+        return (self.pts[rank + 1] if rank + 1 < len(self.pts) else self.end) - self.pts[rank]
 
     def add_to(self, out: OutputContainer, container: str) -> Stream:
         """Adds the track's stream to the output: everything but tags and disposition."""
@@ -125,9 +147,8 @@ class Track:
 
     def _timed(self, packet: av.Packet, rank: int, decoded: int, offset: int, target: Stream) -> av.Packet:
         early = decoded - self.depth
-        dts = self.pts[early] if early >= 0 else self.pts[0] + early * self._usual
-        after = self.pts[rank + 1] if rank + 1 < len(self.pts) else self.end
-        packet.pts, packet.dts, packet.duration = self.pts[rank] - offset, dts - offset, after - self.pts[rank]
+        dts = self.pts[early] if early >= 0 else self.pts[0] + early * self._lead // self.depth
+        packet.pts, packet.dts, packet.duration = self.pts[rank] - offset, dts - offset, self._duration(rank)
         packet.time_base = self.settings.time_base
         packet.stream = target
         return packet
@@ -155,21 +176,21 @@ def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
         raise SegmentError(f"segment {segment.path.name} can't be read: {error}") from error
 
 
-def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], whole: bool) -> int | None:
-    """Ticks that the input shows the frame at `pts[-1]`, its last if `whole`; None where it does not say.
+def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], until: Fraction | None) -> int | None:
+    """Ticks that the input shows the frame at `pts[-1]`; None where it does not say.
 
-    The track's length says it best: packets of MP4 files with B-frames carry the time to the next one that
-    is decoded. But a header may claim any length, so that more than the longest gap, and a second, is not
-    believed.
+    A part is shown until its end. The length of the whole track says it better than its last packet: packets
+    of MP4 files with B-frames carry the time to the next one that is decoded. But an end may be claimed
+    anywhere, so that more than the longest gap, and a second, is not believed.
     """
     believed = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
     try:
         with open_input(info.path) as source:
             stream = source.streams[info.stream_index]
-            if whole and stream.duration and stream.start_time is not None:
-                left = round((stream.start_time + stream.duration) * stream.time_base / time_base) - pts[-1]
-                if 0 < left <= believed:
-                    return left
+            if until is None and stream.duration and stream.start_time is not None:
+                until = (stream.start_time + stream.duration) * stream.time_base
+            if until is not None and 0 < round(until / time_base) - pts[-1] <= believed:
+                return round(until / time_base) - pts[-1]
             near = round(pts[-1] * time_base / stream.time_base)
             source.seek(near, stream=stream)
             for packet in source.demux(stream):

@@ -1,5 +1,7 @@
 """The joined output, as a player's demuxer sees it: every time, tag, stream and byte that the input promises."""
 
+import resource
+import signal
 from fractions import Fraction
 from itertools import pairwise
 from pathlib import Path
@@ -317,6 +319,41 @@ def test_a_later_segment_may_reorder_further_than_the_first(tmp_path):
     ]
     join(reversed_cut, result.info, result.settings, tmp_path / "p.mp4", "mp4")
     assert times(tmp_path / "p.mp4") == [Fraction(i, 25) for i in range(9)]
+
+
+def test_the_last_frame_is_shown_as_long_as_in_the_input(tmp_path):
+    """A part of uneven timing: up to where the part ends; the whole: as long as the input's track."""
+    pts = [0, 100, 150, 1000, 1300, 1900]
+    source = make_clip(tmp_path / "in.mp4", 6, time_base=MS, pts=pts)
+    whole = passthrough(source, tmp_path / "o.mp4", length=3)
+    with av.open(str(source)) as old, av.open(str(whole.path)) as new:
+        before, after = old.streams.video[0], new.streams.video[0]
+        assert after.duration * after.time_base == before.duration * before.time_base
+    join(whole.segments[:1], whole.info, whole.settings, tmp_path / "p.mp4", "mp4", clip=(Fraction(0), Fraction(1)))
+    with av.open(str(tmp_path / "p.mp4")) as part:
+        assert part.streams.video[0].duration * part.streams.video[0].time_base == 1
+
+
+def test_a_full_disk_ends_the_join(tmp_path, plain):
+    result = passthrough(plain, tmp_path / "o.mp4", crf=1)
+    old, handler = resource.getrlimit(resource.RLIMIT_FSIZE), signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (5000, old[1]))
+    try:
+        for name in ("p.mp4", "p.mkv"):
+            with pytest.raises(OSError, match="too large"):
+                join(result.segments, result.info, result.settings, tmp_path / name, name[2:])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
+        signal.signal(signal.SIGXFSZ, handler)
+
+
+@pytest.mark.parametrize(
+    "name", ["a 'b\"\nc.mp4", "-x.mp4", "http:x%03d.mkv", b"\xff\xfe.mp4".decode("utf-8", "surrogateescape")]
+)
+def test_any_file_name(tmp_path, plain, name):
+    source = tmp_path / ("in" + name.replace("/", ""))
+    source.write_bytes(plain.read_bytes())
+    assert len(times(passthrough(source, tmp_path / name).path)) == 13
 
 
 def test_only_a_part_of_the_input(tmp_path, rich):
