@@ -1,20 +1,26 @@
 """What a run would do: every input and option checked, nothing touched."""
 
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
 from pathlib import Path
 
+import slurm
+import stills
 import weights
 from devices import choose_devices, core_share, cuda_device_count
-from encode import EncodeSettings, encode_settings
+from encode import FALLBACK_RATE, EncodeSettings, encode_settings
 from encoders import keeps_alpha
 from errors import InputError
 from frame import FORMATS, frame_bytes
-from job import input_identity
+from ledger import SegmentRecord
 from mux import check_container
+from notation import FrameRange
 from options import Options
 from settings import LANCZOS, ModelSettings, PictureSettings
-from video import VideoInfo, probe
+from sources import PictureSource, VideoSource, picture_source, video_source
+from stills import PictureTarget
+from video import VideoInfo
 
 WINDOW_BATCHES = 3  # batches a worker in the window: one at work, one in its queue, one being encoded
 SPARE_BYTES = 64 << 20  # left free on the disk, for the segments of a run that ends because it is full
@@ -26,7 +32,8 @@ class Plan:
 
     options: Options
     output: Path
-    info: VideoInfo
+    source: VideoSource | PictureSource
+    target: PictureTarget | None  # where the result is pictures
     encoding: EncodeSettings
     picture: PictureSettings
     models: tuple[ModelSettings, ...]  # one a worker
@@ -37,6 +44,10 @@ class Plan:
     warnings: tuple[str, ...]
 
     @property
+    def info(self) -> VideoInfo:
+        return self.source.info
+
+    @property
     def frame_bytes(self) -> int:
         """Bytes of one frame in storage, its input and its output together."""
         p = self.picture
@@ -44,27 +55,38 @@ class Plan:
             FORMATS[p.out_pixel_format], *p.stored_size
         )
 
+    def clip(self, records: list[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
+        """From where to where, in seconds of the input, other streams are copied; None is all of them."""
+        if not isinstance(self.source, VideoSource) or self.source.part is None:
+            return None
+        base, rate = self.info.time_base, self.info.frame_rate or FALLBACK_RATE
+        return records[0].pts[0] * base, records[-1].pts[-1] * base + 1 / rate
+
 
 def make_plan(options: Options) -> Plan:
     """Check everything that can be checked before the first byte is written; InputError says what is wrong."""
-    output = check_paths(options.input, options.output)
-    work_dir = work_directory(options, output)
+    if options.slurm:
+        slurm.check(options.sbatch)
+        options = replace(options, workers=options.slurm_workers)
+    target = picture_target(options)
+    output = check_paths(options, target)
+    work_dir = work_directory(options, output, target)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    models = model_settings(options)
-    keep_alpha = keeps_alpha(options.codec, output.suffix.lower().lstrip("."))
-    info = probe(options.input, deinterlace=options.deinterlace, keep_alpha=keep_alpha)
+    extension = output.suffix.lower().lstrip(".")
+    keep_alpha = extension in stills.ALPHA if target else keeps_alpha(options.codec, extension)
+    source = frame_source(options, target, keep_alpha)
+    info = source.info
+    models = model_settings(options, min(options.workers, len(source.numbers or range(options.workers))))
     width, height = options.scale.size(info.width, info.height)
-    encoding = encode_settings(
-        info,
-        output,
-        width,
-        height,
-        codec=options.codec,
-        crf=options.crf,
-        preset=options.preset,
-        pix_fmt=options.pix_fmt,
-    )
-    warnings = check_container(info, output, encoding)
+    if target:
+        encoding = target.settings(info, width, height)
+        warnings = stills.check_formats(target, info)
+    else:
+        encoding = encode_settings(
+            info, output, width, height,
+            codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
+        )  # fmt: skip
+        warnings = check_container(info, output, encoding)
     picture = PictureSettings(
         info.width, info.height, info.pixel_format,
         info.colour.matrix, info.colour.full_range, info.colour.chroma_location,
@@ -73,51 +95,101 @@ def make_plan(options: Options) -> Plan:
     )  # fmt: skip
     batch_size, window = window_frames(options, picture, work_dir)
     return Plan(
-        options, output, info, encoding, picture, models, identity(options, info, encoding, picture, found), work_dir,
-        batch_size, window, (*info.notes, *warnings),
+        options, output, source, target, encoding, picture, models,
+        identity(options, source, encoding, picture, found), work_dir, batch_size, window, (*info.notes, *warnings),
     )  # fmt: skip
 
 
-def check_paths(source: Path, output: Path) -> Path:
+def picture_target(options: Options) -> PictureTarget | None:
+    """Where the result is pictures by the output's name; InputError for options that only videos have."""
+    if not stills.is_picture(options.output):
+        return None
+    for name in ("crf", "preset", "pix_fmt"):
+        if getattr(options, name) is not None:
+            raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
+    if options.codec != "auto":
+        raise InputError(f"--codec is for videos; {options.output.name} is a picture")
+    return PictureTarget(options.output.absolute(), stills.is_pattern(options.output))
+
+
+def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> VideoSource | PictureSource:
+    """What the frames are taken from, by the input's name."""
+    path, part = options.input, options.frames or options.time
+    pictures = None
+    if stills.is_pattern(path):
+        pictures = stills.files_of_pattern(path)
+    elif path.is_dir():
+        pictures = stills.numbered_pictures(path)
+    elif stills.is_picture(path):
+        pictures = ((1, path),)
+    one = isinstance(part, FrameRange) and part.first == part.last
+    if target and not target.pattern and not one and (pictures is None or len(pictures) > 1):
+        raise InputError(
+            f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
+            f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
+        )
+    if pictures is not None:
+        return picture_source(pictures, part, options.frame_rate, keep_alpha)
+    if options.frame_rate is not None:
+        raise InputError("--frame-rate is for numbered pictures; a video has its own")
+    return video_source(path, part, options.deinterlace, keep_alpha)
+
+
+def check_paths(options: Options, target: PictureTarget | None) -> Path:
     """The absolute output path; InputError where the input or the output can't be what they are said to be."""
+    source, output = options.input, options.output
+    if options.frames and options.time:
+        raise InputError("choose --frames or --time, not both")
+    if not stills.is_pattern(source):
+        check_input(source)
+    if output.is_dir():
+        raise InputError(f"{output} is a directory; name a file in it")
+    if options.compare is not None and not stills.is_picture(options.compare):
+        raise InputError(f"--compare {options.compare} is not the name of a picture; choose compare.png")
+    if options.compare is not None and not options.compare.absolute().parent.is_dir():
+        raise InputError(f"the directory of --compare {options.compare} does not exist; make it first")
+    folder = output.absolute().parent
+    if target and target.pattern and not folder.exists():
+        folder = folder.parent  # the pictures' own directory is made
+    if not folder.is_dir():
+        raise InputError(f"the output's directory {folder} does not exist; make it first")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"the output's directory {folder} may not be written to by this user")
+    if output.exists() and os.path.samefile(source, output):
+        raise InputError(f"{output} is the input itself; name another output")
+    if stills.is_pattern(source) and output.absolute() == source.absolute():
+        raise InputError(f"{output} are the input's own files; name another output")
+    return output.absolute()
+
+
+def check_input(source: Path) -> None:
+    """InputError where the input is not there, can't be read, or is empty."""
     if not source.exists():
         raise InputError(f"{source}: no such file")
-    if source.is_dir():
-        raise InputError(f"{source} is a directory; name a video")
     if not os.access(source, os.R_OK):
         raise InputError(f"{source} may not be read by this user")
     if source.is_file() and source.stat().st_size == 0:
         raise InputError(f"{source} is empty")
-    if output.is_dir():
-        raise InputError(f"{output} is a directory; name a file in it")
-    if not output.parent.is_dir():
-        raise InputError(f"the output's directory {output.parent} does not exist; make it first")
-    if not os.access(output.parent, os.W_OK):
-        raise InputError(f"the output's directory {output.parent} may not be written to by this user")
-    if output.exists() and os.path.samefile(source, output):
-        raise InputError(f"{output} is the input itself; name another output")
-    return output.absolute()
 
 
-def work_directory(options: Options, output: Path) -> Path:
-    """OUTPUT.work beside the output, or inside --work-dir."""
+def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
+    """OUTPUT.work beside the output, or inside --work-dir; numbered pictures' is beside their directory."""
+    place = output.parent if target and target.pattern else output
     if options.work_dir is None:
-        return output.with_name(output.name + ".work")
+        return place.with_name(place.name + ".work")
     if not options.work_dir.is_dir():
         raise InputError(f"--work-dir {options.work_dir} does not exist; make it first")
-    return options.work_dir.absolute() / (output.name + ".work")
+    return options.work_dir.absolute() / (place.name + ".work")
 
 
-def model_settings(options: Options) -> tuple[ModelSettings, ...]:
+def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     """The settings of each worker: its device, and its share of the cores where that is the CPU."""
-    devices = choose_devices(
-        "cpu" if options.model == LANCZOS else options.device, options.workers, cuda_device_count()
-    )
+    devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
     named = options.model == LANCZOS or options.model in weights.MODELS
     model = options.model if named else str(Path(options.model).absolute())
     return tuple(
         ModelSettings(
-            model, device, options.precision, options.patch_size, options.batch_size, core_share(options.workers),
+            model, device, options.precision, options.patch_size, options.batch_size, core_share(workers),
             options.denoise, options.strength, options.compile,
         )
         for device in devices
@@ -155,23 +227,35 @@ def available_memory() -> int:
 
 def identity(
     options: Options,
-    info: VideoInfo,
+    source: VideoSource | PictureSource,
     encoding: EncodeSettings,
     picture: PictureSettings,
     found: weights.Weights | None,
 ) -> dict:
     """The input and every parameter that changes the result, as JSON has them."""
     return {
-        "input": input_identity(options.input),
-        "frames": info.identity(),
+        **source.identity(),
+        "frames": source.info.identity(),
         "picture": asdict(picture),
-        "model": {
-            "sha256": list(found.sums) if found else LANCZOS,
-            "blend": found.blend if found else None,
-            "strength": options.strength,
-            "precision": options.precision,
-            "device": options.device.partition(":")[0],
-            "patch_size": options.patch_size,
-        },
+        "model": model_identity(options, found),
         "encoding": encoding.identity(),
     }
+
+
+def model_identity(options: Options, found: weights.Weights | None) -> dict:
+    """What the frames' upscaling depends on, as JSON has it."""
+    return {
+        "sha256": list(found.sums) if found else LANCZOS,
+        "blend": found.blend if found else None,
+        "strength": options.strength,
+        "precision": options.precision,
+        "device": options.device.partition(":")[0],
+        "patch_size": options.patch_size,
+    }
+
+
+def parameters(options: Options) -> dict:
+    """Everything asked for that changes a result, whatever the input, as JSON has it; for folders."""
+    found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
+    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container")
+    return {"model": model_identity(options, found)} | {name: str(getattr(options, name)) for name in names}

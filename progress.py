@@ -1,96 +1,133 @@
-"""What a run says while it goes on: bars in a terminal, plain lines elsewhere, or JSON objects.
+"""What a run says while it goes on: plain lines or JSON objects here, bars in bars.py, a log file beside any of them.
 
-The only importer of tqdm. The main process draws; everything it draws is read from counts and from the
-shared status array.
+Plain lines go to stderr: one at the start, one now and then, one at the end. JSON objects go to stdout, one
+a line; docs/USAGE.md documents them. What can't be written (a closed pipe, a full disk) is not said: a run
+goes on without anybody watching.
 """
 
 import json
+import logging
 import sys
 import time
+from pathlib import Path
 from typing import TextIO
 
-from tqdm import tqdm
-
-import status
+from errors import InputError
 
 PLAIN_SECONDS = 30.0  # at the least between two plain lines
 PLAIN_SHARE = 0.05  # of the video, at the least, between two plain lines
 JSON_SECONDS = 1.0
 
 
-def make_progress(mode: str, verbosity: int = 0) -> "Progress":
-    """The reporter for --progress auto, bars, plain, json or none."""
+def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -> "Progress":
+    """The reporter for --progress auto, bars, plain, json or none; InputError where the log file can't be written."""
     if mode == "auto":
-        mode = "bars" if sys.stderr.isatty() else "plain"
+        mode = "bars" if sys.stderr is not None and sys.stderr.isatty() else "plain"
     if verbosity < 0 and mode != "json":
         mode = "none"
-    return {"bars": Bars, "plain": Plain, "json": Json, "none": Progress}[mode]()
+    if mode == "bars":
+        from bars import Bars
+
+        progress: Progress = Bars(verbosity)
+    else:
+        progress = {"plain": Plain, "json": Json, "none": Progress}[mode](verbosity)
+    return Logged(progress, log_file) if log_file is not None else progress
 
 
 class Progress:
-    """Says nothing; the base of the others."""
+    """Says nothing but errors; the base of the others. Facts are JSON-able."""
+
+    def __init__(self, verbosity: int = 0):
+        self.verbosity = verbosity
 
     def say(self, line: str) -> None:
         """One line for the user: a warning, a restart, what is kept."""
 
+    def detail(self, line: str) -> None:
+        """One line for whoever asked for more (-v)."""
+        if self.verbosity > 0:
+            self.say(line)
+
     def start(self, **facts) -> None:
-        """The run begins; `facts` are JSON-able."""
+        """A job begins."""
 
     def show(self, tally, rows) -> None:
         """Called a few times a second with the pipeline's Tally and the rows of the status array."""
 
     def close(self) -> None:
-        """Nothing will be drawn any more."""
+        """Nothing will be drawn any more for this job."""
+
+    def suspend(self) -> None:
+        """The process is about to be stopped (Ctrl-Z): leave a clean screen."""
+
+    def resume(self) -> None:
+        """The process goes on."""
+
+    def file(self, **facts) -> None:
+        """A file of a folder run has ended: `status` done, skipped, waiting, busy or failed."""
+
+    def plan(self, lines: list[str], **facts) -> None:
+        """What --dry-run found out; to stdout whatever the mode."""
+        for line in lines:
+            put(sys.stdout, line)
 
     def done(self, **facts) -> None:
         """The run has ended well."""
 
     def error(self, message: str, exit_status: int) -> None:
         """The run has ended with an error; the one line of it goes to stderr whatever the mode."""
-        print(f"upscale: error: {message}", file=sys.stderr, flush=True)
+        put(sys.stderr, f"upscale: error: {message}")
+
+
+def put(stream: TextIO | None, line: str) -> None:
+    """Print a line where that is possible: nobody may be listening any more."""
+    if stream is None:
+        return
+    try:
+        print(line, file=stream, flush=True)
+    except (OSError, ValueError):
+        pass
 
 
 class Plain(Progress):
     """A line at the start, a line now and then, a line at the end; all to stderr."""
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, verbosity: int = 0, stream: TextIO | None = None):
+        super().__init__(verbosity)
         self.stream = stream or sys.stderr
         self.last_time, self.last_done = time.monotonic(), 0
 
     def say(self, line: str) -> None:
-        print(f"upscale: {line}", file=self.stream, flush=True)
+        put(self.stream, f"upscale: {line}")
 
     def start(self, **facts) -> None:
-        total = facts["frames"] if facts["frames"] else "an unknown number of"
-        self.say(
-            f"{facts['input']}: {total} frames of {facts['input_size']} to {facts['output_size']}, {facts['model']}, "
-            f"{facts['workers']} workers on {facts['device']}"
-        )
+        self.last_time, self.last_done = time.monotonic(), 0
+        self.say(start_line(facts))
 
     def show(self, tally, rows) -> None:
         now = time.monotonic()
         share = (tally.done - self.last_done) / tally.total if tally.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
             self.last_time, self.last_done = now, tally.done
-            left = f", {eta(tally)} left" if eta(tally) else ""
-            self.say(f"{tally.done} of {tally.total or '?'} frames, {rate(tally):.2f} frames/s{left}")
+            self.say(running_line(tally))
+
+    def file(self, **facts) -> None:
+        self.say(file_line(facts))
 
     def done(self, **facts) -> None:
-        self.say(
-            f"{facts['output']}: {facts['frames']} frames in {facts['seconds']:.1f} s, "
-            f"{facts['frames_per_second']:.2f} frames/s"
-        )
+        self.say(done_line(facts))
 
 
 class Json(Progress):
-    """One object a line on stdout; the README documents it."""
+    """One object a line on stdout."""
 
-    def __init__(self, stream: TextIO | None = None):
+    def __init__(self, verbosity: int = 0, stream: TextIO | None = None):
+        super().__init__(verbosity)
         self.stream = stream or sys.stdout
         self.last_time = 0.0
 
     def _put(self, event: str, **facts) -> None:
-        print(json.dumps({"event": event, **facts}), file=self.stream, flush=True)
+        put(self.stream, json.dumps({"event": event, **facts}))
 
     def say(self, line: str) -> None:
         self._put("message", text=line)
@@ -104,8 +141,14 @@ class Json(Progress):
             self.last_time = now
             self._put(
                 "progress", frames_done=tally.done, frames_total=tally.total, frames_per_second=round(rate(tally), 3),
-                seconds=round(tally.seconds, 1), restarts=tally.restarts,
+                seconds=round(tally.seconds, 1), seconds_left=seconds_left(tally), restarts=tally.restarts,
             )  # fmt: skip
+
+    def file(self, **facts) -> None:
+        self._put("file", **facts)
+
+    def plan(self, lines: list[str], **facts) -> None:
+        self._put("plan", **facts)
 
     def done(self, **facts) -> None:
         self._put("done", **facts)
@@ -115,53 +158,107 @@ class Json(Progress):
         self._put("error", message=message, exit_status=exit_status)
 
 
-class Bars(Plain):
-    """One tqdm bar for the video and one line for each worker."""
+class Logged(Progress):
+    """Another reporter, and beside it a log file that everything is appended to, with times, whatever -q says."""
 
-    def __init__(self):
-        super().__init__()
-        self.total: tqdm | None = None
-        self.lines: list[tqdm] = []
+    def __init__(self, progress: Progress, path: Path):
+        super().__init__(progress.verbosity)
+        self.progress = progress
+        self.last_time = time.monotonic()
+        try:
+            handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+        except OSError as error:
+            raise InputError(f"--log-file {path} can't be written: {error.strerror}") from error
+        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        self.log = logging.Logger("upscale")  # one of its own: the root logger is the caller's
+        self.log.addHandler(handler)
+        self.handler = handler
 
     def say(self, line: str) -> None:
-        tqdm.write(f"upscale: {line}", file=self.stream)
+        self.log.info("%s", line)
+        self.progress.say(line)
+
+    def detail(self, line: str) -> None:
+        self.log.info("%s", line)
+        self.progress.detail(line)
+
+    def start(self, **facts) -> None:
+        self.log.info("%s", start_line(facts))
+        self.progress.start(**facts)
 
     def show(self, tally, rows) -> None:
-        if self.total is None:
-            self._open(tally, len(rows))
-        if self.total.total != tally.total:
-            self.total.total = tally.total
-        self.total.n = tally.done
-        self.total.refresh()
-        for line, row in zip(self.lines, rows, strict=True):
-            line.set_description_str(worker_line(row, line.pos), refresh=True)
-
-    def _open(self, tally, workers: int) -> None:
-        self.total = tqdm(
-            total=tally.total, initial=tally.kept, unit=" frames", file=self.stream, dynamic_ncols=True, position=0,
-            desc="video", smoothing=0.1,
-        )  # fmt: skip
-        self.lines = [
-            tqdm(total=0, file=self.stream, dynamic_ncols=True, position=i + 1, bar_format="{desc}", leave=False)
-            for i in range(workers)
-        ]
+        if time.monotonic() - self.last_time >= PLAIN_SECONDS:
+            self.last_time = time.monotonic()
+            self.log.info("%s", running_line(tally))
+        self.progress.show(tally, rows)
 
     def close(self) -> None:
-        for line in reversed(self.lines):
-            line.close()
-        if self.total is not None:
-            self.total.close()
-        self.lines, self.total = [], None
+        self.progress.close()
+
+    def suspend(self) -> None:
+        self.progress.suspend()
+
+    def resume(self) -> None:
+        self.progress.resume()
+
+    def file(self, **facts) -> None:
+        self.log.log(logging.ERROR if facts["status"] == "failed" else logging.INFO, "%s", file_line(facts))
+        self.progress.file(**facts)
+
+    def plan(self, lines: list[str], **facts) -> None:
+        for line in lines:
+            self.log.info("%s", line)
+        self.progress.plan(lines, **facts)
+
+    def done(self, **facts) -> None:
+        self.log.info("%s", done_line(facts))
+        self.progress.done(**facts)
+
+    def error(self, message: str, exit_status: int) -> None:
+        self.log.error("%s (exit status %d)", message, exit_status, exc_info=exit_status == 1)
+        self.progress.error(message, exit_status)
 
 
-def worker_line(row, position: int) -> str:
-    """One worker's line: device, batches, state, restarts."""
-    batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
-    restarts = f", {row['restarts']} restarts" if row["restarts"] else ""
+# Lines
+
+
+def start_line(facts: dict) -> str:
+    """What a job is, in one line."""
+    frames = many(facts["frames"], "frame") if facts["frames"] else "an unknown number of frames"
     return (
-        f"worker {abs(position) - 1} {row['device'].decode()}: {row['batches_done']} batches, "
-        f"{row['frames_done']} frames, {status.STATES[row['state']]} {batch}{restarts}"
+        f"{facts['input']}: {frames} of {facts['input_size']} to {facts['output_size']}, {facts['model']}, "
+        f"{many(facts['workers'], 'worker')} on {facts['device']}"
     )
+
+
+def running_line(tally) -> str:
+    """How far a job is, in one line."""
+    left = f", {clock(seconds)} left" if (seconds := seconds_left(tally)) is not None else ""
+    restarts = f", {many(tally.restarts, 'restart')}" if tally.restarts else ""
+    return f"{tally.done} of {tally.total or '?'} frames, {rate(tally):.2f} frames/s{left}{restarts}"
+
+
+def file_line(facts: dict) -> str:
+    """How a file of a folder run has ended."""
+    if facts["status"] == "done":
+        return done_line(facts)
+    return f"{facts['input']}: {facts['status']}: {facts['message']}"
+
+
+def done_line(facts: dict) -> str:
+    """What a job or a folder run has done, in one line."""
+    if "files_done" in facts:
+        counts = [f"{facts[f'files_{name}']} {name}" for name in ("done", "skipped", "waiting", "busy", "failed")]
+        return f"{facts['output']}: {', '.join(counts)} in {facts['seconds']:.1f} s"
+    return (
+        f"{facts['output']}: {many(facts['frames'], 'frame')} in {facts['seconds']:.1f} s, "
+        f"{facts['frames_per_second']:.2f} frames/s"
+    )
+
+
+def many(count: int, thing: str) -> str:
+    """`1 frame`, `2 frames`."""
+    return f"{count} {thing}{'' if count == 1 else 's'}"
 
 
 def rate(tally) -> float:
@@ -169,9 +266,14 @@ def rate(tally) -> float:
     return (tally.done - tally.kept) / max(tally.seconds, 1e-9)
 
 
-def eta(tally) -> str:
-    """What is left as h:mm:ss, or nothing where it can't be told."""
+def seconds_left(tally) -> int | None:
+    """What is left, in whole seconds, or None where it can't be told."""
     if not tally.total or tally.done <= tally.kept:
-        return ""
-    seconds = int((tally.total - tally.done) / rate(tally))
+        return None
+    return max(0, int((tally.total - tally.done) / rate(tally)))
+
+
+def clock(seconds: float) -> str:
+    """Seconds as h:mm:ss."""
+    seconds = int(seconds)
     return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

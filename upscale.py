@@ -1,10 +1,10 @@
-"""Upscale a video with Real-ESRGAN on this machine.
+"""Upscale videos and pictures with Real-ESRGAN on this machine.
 
     python upscale.py elk.mp4 out.mp4 2
 
-and from cron, at night:
+every night, whatever is new in a folder, from cron:
 
-    30 1 * * *  cd /srv/video && nice python /opt/upscale/upscale.py in.mp4 out.mp4 2 >> upscale.log 2>&1
+    30 1 * * *  nice -n 19 ionice -c 3 /opt/upscale/.venv/bin/python /opt/upscale/upscale.py /srv/in /srv/done 2 -q
 
 or from Python:
 
@@ -12,108 +12,173 @@ or from Python:
     result = upscale_video("elk.mp4", "out.mp4", 2)
 """
 
-import errno
 import os
-import shlex
-import signal
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from errors import Stopped, UpscaleError
-from options import Options, Scale, parse_options, parse_scale
+from errors import BusyError, InputError, Stopped, UpscaleError
+from interrupt import Signals, open_standard_streams, resume_command, why
+from notation import FrameRange, Scale, TimeRange
+from options import Options, make_options
 
 # Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
 if TYPE_CHECKING:
+    from crews import Crews
+    from dispatch import Crew
     from job import Job
-    from pipeline import Pipeline, Tally
+    from pipeline import Tally
     from plan import Plan
     from progress import Progress
+
+__all__ = ["BusyError", "InputError", "Result", "UpscaleError", "upscale_video"]
 
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did: frames of the video, seconds that it took, the output, and the warnings it gave."""
+    """What a run did: frames of the result, seconds that it took, the output, and the warnings it gave."""
 
     output: Path
     frames: int
     seconds: float
     warnings: tuple[str, ...] = ()
-    skipped: bool = False  # --no-clobber, and the output was there
+    skipped: bool = False  # no_clobber, and the output was there
+    frames_per_second: float = 0.0  # of this run: frames that an earlier one had done are not counted
+    held_frames: int = 0  # frames equal to the one before, which no worker saw
+    restarts: int = 0  # workers that died and were replaced
+
+    def facts(self) -> dict:
+        """As Progress.done takes them; JSON-able."""
+        return {**vars(self), "output": text(self.output), "warnings": list(self.warnings)}
 
 
-def upscale_video(source: str | os.PathLike[str], output: str | os.PathLike[str], scale="2", **options) -> Result:
-    """Upscale one video; `options` are the fields of options.Options, `scale` as the command's SCALE.
+def upscale_video(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], scale: str | float | Fraction | Scale = 2, *,
+    model: str = Options.model, denoise: float | None = None, strength: float = Options.strength,
+    workers: int = Options.workers, batch_size: int = Options.batch_size, patch_size: int = Options.patch_size,
+    device: str = Options.device, precision: str = Options.precision, compile: bool = False,
+    codec: str = Options.codec, crf: float | None = None, preset: str | None = None, pix_fmt: str | None = None,
+    deinterlace: str = Options.deinterlace, frame_rate: str | float | Fraction | None = None,
+    frames: str | FrameRange | None = None, time: str | TimeRange | None = None,
+    compare: str | os.PathLike[str] | None = None,
+    work_dir: str | os.PathLike[str] | None = None, work_space: str | int | None = None, keep_work: bool = False,
+    restart: bool = False, no_clobber: bool = False, stall_timeout: float = Options.stall_timeout,
+    segment_frames: int = Options.segment_frames,
+    progress: str = "none", log_file: str | os.PathLike[str] | None = None, verbosity: int = 0,
+) -> Result:  # fmt: skip
+    """Upscale one video or picture, or numbered pictures; the keywords are the command's options.
 
-    Raises errors.UpscaleError and its kinds. Worker processes are started with the method "forkserver":
-    call it from below `if __name__ == "__main__":`.
+    Raises InputError (bad usage or input, nothing was touched), BusyError (another run holds this job), or
+    UpscaleError, their base (it failed: call again to resume). Worker processes are started with the method
+    "forkserver": call it from below `if __name__ == "__main__":`.
     """
-    scale = scale if isinstance(scale, Scale) else parse_scale(str(scale))
-    options = {"progress": "none", **options}
-    return run(Options(Path(source), Path(output), scale, **options))
+    values = dict(locals())
+    return run(make_options(input=values.pop("source"), **values))
 
 
-def run(options: Options, signals: "Signals | None" = None, progress: "Progress | None" = None) -> Result:
-    """One job, from its options to its output in place."""
-    from dispatch import Crew
+def run(
+    options: Options,
+    crews: "Crews | None" = None,
+    progress: "Progress | None" = None,
+    signals: Signals | None = None,
+) -> Result:
+    """One job, from its options to its output in place; a folder run brings a crew along."""
+    from compare import write_comparison
+    from crews import Crews
     from job import Job
-    from pipeline import Pipeline
     from plan import make_plan
     from progress import make_progress
-    from worker import run_worker
 
-    signals, progress = signals or Signals(), progress or make_progress(options.progress, options.verbosity)
-    if options.no_clobber and options.output.exists():
-        progress.say(f"{options.output} is there already and is left as it is (--no-clobber)")
+    progress = progress or make_progress(options.progress, options.verbosity, options.log_file)
+    signals = signals or Signals()
+    if options.no_clobber and is_there(options.output):
+        progress.say(f"{text(options.output)} is there already and is left as it is (--no-clobber)")
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
     job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
-    crew = Crew(plan.models, run_worker, job.directory, options.stall_timeout)
     try:
-        crew.start()  # the workers load while the earlier run's segments are verified
-        progress.start(**facts(plan))
-        announce(plan, job, progress.say)
-        pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
-        with signals.flagged(pipeline):
-            pipeline.run()
-        late_warnings = [*pipeline.decoder.warnings, *pipeline.finish()]
-    except BaseException:
+        with (crews or Crews()).lend(plan, job.directory) as crew:
+            tally, late_warnings = upscale(plan, job, crew, progress, signals)
+        if options.compare is not None:
+            write_comparison(plan, job, options.compare)
+        for line in late_warnings:
+            progress.say(line)
+        if not options.keep_work:
+            clean_up(job, progress, signals)
+    except BaseException as error:
         job.remove_frames()
+        if isinstance(error, InputError) and not job.records:
+            job.remove()  # nothing was touched
+        if not isinstance(error, Stopped | InputError):
+            error.logs = job.folder("logs")  # for the error line
         raise
     finally:
-        crew.stop()
         progress.close()
         job.close()
-    for line in late_warnings:
-        progress.say(line)
-    if not options.keep_work and not job.remove():
-        progress.say(f"{job.directory} holds files that are not this job's, and stays")
-    result = Result(plan.output, job.frames_done, time.monotonic() - started, (*plan.warnings, *late_warnings))
-    progress.done(**outcome(result, pipeline.tally))
-    return result
+    seconds = time.monotonic() - started
+    rate = (job.frames_done - tally.kept) / seconds
+    return Result(plan.output, job.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings), False,
+                  round(rate, 3), tally.held, tally.restarts)  # fmt: skip
 
 
-def announce(plan: "Plan", job: "Job", say: Callable[[str], None]) -> None:
+def upscale(
+    plan: "Plan", job: "Job", crew: "Crew", progress: "Progress", signals: Signals
+) -> "tuple[Tally, list[str]]":
+    """All frames through the crew's workers, and the result into place; the counts, and what to warn of."""
+    from pipeline import Pipeline
+
+    progress.start(**facts(plan))
+    announce(plan, job, progress)  # the workers load while an earlier run's segments are verified
+    pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
+    with signals.flagged(pipeline):
+        pipeline.run()
+    progress.close()
+    return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
+
+
+def clean_up(job: "Job", progress: "Progress", signals: Signals) -> None:
+    """Remove the work directory of a job whose output is in place."""
+    with signals.too_late():
+        if not job.remove():
+            progress.say(f"{text(job.directory)} holds files that are not this job's, and stays")
+
+
+def is_there(output: Path) -> bool:
+    """Whether there is a result already: the file, or any of a pattern's."""
+    from stills import files_of_pattern, is_pattern
+
+    try:
+        return bool(files_of_pattern(output)) if is_pattern(output) else output.exists()
+    except InputError:
+        return False
+
+
+def announce(plan: "Plan", job: "Job", progress: "Progress") -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
-    from pipeline import verify
+    from progress import many
+    from segments import verify
 
     if job.afresh:
-        say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
+        progress.say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
     elif job.records:
-        verify(job, say)
+        verify(job, progress.say)
         total = plan.info.frame_count
         to_do = f"about {max(0, total - job.frames_done)}" if total else "an unknown number"
-        say(f"resuming: {job.frames_done} frames kept, {to_do} to do")
-    megabytes = plan.window * plan.frame_bytes / 2**20
-    say(f"up to {plan.window} frames at a time in {job.directory}: {megabytes:.0f} MiB")
+        progress.say(f"resuming: {job.frames_done} frames kept, {to_do} to do")
+    window = min(plan.window, plan.info.frame_count or plan.window)
+    megabytes = window * plan.frame_bytes / 2**20
+    progress.say(f"up to {many(window, 'frame')} at a time in {text(job.directory)}: {megabytes:.1f} MiB")
+    encoding = plan.encoding
+    progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
+    progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
     for line in plan.warnings:
-        say(line)
+        progress.say(line)
 
 
 def facts(plan: "Plan") -> dict:
@@ -124,24 +189,11 @@ def facts(plan: "Plan") -> dict:
         "output": text(plan.output),
         "frames": plan.info.frame_count,
         "input_size": f"{picture.width}x{picture.height}",
-        "output_size": "{}x{}".format(*picture.stored_size),
+        "output_size": f"{picture.out_width}x{picture.out_height}",
         "model": text(options.model),
-        "codec": plan.encoding.codec,
-        "workers": options.workers,
+        "codec": plan.target.extension if plan.target else plan.encoding.codec,
+        "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
-    }
-
-
-def outcome(result: Result, tally: "Tally") -> dict:
-    """What progress.done is told; JSON-able."""
-    return {
-        "output": text(result.output),
-        "frames": result.frames,
-        "seconds": round(result.seconds, 3),
-        "frames_per_second": round((result.frames - tally.kept) / result.seconds, 3),
-        "held_frames": tally.held,
-        "restarts": tally.restarts,
-        "warnings": list(result.warnings),
     }
 
 
@@ -150,75 +202,56 @@ def text(path: str | os.PathLike[str]) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-class Signals:
-    """SIGINT, SIGTERM and SIGHUP: the first ends the run in good order, the second at once."""
-
-    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-
-    def __init__(self):
-        self.pipeline: Pipeline | None = None
-        self.received = 0
-
-    def install(self) -> None:
-        """Take the signals over; one that is ignored (SIGHUP under nohup) stays ignored."""
-        for number in self.NUMBERS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._handle)
-
-    @contextmanager
-    def flagged(self, pipeline: "Pipeline"):
-        """Within, a signal is only noted for the pipeline, which closes the open segment."""
-        self.pipeline = pipeline
-        try:
-            yield
-        finally:
-            self.pipeline = None
-
-    def _handle(self, number: int, _frame) -> None:
-        if self.received:
-            os._exit(128 + number)  # the workers end with this process
-        self.received = number
-        if self.pipeline is None:
-            raise Stopped(number)
-        self.pipeline.signal = number
-        self.pipeline.wake()
+# The command
 
 
-def resume_command(argv: Sequence[str]) -> str:
-    """The command that goes on where this one ended; --restart would throw away what is done."""
-    return shlex.join(["python", sys.argv[0], *(argument for argument in argv if argument != "--restart")])
+def command(options: Options, progress: "Progress", signals: Signals) -> int:
+    """What the options ask for: a look, a folder, or one job; the exit status."""
+    from folder import is_folder_run, run_folder
 
+    def one(options: Options, crews: "Crews | None" = None) -> Result:
+        return run(options, crews, progress, signals)
 
-def why(error: Exception) -> str:
-    """One line for an error that is not one of ours, and what to do about it."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no space left to write to ({error.strerror}); free some, then rerun to resume"
-    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    status = 0
+    if is_folder_run(options):
+        status, summary = run_folder(options, one, progress)
+        progress.done(**summary)
+    elif options.dry_run:
+        from dryrun import report
+
+        progress.plan(*report(options))
+    else:
+        result = one(options)
+        if not result.skipped or options.progress == "json":
+            progress.done(**result.facts())
+    return status
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
+    from arguments import parse_options
+
+    open_standard_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     options = parse_options(argv)
-    from progress import make_progress
+    from progress import Progress, make_progress
 
-    progress = make_progress(options.progress, options.verbosity)
-    signals = Signals()
-    signals.install()
+    progress, signals = Progress(), Signals()
     try:
-        run(options, signals, progress)
+        progress = make_progress(options.progress, options.verbosity, options.log_file)
+        signals.install(progress)
+        return command(options, progress, signals)
     except Stopped as error:
         progress.error(f"{error}; to resume: {resume_command(argv)}", error.exit_status)
         return error.exit_status
     except UpscaleError as error:
-        progress.error(str(error), error.exit_status)
+        progress.error(why(error), error.exit_status)
         return error.exit_status
     except Exception as error:
         if options.verbosity > 0:
             traceback.print_exc()
         progress.error(why(error), 1)
         return 1
-    return 0
 
 
 if __name__ == "__main__":

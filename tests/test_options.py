@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from arguments import parse_options
 from errors import InputError
-from options import parse_bytes, parse_options, parse_scale
+from notation import parse_bytes, parse_scale
 
 ROOT = Path(__file__).parent.parent
 

@@ -1,0 +1,112 @@
+"""What a terminal and cron do to the command: signals, Ctrl-Z, streams that are closed, and how to resume.
+
+The first SIGINT, SIGTERM or SIGHUP ends a run in good order, the second at once. Ctrl-Z wipes the bars before
+the process is stopped; after `fg` they are drawn anew.
+"""
+
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+from errors import Stopped, UpscaleError, full_disk
+
+if TYPE_CHECKING:
+    from pipeline import Pipeline
+    from progress import Progress
+
+
+class Signals:
+    """What signals do, once `install` was called; the library's calls leave the caller's handlers alone."""
+
+    NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+    def __init__(self):
+        self.pipeline: Pipeline | None = None
+        self.progress: Progress | None = None
+        self.received = 0
+        self.finishing = False
+
+    def install(self, progress: "Progress") -> None:
+        """Take the signals over; one that is ignored (SIGHUP under nohup) stays ignored."""
+        self.progress = progress
+        for number in self.NUMBERS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                signal.signal(number, self._handle)
+        if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGTSTP, self._stop)
+        signal.signal(signal.SIGCONT, lambda *_: self.progress.resume())  # also after SIGSTOP
+
+    @contextmanager
+    def flagged(self, pipeline: "Pipeline"):
+        """Within, a signal is only noted for the pipeline, which closes the open segment."""
+        self.pipeline = pipeline
+        try:
+            yield
+        finally:
+            self.pipeline = None
+        if self.received:  # it came when all frames were done already
+            raise Stopped(self.received)
+
+    @contextmanager
+    def too_late(self):
+        """Within, the output is in place and only clean-up is left: a signal changes nothing any more."""
+        self.finishing = True
+        try:
+            yield
+        finally:
+            self.finishing = False
+
+    def _handle(self, number: int, _frame) -> None:
+        if self.received:
+            os._exit(128 + number)  # the workers end with this process
+        self.received = number
+        if self.finishing:
+            return
+        if self.pipeline is None:
+            raise Stopped(number)
+        self.pipeline.signal = number
+        self.pipeline.wake()
+
+    def _stop(self, number: int, _frame) -> None:
+        """Ctrl-Z: stop as any program does, but leave a clean screen first."""
+        self.progress.suspend()
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)  # here the process stops; it goes on with SIGCONT
+        signal.signal(number, self._stop)
+
+
+def open_standard_streams() -> None:
+    """Give the process the streams that it was started without: else the next file opened would be one of them.
+
+    A library that writes to stderr would then write into the output.
+    """
+    for fd in range(3):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+    if sys.stdin is None:
+        sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
+    if sys.stdout is None:
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    if sys.stderr is None:
+        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+
+
+def resume_command(argv: Sequence[str]) -> str:
+    """The command that goes on where this one ended; --restart would throw away what is done."""
+    return shlex.join(["python", sys.argv[0], *(argument for argument in argv if argument != "--restart")])
+
+
+def why(error: BaseException) -> str:
+    """One line for an error, what to do about it, and where the workers' logs of its job are."""
+    if isinstance(error, UpscaleError):
+        line = str(error)
+    else:
+        line = full_disk(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
+    logs = getattr(error, "logs", None)  # upscale.run sets it
+    return line if logs is None else f"{line} (workers' logs: {os.fsencode(logs).decode('utf-8', 'replace')})"
