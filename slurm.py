@@ -1,0 +1,156 @@
+"""Slurm's commands: submit an array job, ask how its tasks are, requeue one, cancel all.
+
+Plain sbatch, squeue, scontrol and scancel, each started with a list of arguments and no shell. Nothing is
+imported from Slurm, and no library stands between: the commands are what every Slurm has, on the nodes that
+users may submit from.
+"""
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from errors import InputError, UpscaleError
+from task import AFRESH
+
+COMMAND_SECONDS = 60.0  # that a command of Slurm may take: its own timeouts are 10 s and some retries
+# States of squeue(1) in which a task is there or will be; in all others it has ended.
+ALIVE = frozenset(
+    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"]
+)
+# What --sbatch may not say, because the coordinator relies on it.
+RESERVED = re.compile(
+    r"(--(array|output|error|wrap|parsable|test-only|chdir|ntasks|wait|help|version|quiet)(=.*)?|-[aoeWDhVnQ].*)"
+)
+
+
+class SlurmError(UpscaleError):
+    """Slurm did not do what it was asked for; the message has what it said."""
+
+
+@dataclass(frozen=True)
+class TaskState:
+    """A task of the array as Slurm sees it: e.g. "RUNNING", why it waits, and how it ended.
+
+    `exit_status` is negative for a signal, as subprocess has it.
+    """
+
+    state: str
+    reason: str
+    exit_status: int
+
+    @property
+    def alive(self) -> bool:
+        return self.state in ALIVE
+
+
+def check(extra: str) -> list[str]:
+    """The words of --sbatch; InputError where Slurm is not here, or they say what they may not."""
+    if missing := [name for name in ("sbatch", "squeue", "scancel", "scontrol") if not shutil.which(name)]:
+        raise InputError(f"--slurm: there is no {missing[0]} here; start on a node that jobs can be submitted from")
+    try:
+        words = shlex.split(extra)
+    except ValueError as error:
+        raise InputError(f"--sbatch {extra!r}: {error}") from None
+    for word in words:
+        if RESERVED.fullmatch(word):
+            raise InputError(f"--sbatch: {word} is set by this program; leave it out")
+    if words and not words[0].startswith("-"):
+        raise InputError(f'--sbatch {extra!r}: give options of sbatch, e.g. --sbatch "--partition=gpu --gres=gpu:1"')
+    return words
+
+
+def script(job: Path, token: str, seen_seconds: float) -> str:
+    """The batch script of a task: one worker that serves the work directory, and a fresh one where it crashes.
+
+    A requeued task waits for two minutes in Slurm, so a crash (status 75, or a signal's) is no reason to leave
+    the node. Exit status 3: the node does not see the directory, and so can't say it where it would be read.
+    """
+    worker = Path(__file__).with_name("worker.py")
+    command = [sys.executable, str(worker), "--job", str(job), "--token", token, "--seen", str(seen_seconds)]
+    return f"""#!/bin/sh
+tries=0
+until cd {shlex.quote(str(job / "logs"))}; do
+    tries=$((tries + 1))
+    [ $tries -lt {max(1, round(seen_seconds))} ] || exit 3
+    sleep 1
+done
+exec >>"worker_$SLURM_ARRAY_TASK_ID.log" 2>&1 </dev/null || exit 3
+trap : TERM
+while :; do
+    {shlex.join(command)}
+    code=$?
+    case $code in
+        {AFRESH} | 132 | 134 | 135 | 136 | 137 | 139) sleep 1 ;;
+        *) exit $code ;;
+    esac
+done
+"""
+
+
+def submit(text: str, tasks: int, name: str, extra: Sequence[str] = ()) -> str:
+    """Submit a script as an array of `tasks` tasks; the number that Slurm gave the job. SlurmError if it refuses."""
+    command = [
+        "sbatch", "--requeue", "--ntasks=1", *extra, f"--job-name=upscale-{name}", "--parsable",
+        f"--array=0-{tasks - 1}", "--output=/dev/null", "--error=/dev/null", "--chdir=/", "--open-mode=append",
+    ]  # fmt: skip
+    said = _run(command, text)
+    number = said.strip().partition(";")[0]  # JOB or JOB;CLUSTER
+    if not re.fullmatch(r"[0-9]+", number, re.ASCII):
+        raise SlurmError(f"sbatch said {said.strip()[:200]!r}, which is no job's number")
+    return number
+
+
+def states(number: str) -> dict[int, TaskState]:
+    """The tasks of an array job that Slurm knows of, by their index; one it has forgotten is not among them."""
+    fields = "ArrayTaskID:16,State:24,exit_code:16,Reason:64"
+    command = ["squeue", "--noheader", "--array", "--states=all", f"--jobs={number}", f"--Format={fields}"]
+    try:
+        return parse_states(_run(command))
+    except SlurmError as error:
+        if "Invalid job id" in str(error):  # all have ended a while ago (MinJobAge of slurm.conf)
+            return {}
+        raise
+
+
+def parse_states(text: str) -> dict[int, TaskState]:
+    """The tasks in what squeue printed, columns of 16, 24, 16 and 64 characters."""
+    found = {}
+    for line in text.splitlines():
+        index, state, code, reason = line[:16].strip(), line[16:40].strip(), line[40:56].strip(), line[56:].strip()
+        if re.fullmatch(r"[0-9]{1,9}", index, re.ASCII) and state:
+            ended_with = int(code) if code.isascii() and code.isdigit() else 0  # a status as of waitpid(2)
+            found[int(index)] = TaskState(state, reason, ended_with >> 8 or -(ended_with & 0x7F))
+    return found
+
+
+def requeue(number: str, index: int) -> None:
+    """Have Slurm start a task of the array once more, whether it runs or has ended; SlurmError if it may not."""
+    _run(["scontrol", "requeue", f"{number}_{index}"])
+
+
+def cancel(number: str) -> None:
+    """End all tasks of a job, running or waiting; none left is fine."""
+    _run(["scancel", "--quiet", number])
+
+
+def _run(command: list[str], text: str | None = None) -> str:
+    try:
+        done = subprocess.run(
+            command, input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True, text=True,
+            errors="replace", timeout=COMMAND_SECONDS, check=False, env={**os.environ, "LC_ALL": "C"},
+            start_new_session=True,  # Ctrl+C in the terminal is for the main process
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} gave no answer for {COMMAND_SECONDS:.0f} s") from None
+    except OSError as error:
+        raise SlurmError(f"{command[0]}: {error.strerror}") from error
+    if done.returncode:
+        said = " ".join((done.stderr.strip() or done.stdout.strip() or "nothing").split())
+        raise SlurmError(f"{command[0]} failed and said: {said[:400]}")
+    return done.stdout
