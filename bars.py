@@ -56,7 +56,7 @@ class Bars(Plain):
             bar.total = max(share, 1) if share is not None else max(done, 1)
             bar.n = min(done, bar.total)
             bar.set_description_str(f"worker {index} {row['device'].decode()}", refresh=False)
-            bar.set_postfix_str(worker_text(row, done), refresh=False)
+            bar.unit = worker_text(row, done)
         for bar in self.bars:
             bar.refresh()
         self._home()
@@ -64,7 +64,7 @@ class Bars(Plain):
     def _open(self, tally, rows) -> None:
         self.before = [(int(row["restarts"]), -int(row["frames_done"])) for row in rows]
         self.frames = [int(row["frames_done"]) for row in rows]
-        line = "{desc} |{bar}| {postfix}"
+        line = "{desc} |{bar}| {unit}"
         self.size = terminal_size(self.stream)
         columns, lines = self.size
         shape = {"file": self.stream, "ncols": columns - 1, "nrows": lines}
@@ -121,10 +121,11 @@ class Bars(Plain):
 
 
 def worker_text(row, done: int) -> str:
-    """What stands behind a worker's bar: state, batch, frames, restarts."""
-    batch = f" batch {row['batch']}" if row["batch"] >= 0 else ""
-    extra = f", {many(row['restarts'], 'restart')}" if row["restarts"] else ""
-    return f"{status.STATES[min(int(row['state']), status.ERROR)]}{batch}, {many(done, 'frame')}{extra}"
+    """What stands behind a worker's bar: state, batch, frames, restarts; in columns, so that the bars are aligned."""
+    state = status.STATES[min(int(row["state"]), status.ERROR)]
+    batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
+    again = f"{many(int(row['restarts']), 'restart')}" if row["restarts"] else ""
+    return f"{state:<10} {batch:<10} {many(done, 'frame'):>12} {again:<10}"
 
 
 def terminal_size(stream) -> tuple[int, int]:

@@ -18,6 +18,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from ledger import read_ledger
+
 STATES = ("idle", "processing", "completed", "error")
 IDLE, PROCESSING, COMPLETED, ERROR = range(4)
 STALLED_AFTER = 30.0  # seconds without a heartbeat before the table calls a worker stalled
@@ -131,14 +133,15 @@ def write_json(array, job_dir: Path) -> None:
 # The command
 
 
-def read_json(job_dir: Path) -> list[dict]:
-    """The statuses on disk, by worker; a torn or foreign file is left out."""
+def read_json(job_dir: Path, running: bool = True) -> list[dict]:
+    """The statuses on disk, by worker, with their health; a torn or foreign file is left out."""
     found = []
     for path in sorted((job_dir / "status").glob("worker_*_status.json")):
         try:
-            status = json.loads(path.read_text())
+            status = json.loads(path.read_text(encoding="utf-8"))
             status["worker"] = int(status["worker"])
-            status["health"] = health(status)
+            # Without its run no worker lives on: a process of that pid is another one.
+            status["health"] = health(status) if running else "gone"
             found.append(status)
         except (OSError, ValueError, KeyError, TypeError):
             continue
@@ -148,14 +151,14 @@ def read_json(job_dir: Path) -> list[dict]:
 def health(status: dict, now: float | None = None) -> str:
     """`alive`, `stalled` (processing, but silent for 30 s) or `gone` (there is no such process)."""
     pid = int(status.get("pid") or 0)
+    if pid <= 0:
+        return "gone"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:
         return "gone"
     except PermissionError:
         pass  # somebody else's: it is there
-    if pid <= 0:
-        return "gone"
     beat = status.get("heartbeat")
     silent = (now or time.time()) - datetime.fromisoformat(beat).timestamp() if beat else 0.0
     return "stalled" if status.get("status") == "processing" and silent > STALLED_AFTER else "alive"
@@ -189,6 +192,37 @@ def table(statuses: Sequence[dict], running: bool) -> str:
     return f"{text}\n{'running' if running else 'not running: rerun the same command to resume'}"
 
 
+def look(job_dir: Path, as_json: bool) -> tuple[bool, str]:
+    """(whether the run goes on, what to print of it)."""
+    running = is_running(job_dir)
+    workers = read_json(job_dir, running)
+    frames = sum(len(record.pts) for record in read_ledger(job_dir / "ledger.jsonl"))
+    if as_json:
+        return running, json.dumps({"running": running, "frames_kept": frames, "workers": workers})
+    logs = "" if running else f"\nlogs: {printable(job_dir / 'logs')}"
+    return running, f"{table(workers, running)}\n{frames} frames in closed segments{logs}"
+
+
+def printable(path: Path) -> str:
+    """A path that can be printed: bytes that are no UTF-8 as replacement characters."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
+def watch(job_dir: Path, as_json: bool, again: bool) -> int:
+    """Look once, or every second until the run ends; the exit status."""
+    while (job_dir / "job.json").is_file():
+        running, text = look(job_dir, as_json)
+        if not (job_dir / "job.json").exists():
+            break  # it ended just now
+        print(("\033[H\033[J" if again and sys.stdout.isatty() else "") + text, flush=True)
+        if not running or not again:
+            return 0 if running else 1
+        time.sleep(1)
+    # A finished run takes its directory along: that it went away while it was watched is success.
+    print(json.dumps({"running": False, "done": True}) if as_json else "done: the work directory is gone", flush=True)
+    return 0
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """`python status.py WORK_DIR [--json] [--watch]`; see the module's docstring for the exit status."""
     parser = argparse.ArgumentParser(
@@ -199,19 +233,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--watch", action="store_true", help="look every second until the run ends")
     args = parser.parse_args(argv)
     if not (args.work_dir / "job.json").is_file():
-        print(f"status: error: {os.fsencode(args.work_dir).decode('utf-8', 'replace')}: no such job", file=sys.stderr)
+        print(f"status: error: {printable(args.work_dir)}: no such job", file=sys.stderr)
         return 3
-    while True:
-        running, statuses = is_running(args.work_dir), read_json(args.work_dir)
-        text = json.dumps({"running": running, "workers": statuses}) if args.json else table(statuses, running)
-        clear = "\033[H\033[J" if args.watch and sys.stdout.isatty() else ""
-        print(clear + text, flush=True)
-        if not running:
-            # A finished run takes its directory along: that it went away while watched is success.
-            return 1 if (args.work_dir / "job.json").exists() else 0
-        if not args.watch:
-            return 0
-        time.sleep(1)
+    try:
+        return watch(args.work_dir, args.json, args.watch)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # whoever read along has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 0
 
 
 if __name__ == "__main__":
