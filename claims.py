@@ -267,3 +267,7 @@ class Pulse:
         """Seconds since `who` changed; 0 for one that was never seen, whose time begins now."""
         now = time.monotonic() if now is None else now
         return now - self.seen.setdefault(who, (None, now))[1]
+
+    def forget(self, who: object) -> None:
+        """Its time begins anew."""
+        self.seen.pop(who, None)

@@ -1,18 +1,14 @@
 """The main process's side of workers that are tasks of a Slurm array job: the interface of dispatch.Crew, by files.
 
 One array job is submitted; its tasks claim manifests from the work directory (claims.py) for as long as the job
-goes on. What they did is heard from files, that they are alive is seen by counters in files, and Slurm is asked
-now and then, in a thread of its own, which of them it still has. Nothing here waits for a node.
+goes on. What they did is heard from files, that they are alive is seen by counters in files (roster.py), and
+Slurm is asked now and then, in a thread of its own, which of them it still has. Nothing here waits for a node.
 """
 
 import multiprocessing
-import os
-import re
 import secrets
-import socket
-import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from pathlib import Path
@@ -22,38 +18,19 @@ import slurm
 import status
 from claims import COORDINATOR, SETTINGS, SLURM_JOBS, TASKS, TOKEN
 from dispatch import STRIKES, BatchDone, Work, WorkerError, WorkerLost
-from errors import BusyError
 from manifest import read_manifest
+from roster import Heart, Roster, Task
 from settings import ModelSettings
-from slurm import SlurmError
+from slurm import TaskState, Watch, attempt, end_job
 from task import NOT_SHARED
 
 LOST_SECONDS = 30.0  # silence after which a task counts as dead; less where --stall-timeout says so
 BEAT_SECONDS = 2.0  # between two signs of life, the coordinator's and the tasks'
 CLAIM_SECONDS = 1.0  # between two looks at who holds what
 RESULT_SECONDS = 0.02  # between two looks at what came back
-STATUS_FILES = 100  # read in one look, so that 1,000 tasks do not hold up the main loop
-SLURM_SECONDS = 15.0  # between two questions to Slurm; sooner where a task went silent, but not below
-SLURM_AGAIN = 3.0
+LONGEST_WAIT = 0.1  # seconds between two looks at anything
+LONGEST_LOOK = 2.0  # between two looks that count as silence: not the hours that this process was stopped
 SILENT_START = 300.0  # seconds that a running task may take to show up
-STOP_SECONDS = 20.0  # for Slurm to end what is cancelled
-
-
-@dataclass
-class Task:
-    """What is known of one task of the array; `life` changes when it is started anew."""
-
-    index: int
-    life: str = ""
-    state: str = ""  # loading, ready, ended, error: as it says
-    error: str = ""
-    final: bool = False  # the error is one that another try would meet again
-    node: str = ""
-    lives: int = 0
-    failed_starts: int = 0  # in a row
-    gone: bool = True  # its life has ended, or none was seen yet
-    ended: str = ""  # why Slurm does not have it any more; empty while it has
-    since: float = 0.0  # time.monotonic() of when it was (re)submitted: older news of Slurm are of its last life
 
 
 class SlurmCrew:
@@ -74,19 +51,20 @@ class SlurmCrew:
         self.beat = min(BEAT_SECONDS, self.lost_after / 5)
         self.array = status.new_array(multiprocessing.get_context("forkserver"), len(settings))
         self.rows = status.rows(self.array)
-        self.tasks = [Task(index) for index in range(len(settings))]
         self.token = secrets.token_hex(16)
+        self.roster = Roster(job, self.token, self.rows)
+        self.tasks = self.roster.tasks
         self.number = ""  # of the Slurm job
         self.open: dict[str, _Given] = {}  # by the manifest's file name
         self.strikes: dict[Path, int] = {}
-        self.pulse = claims.Pulse()
         self.events: list[BatchDone | WorkerLost | str] = []
-        self.started: list[str] = []  # lives that became ready
-        self.said = ""
-        self._next_status = self._next_claims = self._next_results = 0.0
-        self._turn = 0
-        self.heart: _Heart | None = None
-        self.watch: _Watch | None = None
+        self.stillborn = 0  # tasks that ended without a word
+        self.said = ""  # the last line about tasks that wait
+        self.clock = 0.0  # seconds of this run, less what this process was stopped
+        self.looked = time.monotonic()
+        self._next_claims = self._next_results = 0.0  # by the clock
+        self.heart: Heart | None = None
+        self.watch: Watch | None = None
 
     # Start and stop
 
@@ -105,14 +83,14 @@ class SlurmCrew:
         patience = max(2 * self.lost_after, 5 * self.beat)
         terms = {"model": asdict(self.settings[0]), "beat": self.beat, "patience": patience}
         claims.put_json(self.job / TASKS / SETTINGS, terms)
-        self.heart = _Heart(self.job / TASKS / COORDINATOR, self.token, self.beat)
+        self.heart = Heart(self.job / TASKS / COORDINATOR, self.token, self.beat)
         self.heart.write()
         claims.put(self.job / TASKS / TOKEN, self.token + "\n")
         text = slurm.script(self.job, self.token, self.seen_seconds)
         self.number = slurm.submit(text, len(self.tasks), self.name, self.sbatch)
         claims.put(self.job / TASKS / SLURM_JOBS, self.number + "\n")
         self.heart.start()
-        self.watch = _Watch(self.number)
+        self.watch = Watch(self.number)
         self.watch.start()
         for task in self.tasks:
             task.since = time.monotonic()
@@ -126,17 +104,10 @@ class SlurmCrew:
             self.watch.end()
         if self.number:
             deadline = time.monotonic() + 3 * self.beat
-            while self._running() and time.monotonic() < deadline:
+            while self.roster.running() and time.monotonic() < deadline:
                 time.sleep(0.05)
             end_job(self.number)
         self.heart = None
-
-    def _running(self) -> list[Task]:
-        """Tasks that have shown up and have not said goodbye."""
-        now = time.monotonic()
-        for task in self.tasks:
-            self._read_status(task, now)
-        return [task for task in self.tasks if not task.gone and task.state in ("loading", "ready")]
 
     # Work
 
@@ -168,16 +139,18 @@ class SlurmCrew:
         self.events = []
         others = list(others)
         if others:
-            connection.wait(others, min(timeout, 0.1))
+            connection.wait(others, min(timeout, LONGEST_WAIT))
         else:
-            time.sleep(min(timeout, 0.1))
+            time.sleep(min(timeout, LONGEST_WAIT))
         now = time.monotonic()
-        self._look_at_results(now)
-        self._look_at_tasks(now)
-        self._look_at_slurm(now)
-        if now >= self._next_claims:
-            self._next_claims = now + CLAIM_SECONDS
-            self._bury_the_dead(now)
+        self.clock, self.looked = self.clock + min(now - self.looked, LONGEST_LOOK), now
+        self._look_at_results(self.clock)
+        for task in self.roster.look(self.clock, self.beat / 4):
+            self._lose(task, "was started anew")
+        self._look_at_slurm()
+        if self.clock >= self._next_claims:
+            self._next_claims = self.clock + CLAIM_SECONDS
+            self._bury_the_dead(self.clock)
         return self.events
 
     def _look_at_results(self, now: float) -> None:
@@ -213,63 +186,26 @@ class SlurmCrew:
 
     # Tasks
 
-    def _look_at_tasks(self, now: float) -> None:
-        """Read the status files, some at a time."""
-        if now < self._next_status:
-            return
-        count = min(STATUS_FILES, len(self.tasks))
-        for step in range(count):
-            self._read_status(self.tasks[(self._turn + step) % len(self.tasks)], now)
-        self._turn = (self._turn + count) % len(self.tasks)
-        self._next_status = now + self.beat / 4 * count / len(self.tasks)
-
-    def _read_status(self, task: Task, now: float) -> None:
-        said = claims.read_json(self.job / TASKS / f"task_{task.index}.json")
-        life = said.get("id")
-        if said.get("token") != self.token or not isinstance(life, str):
-            return  # none yet, torn, or one of an earlier run
-        if life != task.life:
-            if task.life and not task.gone:
-                self._lose(task, "was started anew")
-            task.life, task.gone, task.lives, task.state = life, False, task.lives + 1, ""
-            task.failed_starts += 1  # until it is ready
-        if self.pulse.see(life, said.get("count"), now):
-            self.rows[task.index]["heartbeat"] = time.time()
-        state, task.error, task.node = str(said.get("state")), str(said.get("error"))[:500], str(said.get("node"))[:64]
-        task.final = said.get("final") is True
-        if state == "ready" and task.state != "ready":
-            task.failed_starts = 0
-            self.started.append(life)
-        task.state = state
-        row = said.get("row")
-        if isinstance(row, dict):
-            self.pulse.see((life, "worker"), row.get("heartbeat"), now)
-            fill_row(self.rows[task.index], row, task)
-
     def _bury_the_dead(self, now: float) -> None:
         """Take back what dead tasks hold; the manifest that one of them died of has a strike."""
         held = claims.claims_of(self.job)
-        by_life = {task.life: task for task in self.tasks if task.life}
         for life, paths in held.items():
-            task = by_life.get(life)
-            silent = self.pulse.silent(life, now)
-            if task is None:  # an earlier life, or one that nobody here started
-                if self._is_earlier_life(life) or silent > self.lost_after:
-                    self._take_back(paths, "was started anew")
-            elif task.gone or task.state in ("ended", "error"):
+            task = self.roster.of_index(life)
+            if task is None or not task.life:  # a worker that somebody started by hand, or not heard of yet
+                if self.roster.pulse.silent(life, now) > self.stall_timeout:
+                    self._take_back(paths, "gave no sign of life")
+            elif task.life != life or task.gone:
                 self._take_back(paths, "" if task.state == "ended" else task.error or "died")
         for task in self.tasks:
             if not task.gone:
                 self._check(task, held.get(task.life, []), now)
 
-    def _is_earlier_life(self, life: str) -> bool:
-        index = int(life.partition("-")[0])
-        return index < len(self.tasks) and self.tasks[index].lives > 1
-
     def _check(self, task: Task, held: list[Path], now: float) -> None:
         """Whether a task that was alive is so still."""
-        silent = self.pulse.silent(task.life, now)
-        hangs = self.pulse.silent((task.life, "worker"), now)
+        pulse, worker = self.roster.pulse, (task.life, "worker")
+        if not held:
+            pulse.forget(worker)  # it waits for work, and says nothing meanwhile
+        silent, hangs = pulse.silent(task.life, now), pulse.silent(worker, now)
         why = ""
         if task.state in ("ended", "error"):
             why = task.error or "ended"
@@ -277,23 +213,25 @@ class SlurmCrew:
             why = f"ended: {task.ended}"
         elif silent > self.lost_after:
             why = f"gave no sign of life for {silent:.0f} s"
-        elif held and task.state == "ready" and hangs > self.stall_timeout:
+        elif task.state == "ready" and hangs > self.stall_timeout:
             why = f"hangs: no progress for {hangs:.0f} s"
         if why:
             self._take_back(held, "" if task.state == "ended" else why)
             self._lose(task, why)
 
     def _lose(self, task: Task, why: str) -> None:
+        """A life of a task has ended; Slurm, or the task's own script, begins another."""
         task.gone = True
         self.watch.look()
         where = f" on {task.node}" if task.node else ""
-        if task.state == "error" and not self.started and (task.final or task.failed_starts >= STRIKES):
+        often = task.failed_starts >= STRIKES
+        if task.state == "error" and not self.roster.ready_lives and (task.final or often):
             raise WorkerError(f"workers can't start{where}: {task.error}")
-        self.events.append(WorkerLost(task.index, f"{why}{where}", not task.final and task.failed_starts < STRIKES))
-        if task.failed_starts >= STRIKES:
-            slurm_try(slurm.cancel, f"{self.number}_{task.index}")
+        self.events.append(WorkerLost(task.index, f"{why}{where}", not task.final and not often))
+        if often:
+            attempt(slurm.cancel, f"{self.number}_{task.index}")
         elif why.startswith("hangs"):
-            slurm_try(slurm.requeue, self.number, task.index)
+            attempt(slurm.requeue, self.number, task.index)
 
     def _take_back(self, paths: list[Path], why: str) -> None:
         """Put claims back into the queue, a strike for the first where the claimant died of it (`why`)."""
@@ -304,41 +242,55 @@ class SlurmCrew:
 
     # Slurm
 
-    def _look_at_slurm(self, now: float) -> None:
-        news, taken = self.watch.take()
+    def _look_at_slurm(self) -> None:
+        news, asked = self.watch.take()
         if news is None:
             return
         for task in self.tasks:
-            if taken > task.since and not task.ended:
-                self._hear_of(task, news.get(task.index), now)
+            if asked > task.since and not task.ended:
+                self._hear_of(task, news.get(task.index))
         if all(task.ended for task in self.tasks):
-            last = next((task.error for task in self.tasks if task.state == "error"), "") or self.tasks[0].ended
+            last = next((task.error for task in self.tasks if task.error), self.tasks[0].ended)
             raise WorkerError(f"no task of Slurm job {self.number} is left ({last}); rerun to resume")
         waiting = [state for state in news.values() if state.state == "PENDING"]
-        line = f"{len(waiting)} of {len(self.tasks)} tasks wait for Slurm ({waiting[0].reason})" if waiting else ""
-        if line and len(waiting) == len(self.tasks) and line != self.said:
+        line = ""
+        if len(waiting) == len(self.tasks):
+            line = f"all {len(waiting)} tasks wait for Slurm ({waiting[0].reason})"
+        if line and line != self.said:
             self.events.append(line)
         self.said = line
 
-    def _hear_of(self, task: Task, state: slurm.TaskState | None, now: float) -> None:
+    def _hear_of(self, task: Task, state: TaskState | None) -> None:
+        """What Slurm says of a task: one that has ended is requeued, unless somebody cancelled it."""
         if state is not None and state.alive:
-            if state.state == "RUNNING" and not task.life and now - task.since > SILENT_START and not self.started:
+            running = time.monotonic() - task.since
+            if state.state == "RUNNING" and running > SILENT_START and not self.roster.shown_up:
                 raise WorkerError(self._not_shared())
             return
         task.ended = "forgotten by Slurm" if state is None else state.state
         if state is not None and state.exit_status == NOT_SHARED:
-            if not any(other.life for other in self.tasks):
+            if not self.roster.shown_up:
                 raise WorkerError(self._not_shared())
             self.events.append(WorkerLost(task.index, "is on a node that does not see the work directory", False))
             return
         if state is None or state.state.startswith("CANCELLED") or task.final or task.failed_starts >= STRIKES:
-            if task.gone and task.state != "error":
+            if task.gone and not task.final:
                 self.events.append(WorkerLost(task.index, f"ended: {task.ended}", False))
             return
-        if slurm_try(slurm.requeue, self.number, task.index):
-            if not task.life:
-                task.failed_starts += 1
-            task.ended, task.since = "", now + 0.5  # what Slurm said meanwhile is of before
+        if not task.life:
+            self._note_stillborn(task, state)
+        if attempt(slurm.requeue, self.number, task.index):
+            task.ended, task.since = "", time.monotonic()  # what Slurm was asked before is of the life before
+
+    def _note_stillborn(self, task: Task, state: TaskState) -> None:
+        """A task ended before it could write a status: a Python that is not there, a library that is missing."""
+        task.failed_starts += 1
+        self.stillborn += 1
+        if self.stillborn >= min(STRIKES, len(self.tasks)) and not self.roster.shown_up:
+            raise WorkerError(
+                f"tasks end before they can start ({state.state}, exit status {state.exit_status}); "
+                f"see {self.job / 'logs' / f'worker_{task.index}.log'}"
+            )
 
     def _not_shared(self) -> str:
         return (
@@ -355,120 +307,3 @@ class _Given:
     batch: int
     outputs: tuple[Path, ...] = field(repr=False)
     unseen_since: float = 0.0
-
-
-def fill_row(row, said: dict, task: Task) -> None:
-    """A task's row, as its status file has it, into the status array; what is no number or text stays as it is."""
-    for name in ("state", "batch", "total_batches", "batches_done", "frames_done", "start", "end"):
-        value = said.get(name)
-        if isinstance(value, int | float) and abs(value) < 1 << 62:
-            row[name] = min(int(value), status.ERROR) if name == "state" else value
-    for name, size in (("manifest", 64), ("error", 256)):
-        row[name] = str(said.get(name) or "").encode("ascii", "replace")[:size]
-    row["restarts"], row["pid"] = max(0, task.lives - 1), 0  # the number of a process on another node
-    row["device"] = f"{said.get('device')}@{task.node}".encode("ascii", "replace")[:32]
-
-
-class _Heart(threading.Thread):
-    """The coordinator's sign of life: tasks end when it stops, or when it says that the job is over."""
-
-    def __init__(self, path: Path, token: str, beat: float):
-        super().__init__(name="heart", daemon=True)
-        self.path, self.token, self.beat = path, token, beat
-        self.count, self.over = 0, ""
-        self.stopped = threading.Event()
-
-    def run(self) -> None:
-        while not self.stopped.wait(self.beat):
-            self.write()
-
-    def write(self) -> None:
-        self.count += 1
-        about = {"token": self.token, "count": self.count, "over": self.over, "node": socket.gethostname()}
-        try:
-            claims.put_json(self.path, about | {"pid": os.getpid()}, durable=False)
-        except OSError:
-            pass  # a full disk: the stages meet it too, and say so
-
-    def end(self, why: str) -> None:
-        self.over = why
-        self.stopped.set()
-        if self.is_alive():
-            self.join()
-        self.write()
-
-
-class _Watch(threading.Thread):
-    """Asks Slurm about the tasks now and then; a slow answer holds up nobody."""
-
-    def __init__(self, number: str):
-        super().__init__(name="slurm watch", daemon=True)
-        self.number = number
-        self.wanted, self.stopped = threading.Event(), False
-        self.news: tuple[dict[int, slurm.TaskState] | None, float] = (None, 0.0)
-
-    def run(self) -> None:
-        self.wanted.wait(SLURM_AGAIN)
-        while not self.stopped:
-            asked = time.monotonic()
-            try:
-                self.news = slurm.states(self.number), asked
-            except SlurmError:
-                pass  # a controller that restarts; the tasks do not mind
-            self.wanted.clear()
-            time.sleep(SLURM_AGAIN)
-            self.wanted.wait(SLURM_SECONDS - SLURM_AGAIN)
-
-    def look(self) -> None:
-        """Ask soon."""
-        self.wanted.set()
-
-    def take(self) -> tuple[dict[int, slurm.TaskState] | None, float]:
-        """(tasks by index, time.monotonic() of the question), once; (None, 0) where there is nothing new."""
-        news, self.news = self.news, (None, 0.0)
-        return news
-
-    def end(self) -> None:
-        self.stopped = True
-        self.wanted.set()
-
-
-def slurm_try(function: Callable, *arguments) -> bool:
-    """Ask something of Slurm that is no great loss if it refuses; whether it did it."""
-    try:
-        function(*arguments)
-    except SlurmError:
-        return False
-    return True
-
-
-def end_job(number: str, seconds: float = STOP_SECONDS) -> bool:
-    """Cancel a job and wait until none of its tasks runs any more; False where some may."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        try:
-            slurm.cancel(number)
-            if not any(state.alive for state in slurm.states(number).values()):
-                return True
-        except SlurmError as error:
-            if "Invalid job id" in str(error):
-                return True
-        time.sleep(0.2)
-    return False
-
-
-def end_earlier_tasks(work_dir: Path) -> None:
-    """End what an earlier run left in Slurm, before its work directory is used again: it might still write there.
-
-    BusyError where it can't be ended from here.
-    """
-    try:
-        numbers = (work_dir / TASKS / SLURM_JOBS).read_text(encoding="ascii").split()
-    except (OSError, ValueError):
-        return
-    for number in numbers:
-        if re.fullmatch(r"[0-9]{1,18}", number, re.ASCII) and not end_job(number):
-            raise BusyError(
-                f"tasks of an earlier run may still be at work (Slurm job {number}); end them with scancel {number}, "
-                f"then remove {work_dir / TASKS / SLURM_JOBS}"
-            )

@@ -11,18 +11,25 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from errors import InputError, UpscaleError
+from claims import SLURM_JOBS, TASKS
+from errors import BusyError, InputError, UpscaleError
 from task import AFRESH
 
+LOOK_SECONDS = 15.0  # between two questions to Slurm; sooner where a task went silent, but not below
+LOOK_AGAIN_SECONDS = 3.0
+STOP_SECONDS = 20.0  # for Slurm to end what is cancelled
 COMMAND_SECONDS = 60.0  # that a command of Slurm may take: its own timeouts are 10 s and some retries
 # States of squeue(1) in which a task is there or will be; in all others it has ended.
 ALIVE = frozenset(
-    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"]
-)
+    ["PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING",
+     "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD", "SPECIAL_EXIT"]
+)  # fmt: skip
 # What --sbatch may not say, because the coordinator relies on it.
 RESERVED = re.compile(
     r"(--(array|output|error|wrap|parsable|test-only|chdir|ntasks|wait|help|version|quiet)(=.*)?|-[aoeWDhVnQ].*)"
@@ -154,3 +161,82 @@ def _run(command: list[str], text: str | None = None) -> str:
         said = " ".join((done.stderr.strip() or done.stdout.strip() or "nothing").split())
         raise SlurmError(f"{command[0]} failed and said: {said[:400]}")
     return done.stdout
+
+
+# Over time
+
+
+class Watch(threading.Thread):
+    """Asks Slurm about the tasks now and then; a slow answer holds up nobody."""
+
+    def __init__(self, number: str):
+        super().__init__(name="slurm watch", daemon=True)
+        self.number = number
+        self.wanted, self.stopped = threading.Event(), False
+        self.news: tuple[dict[int, TaskState] | None, float] = (None, 0.0)
+
+    def run(self) -> None:
+        self.wanted.wait(LOOK_AGAIN_SECONDS)
+        while not self.stopped:
+            asked = time.monotonic()
+            try:
+                self.news = states(self.number), asked
+            except SlurmError:
+                pass  # a controller that restarts; the tasks do not mind
+            self.wanted.clear()
+            time.sleep(LOOK_AGAIN_SECONDS)
+            self.wanted.wait(LOOK_SECONDS - LOOK_AGAIN_SECONDS)
+
+    def look(self) -> None:
+        """Ask soon."""
+        self.wanted.set()
+
+    def take(self) -> tuple[dict[int, TaskState] | None, float]:
+        """(tasks by index, time.monotonic() of the question), once; (None, 0) where there is nothing new."""
+        news, self.news = self.news, (None, 0.0)
+        return news
+
+    def end(self) -> None:
+        self.stopped = True
+        self.wanted.set()
+
+
+def attempt(function: Callable, *arguments) -> bool:
+    """Ask something of Slurm that is no great loss if it refuses; whether it did it."""
+    try:
+        function(*arguments)
+    except SlurmError:
+        return False
+    return True
+
+
+def end_job(number: str, seconds: float = STOP_SECONDS) -> bool:
+    """Cancel a job and wait until none of its tasks runs any more; False where some may."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        try:
+            cancel(number)
+            if not any(state.alive for state in states(number).values()):
+                return True
+        except SlurmError as error:
+            if "Invalid job id" in str(error):
+                return True
+        time.sleep(0.2)
+    return False
+
+
+def end_earlier_tasks(work_dir: Path) -> None:
+    """End what an earlier run left in Slurm, before its work directory is used again: it might still write there.
+
+    BusyError where it can't be ended from here.
+    """
+    try:
+        numbers = (work_dir / TASKS / SLURM_JOBS).read_text(encoding="ascii").split()
+    except (OSError, ValueError):
+        return
+    for number in numbers:
+        if re.fullmatch(r"[0-9]{1,18}", number, re.ASCII) and not end_job(number):
+            raise BusyError(
+                f"tasks of an earlier run may still be at work (Slurm job {number}); end them with scancel {number}, "
+                f"then remove {work_dir / TASKS / SLURM_JOBS}"
+            )

@@ -139,8 +139,8 @@ class Life(threading.Thread):
             self.count += 1
             content = {
                 "id": self.claimant, "task": self.index, "token": self.token, "count": self.count,
-                "state": self.state, "error": self.error, "final": self.final, "node": socket.gethostname(), "row": self.row(),
-                "slurm": os.environ.get("SLURM_ARRAY_JOB_ID", ""),
+                "state": self.state, "error": self.error, "final": self.final,
+                "node": socket.gethostname(), "row": self.row(),
             }  # fmt: skip
             try:
                 claims.put_json(self.job / TASKS / f"task_{self.index}.json", content, durable=False)
@@ -264,9 +264,8 @@ def task_settings(terms: Terms) -> ModelSettings:
 
 def row_dict(row) -> dict:
     """A row of the status array as JSON has it."""
-    return {name: row[name].item() for name in row.dtype.names if row[name].dtype.kind != "S"} | {
-        name: row[name].decode("utf-8", "replace") for name in row.dtype.names if row[name].dtype.kind == "S"
-    }
+    values = {name: row[name].item() for name in row.dtype.names}
+    return {n: v.decode("utf-8", "replace") if isinstance(v, bytes) else v for n, v in values.items()}
 
 
 def serve_job(job: Path, token: str, seen_seconds: float, make_worker: Callable) -> int:
