@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import slurm
+from cluster import SlurmCrew
 from dispatch import Crew
 from plan import Plan
 from worker import run_worker
@@ -25,8 +27,18 @@ class Crews:
         self._models: tuple = ()
 
     @contextmanager
-    def lend(self, plan: Plan, directory: Path) -> Iterator[Crew]:
+    def lend(self, plan: Plan, directory: Path) -> Iterator[Crew | SlurmCrew]:
         """A started crew for a plan's job, whose directory is `directory`; kept for the next one if all goes well."""
+        if plan.options.slurm:  # its tasks serve one job's directory
+            crew = SlurmCrew(
+                plan.models, directory, plan.options.stall_timeout, plan.output.name, slurm.check(plan.options.sbatch)
+            )
+            crew.start()
+            try:
+                yield crew
+            finally:
+                crew.stop()
+            return
         if self._crew is not None and not fits(self._models, plan.models):
             self._stop()
         if self._crew is None:

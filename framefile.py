@@ -1,6 +1,7 @@
 """Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -25,7 +26,8 @@ def read_frame(path: Path) -> np.ndarray:
 
 def write_frame(path: Path, samples: np.ndarray) -> None:
     """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # Digits: the process, and the moment, because a process of another node may have the same number.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{time.time_ns()}.tmp")
     try:
         with temporary.open("wb") as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
             if path.suffix == ".npy":

@@ -5,12 +5,14 @@
       lock          flock'd for as long as the main process lives; holds its pid
       ledger.jsonl  a line for each closed segment; each line carries its own CRC-32
       input_frames/ output_frames/ manifests/ status/ segments/ logs/
+      queue/ claims/ results/ tasks/      with --slurm: claims.py
 
 The ledger (ledger.py) is only ever appended to, and fsynced after a segment was. Every worker holds the directory
 itself by a shared flock while it may write there: a run that finds the job's main process gone waits for its
 workers too before it touches anything.
 """
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -22,6 +24,7 @@ import struct
 import time
 from pathlib import Path
 
+from claims import FOLDERS as CLUSTER_FOLDERS
 from errors import BusyError, InputError
 from ledger import SegmentRecord, ledger_line, read_ledger
 from safefile import file_sha256, is_same_file, remove_empty, remove_files, replace_file, sync_directory, write_all
@@ -117,7 +120,7 @@ class Job:
             entries = set(os.listdir(self.directory))
         except FileNotFoundError:
             entries = set()
-        own = re.compile(f"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
+        own = re.compile(f"{OWN_FILES}|lock|{'|'.join((*FOLDERS, *CLUSTER_FOLDERS))}")
         if foreign := sorted(name for name in entries if not own.fullmatch(name)):
             raise InputError(
                 f"{self.directory} is not a work directory of this program: it holds {foreign[0]!r}; "
@@ -160,6 +163,11 @@ class Job:
                             f"workers of an earlier run are still at work in {self.directory}; stop them first"
                         ) from None
                     time.sleep(0.02)
+                except OSError as error:
+                    # NFS: flock(2) there wants a descriptor that may be written to, and a directory has none.
+                    if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
+                        raise
+                    return
         finally:
             os.close(directory)
 
@@ -244,7 +252,7 @@ class Job:
             remove_files(self.directory, name, FOLDERS[name])
 
     def _remove_contents(self, keep_segments: bool) -> None:
-        for name, pattern in FOLDERS.items():
+        for name, pattern in (FOLDERS | CLUSTER_FOLDERS).items():
             if name != "segments" or not keep_segments:
                 remove_files(self.directory, name, pattern)
         remove_files(self.directory, ".", OWN_FILES if not keep_segments else rf"joined\.[a-z0-9]{{1,8}}|{SOCKET}")
@@ -252,7 +260,7 @@ class Job:
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""
         self._remove_contents(keep_segments=False)
-        for name in FOLDERS:
+        for name in (*FOLDERS, *CLUSTER_FOLDERS):
             remove_empty(self.directory / name)
         remove_files(self.directory, ".", "lock")  # last, and still held: nobody else can be in between
         return remove_empty(self.directory)

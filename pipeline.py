@@ -122,8 +122,10 @@ class Pipeline:
                 written = time.monotonic()
             self.show(self.tally, self.crew.rows)
 
-    def _take(self, event: BatchDone | WorkerLost) -> None:
-        if isinstance(event, WorkerLost):
+    def _take(self, event: BatchDone | WorkerLost | str) -> None:
+        if isinstance(event, str):
+            self.say(event)
+        elif isinstance(event, WorkerLost):
             self.tally.restarts += event.replaced
             then = "a fresh one takes its place" if event.replaced else "it can't be started; the others go on"
             self.say(f"worker {event.slot} {event.why}; {then}")

@@ -184,7 +184,10 @@ def work_directory(options: Options, output: Path, target: PictureTarget | None)
 
 def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     """The settings of each worker: its device, and its share of the cores where that is the CPU."""
-    devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
+    if options.slurm:  # each task takes the device that it sees
+        devices = [slurm_device(options.device)] * workers
+    else:
+        devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
     named = options.model == LANCZOS or options.model in weights.MODELS
     model = options.model if named else str(Path(options.model).absolute())
     return tuple(
@@ -194,6 +197,13 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
         )
         for device in devices
     )  # fmt: skip
+
+
+def slurm_device(device: str) -> str:
+    """--device for tasks of Slurm: the scheduler says which GPU a task has; InputError for a number."""
+    if device not in ("auto", "cpu", "cuda"):
+        raise InputError(f"--device {device}: with --slurm choose auto, cpu or cuda; Slurm gives each task its GPU")
+    return device
 
 
 def window_frames(options: Options, picture: PictureSettings, work_dir: Path) -> tuple[int, int]:

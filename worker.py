@@ -1,6 +1,7 @@
 """A worker's whole life: the process that upscales frames, manifest after manifest.
 
     python worker.py MANIFEST          # one manifest by itself
+    python worker.py --job WORK_DIR    # a task of a job started with --slurm: task.py takes the place of the pipes
 
     main process                              worker process (this file)
       tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
@@ -34,11 +35,13 @@ import frame
 import manifest as manifests
 import status
 from batch import make_upscaler
+from claims import SEEN_SECONDS
 from errors import UpscaleError, full_disk
 from framefile import read_frame, write_frame
 from manifest import Manifest, ManifestError
 from processes import tie_to_main
 from settings import ModelSettings, PictureSettings
+from task import serve_job
 
 MAX_MESSAGE = 1000  # characters: an error of CUDA can be pages long, and all of it is in the log
 log = logging.getLogger("worker")
@@ -271,17 +274,25 @@ class _One:
 
 def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
-    parser.add_argument("manifest", metavar="MANIFEST", help="as manifest.py writes them")
+    parser.add_argument("manifest", metavar="MANIFEST", nargs="?", help="as manifest.py writes them")
+    parser.add_argument("--job", metavar="WORK_DIR", type=Path, help="serve a job started with --slurm, until its end")
+    parser.add_argument("--token", default="", help="with --job: what must lie in WORK_DIR, or it is another one")
+    parser.add_argument("--seen", type=float, default=SEEN_SECONDS, help="seconds that shared storage may lag behind")
     parser.add_argument("--model", default=ModelSettings.model, help="name or file")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    if (args.manifest is None) == (args.job is None):
+        parser.error("name a MANIFEST, or a job's directory with --job")
+    return args
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
     args = _arguments(argv)
+    if args.job is not None:
+        return serve_job(args.job.absolute(), args.token, args.seen, Worker)
     try:
         work = manifests.read_manifest(args.manifest)
         work.output_dir.mkdir(parents=True, exist_ok=True)
