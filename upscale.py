@@ -93,6 +93,7 @@ def run(
     from job import Job
     from plan import make_plan
     from progress import make_progress
+    from slurm import end_earlier_tasks
 
     progress = progress or make_progress(options.progress, options.verbosity, options.log_file)
     signals = signals or Signals()
@@ -101,6 +102,7 @@ def run(
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
+    end_earlier_tasks(plan.work_dir)
     job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
     try:
         with (crews or Crews()).lend(plan, job.directory) as crew:
