@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+from errors import UpscaleError
 from ledger import read_ledger
 
 STATES = ("idle", "processing", "completed", "error")
@@ -232,16 +233,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--json", action="store_true", help="one JSON object a look instead of the table")
     parser.add_argument("--watch", action="store_true", help="look every second until the run ends")
     args = parser.parse_args(argv)
-    if not (args.work_dir / "job.json").is_file():
-        print(f"status: error: {printable(args.work_dir)}: no such job", file=sys.stderr)
-        return 3
     try:
+        if not (args.work_dir / "job.json").is_file():
+            print(f"status: error: {printable(args.work_dir)}: no such job", file=sys.stderr)
+            return 3
         return watch(args.work_dir, args.json, args.watch)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # whoever read along has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
+    except (OSError, UpscaleError) as error:
+        print(f"status: error: {printable(args.work_dir)} can't be read: {error}", file=sys.stderr)
+        return 3
 
 
 if __name__ == "__main__":

@@ -92,7 +92,7 @@ def run(
     from crews import Crews
     from job import Job
     from plan import make_plan
-    from progress import make_progress
+    from reporter import make_progress
     from slurm import end_earlier_tasks
 
     progress = progress or make_progress(options.progress, options.verbosity, options.log_file)
@@ -221,7 +221,8 @@ def command(options: Options, progress: "Progress", signals: Signals) -> int:
     elif options.dry_run:
         from dryrun import report
 
-        progress.plan(*report(options))
+        lines, found = report(options)
+        progress.plan(lines, **found)
     else:
         result = one(options)
         if not result.skipped or options.progress == "json":
@@ -236,7 +237,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     options = parse_options(argv)
-    from progress import Progress, make_progress
+    from progress import Progress
+    from reporter import make_progress
 
     progress, signals = Progress(), Signals()
     try:

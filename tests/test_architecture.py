@@ -36,8 +36,8 @@ def test_manifest_needs_the_standard_library_alone():
     assert imports(ROOT / "manifest.py") <= set(sys.stdlib_module_names)
 
 
-def test_only_progress_and_the_download_bar_import_tqdm():
-    assert {path.stem for path in SOURCES if "tqdm" in imports(path)} <= {"progress", "download"}
+def test_only_the_bars_and_the_download_import_tqdm():
+    assert {path.stem for path in SOURCES if "tqdm" in imports(path)} <= {"bars", "download"}
 
 
 def test_every_module_states_its_job_first():
