@@ -7,6 +7,7 @@ terminal was resized (it wraps the old lines anew), and before the process is st
 
 import os
 import sys
+import time
 
 from tqdm import tqdm
 
@@ -14,6 +15,7 @@ import status
 from progress import Plain, many
 
 WIPE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
+DRAW_SECONDS = 0.1  # between drawings, however often there is news
 NAME_WIDTH = 24  # characters of the input's name before the bar
 
 
@@ -27,6 +29,8 @@ class Bars(Plain):
         self.bars: list[tqdm] = []  # the video's, then the workers'
         self.size = (0, 0)  # (columns, rows) that were drawn for
         self.wiped = False
+        self.drawn = 0.0  # time.monotonic() of the last drawing
+        self.latest: tuple | None = None  # what `show` was told last
         self.before: list[tuple[int, int]] = []  # per worker: (restarts seen, frames of its processes before)
         self.frames: list[int] = []  # per worker: frames of its process when last seen
 
@@ -42,8 +46,13 @@ class Bars(Plain):
         self.name = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
 
     def show(self, tally, rows) -> None:
-        if not in_foreground(self.stream):
+        self.latest = (tally, rows)
+        if time.monotonic() - self.drawn < DRAW_SECONDS or not in_foreground(self.stream):
             return  # after `bg` the terminal belongs to somebody else
+        self._draw(tally, rows)
+
+    def _draw(self, tally, rows) -> None:
+        self.drawn = time.monotonic()
         if not self.bars:
             self._open(tally, rows)
         self._fit()
@@ -112,12 +121,13 @@ class Bars(Plain):
         self.wiped = True
 
     def close(self) -> None:
-        self._fit()
         hidden = not in_foreground(self.stream)
+        if self.latest is not None and not hidden:
+            self._draw(*self.latest)
         for bar in reversed(self.bars):
             bar.disable = hidden
             bar.close()
-        self.bars = []
+        self.bars, self.latest = [], None
 
 
 def worker_text(row, done: int) -> str:
@@ -125,7 +135,7 @@ def worker_text(row, done: int) -> str:
     state = status.STATES[min(int(row["state"]), status.ERROR)]
     batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
     again = f"{many(int(row['restarts']), 'restart')}" if row["restarts"] else ""
-    return f"{state:<10} {batch:<10} {many(done, 'frame'):>12} {again:<10}"
+    return f"{state:<10} {batch:<9} {many(done, 'frame'):>11} {again}"
 
 
 def terminal_size(stream) -> tuple[int, int]:

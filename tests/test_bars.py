@@ -1,0 +1,94 @@
+"""bars.py in a terminal: one bar for the video, one for each worker, through a resize, a killed worker and Ctrl-Z."""
+
+import json
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make_clip
+from terminal import Terminal
+
+import status
+from bars import worker_text
+
+ROOT = Path(__file__).parent.parent
+VIDEO = r"^clip\.mp4: +[0-9]+%\|"
+WORKER = r"^worker {} cpu \|"
+
+
+@pytest.fixture
+def command(tmp_path):
+    """A command that takes long enough to be watched: x264's slowest preset."""
+    make_clip(tmp_path / "clip.mp4", 300)
+    arguments = [sys.executable, ROOT / "upscale.py", "clip.mp4", "out.mp4", "8", "--model", "lanczos",
+                 "--workers", "2", "--preset", "placebo"]  # fmt: skip
+    return f"cd {shlex.quote(str(tmp_path))} && clear && {shlex.join(map(str, arguments))}\r"
+
+
+def bars_once(terminal):
+    """Each bar is on the screen exactly once, and nothing of an old one is left."""
+    for pattern in (VIDEO, WORKER.format(0), WORKER.format(1)):
+        assert len(terminal.matching(pattern)) == 1, "\n".join(terminal.lines)
+    assert not terminal.matching(r"^[█▏▎▍▌▋▊▉ ]*[█▏▎▍▌▋▊▉]+ *\|")  # the rest of a wrapped bar
+
+
+def test_a_person_watches(command, tmp_path):
+    with Terminal(100, 24) as terminal:
+        terminal.type(command)
+        line = terminal.wait_for(VIDEO + r".* [1-9][0-9]*/300 \[.*<[0-9:]+, .*frames/s")
+        assert terminal.matching("lanczos, 2 workers on cpu, 64x48 to 512x384") and len(line) < 100
+        bars_once(terminal)
+        assert any("processing" in text or "completed" in text for text in terminal.matching("^worker 0"))
+
+        terminal.resize(60, 24)
+        terminal.listen(0.8)
+        bars_once(terminal)
+        terminal.resize(120, 30)
+        terminal.listen(0.8)
+        bars_once(terminal)
+        assert len(terminal.matching(VIDEO)[0]) > 100
+
+        state = json.loads((tmp_path / "out.mp4.work" / "status" / "worker_1_status.json").read_text())
+        os.kill(state["pid"], signal.SIGKILL)
+        terminal.wait_for("worker 1 was killed by SIGKILL; a fresh one takes its place")
+        terminal.wait_for(WORKER.format(1) + ".*1 restart")
+        terminal.wait_for(VIDEO + ".*1 restart")
+        bars_once(terminal)
+
+        terminal.type("\x1a")  # Ctrl-Z
+        terminal.wait_for(r"\[1\]\+ +Stopped")
+        terminal.wait_for(r"^\$ *$")
+        assert not terminal.matching(VIDEO) and not terminal.matching("^worker [01] cpu")
+        terminal.type("fg\r")
+        terminal.wait_for(VIDEO)
+        terminal.listen(0.6)
+        bars_once(terminal)
+
+        terminal.type("\x03")  # Ctrl-C
+        terminal.wait_for("upscale: error: stopped by SIGINT; everything done is kept; to resume: ")
+        terminal.type("echo status $?\r")
+        terminal.wait_for("^status 130")
+        assert not terminal.matching(r"^worker [01] cpu \|")  # the workers' bars are gone, the video's stays
+        assert len(terminal.matching(VIDEO)) == 1
+
+
+def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):
+    make_clip(tmp_path / "clip.mp4", 12)
+    with Terminal(200, 12) as terminal:
+        terminal.type(f"cd {tmp_path}; clear; {sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --model lanczos "
+                      "--workers 8 ; echo status $?\r")  # fmt: skip
+        terminal.wait_for("^status 0")
+        assert terminal.matching(r"^upscale: .*o\.mp4: 12 frames in [0-9.]+ s, [0-9.]+ frames/s")
+        assert not terminal.matching("^worker")
+
+
+def test_what_a_workers_bar_says():
+    row = np.zeros(1, status.row_dtype())[0]
+    row["state"], row["batch"], row["restarts"] = status.PROCESSING, 12, 2
+    assert worker_text(row, 96).split() == ["processing", "batch", "12", "96", "frames", "2", "restarts"]
+    row["batch"], row["restarts"] = -1, 0
+    assert worker_text(row, 1).split() == ["processing", "1", "frame"]
