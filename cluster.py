@@ -5,6 +5,7 @@ goes on. What they did is heard from files, that they are alive is seen by count
 Slurm is asked now and then, in a thread of its own, which of them it still has. Nothing here waits for a node.
 """
 
+import contextlib
 import multiprocessing
 import secrets
 import time
@@ -22,7 +23,7 @@ from manifest import read_manifest
 from roster import Heart, Roster, Task
 from settings import ModelSettings
 from slurm import TaskState, Watch, attempt, end_job
-from task import NOT_SHARED
+from terms import NOT_SHARED
 
 LOST_SECONDS = 30.0  # silence after which a task counts as dead; less where --stall-timeout says so
 BEAT_SECONDS = 2.0  # between two signs of life, the coordinator's and the tasks'
@@ -107,6 +108,8 @@ class SlurmCrew:
             while self.roster.running() and time.monotonic() < deadline:
                 time.sleep(0.05)
             end_job(self.number)
+            with contextlib.suppress(OSError):  # what the tasks did last
+                status.write_json(self.array, self.job)
         self.heart = None
 
     # Work

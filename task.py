@@ -8,88 +8,33 @@ a GPU busy for a job that is over.
 
 import os
 import random
+import select
 import signal
 import socket
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Callable
 from pathlib import Path
 
 import claims
 import status
-from claims import COORDINATOR, SETTINGS, TASKS
-from devices import cuda_device_count
-from errors import InputError, UpscaleError
+from claims import COORDINATOR, TASKS
+from errors import UpscaleError
 from manifest import ManifestError, read_manifest
-from settings import LANCZOS, ModelSettings
+from terms import Terms, take_terms, task_settings
 
-NOT_SHARED = 3  # exit status of a task whose node does not see the coordinator's work directory
 AFRESH = 75  # exit status of a worker that failed at a manifest: its script starts a fresh one (see slurm.script)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between looks at an empty queue
 AHEAD = 8  # manifests at the head of the queue that a task tries for, so that not all go for the first
 
 
-class NotSharedError(UpscaleError):
-    """This node does not see what the coordinator wrote."""
-
-    exit_status = NOT_SHARED
-
-
-@dataclass(frozen=True)
-class Terms:
-    """What a coordinator asks of its tasks: JSON in the work directory.
-
-    `model` are the fields of settings.ModelSettings, its device "auto", "cpu" or "cuda". A task writes its
-    status every `beat` seconds and ends when the coordinator was silent for `patience` seconds.
-    """
-
-    model: Mapping
-    beat: float
-    patience: float
-
-
-def take_terms(job: Path, token: str = "", seconds: float = claims.SEEN_SECONDS) -> tuple[Terms, str]:
-    """(the coordinator's terms, its token); NotSharedError where they are not seen here.
-
-    `token` is what the coordinator handed over by another way than the storage: it must be the one that lies
-    in the work directory, or that is another directory of the same name. Empty: any.
-    """
-    node = socket.gethostname()
-    if claims.wait_until_seen([job / TASKS / claims.TOKEN, job / TASKS / SETTINGS], seconds):
-        raise NotSharedError(
-            f"node {node} does not see the job in {job}: a work directory for --slurm must lie on storage that "
-            "all nodes share; choose one with --work-dir"
-        )
-    found = claims.read_token(job)
-    if not found or token not in ("", found):
-        raise NotSharedError(
-            f"node {node} sees another {job} than the coordinator does: it is not on storage that all nodes share, "
-            "or another run has taken it over"
-        )
-    content = claims.read_json(job / TASKS / SETTINGS)
-    try:
-        terms = Terms(dict(content["model"]), float(content["beat"]), float(content["patience"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise UpscaleError(f"{job / TASKS / SETTINGS} is damaged; start the job again") from error
-    return terms, found
-
-
-def slurm_threads() -> int:
-    """CPU threads of this task: its share by Slurm, else the cores that it may use."""
-    share = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
-    cores = len(os.sched_getaffinity(0))
-    return max(1, min(int(share), cores)) if share.isascii() and share.isdigit() else cores
-
-
 class Life(threading.Thread):
     """The thread that writes the task's status and ends the process when its time is over.
 
-    `row` gives the worker's row as a dict for JSON. Call `hold_signals` in the main thread first: this thread
-    takes the signals, because the main one may be in a kernel for long.
+    `row` gives the worker's row as a dict for JSON.
     """
 
     def __init__(self, job: Path, index: int, terms: Terms, token: str, row: Callable[[], dict],
@@ -101,22 +46,37 @@ class Life(threading.Thread):
         self.pulse = claims.Pulse()
         self.ended = threading.Event()
         self.writing = threading.Lock()
+        self.wake = -1  # descriptor that has a byte for each signal
 
-    @staticmethod
-    def hold_signals() -> None:
-        """Keep the signals that end a task for this thread; before any other thread starts."""
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    def take_signals(self) -> None:
+        """Have the signals that end a task wake this thread; to be called in the main thread.
+
+        By a descriptor that Python's handler writes to in C: the main thread may be in a kernel for long, and
+        libraries have threads of their own, so that blocking the signals in ours would not hold them off.
+        """
+        self.wake, writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        for number in SIGNALS:
+            signal.signal(number, lambda *_: None)
 
     def run(self) -> None:
         while not self.ended.is_set():
-            got = signal.sigtimedwait(SIGNALS, self.terms.beat)
-            why = f"got {signal.Signals(got.si_signo).name}" if got else self.reason_to_end()
+            number = self._signal(self.terms.beat)
+            why = f"got {signal.Signals(number).name}" if number else self.reason_to_end()
             if why:
                 print(f"worker: {why}", file=sys.stderr, flush=True)
                 self.end(why)
-                self.leave(128 + got.si_signo if got else 0)
+                self.leave(128 + number if number else 0)
                 return
             self.report()
+
+    def _signal(self, seconds: float) -> int:
+        """The number of a signal that comes within that time, or 0."""
+        if self.wake < 0:
+            self.ended.wait(seconds)
+            return 0
+        ready, _, _ = select.select([self.wake], [], [], seconds)
+        return os.read(self.wake, 1)[0] if ready else 0
 
     def reason_to_end(self) -> str:
         """Why this task is not needed any more; empty while it is."""
@@ -233,6 +193,7 @@ class Results:
             self._keep(Path(rest[0]), rest[1])
         elif kind == "done":
             claims.finish(Path(rest[0]))
+            self.life.report()  # the counts, for the bars
         elif kind in ("failed", "fatal") and rest[0]:
             claims.fail(Path(rest[0]), rest[1], final=kind == "fatal")
         elif kind in ("failed", "fatal"):
@@ -250,18 +211,6 @@ class Results:
 # The task
 
 
-def task_settings(terms: Terms) -> ModelSettings:
-    """The model on this node's device: the GPU that the task sees, else the CPU with the task's share of cores."""
-    try:
-        asked = ModelSettings(**terms.model)
-    except TypeError as error:
-        raise UpscaleError(f"the job's settings are of another version of this program ({error})") from error
-    gpu = asked.model != LANCZOS and asked.device != "cpu" and cuda_device_count() > 0
-    if asked.device == "cuda" and asked.model != LANCZOS and not gpu:
-        raise InputError('--device cuda: the task sees no GPU; ask for one with --sbatch "--gres=gpu:1"')
-    return replace(asked, device="cuda:0" if gpu else "cpu", threads=slurm_threads())
-
-
 def row_dict(row) -> dict:
     """A row of the status array as JSON has it."""
     values = {name: row[name].item() for name in row.dtype.names}
@@ -271,7 +220,7 @@ def row_dict(row) -> dict:
 def serve_job(job: Path, token: str, seen_seconds: float, make_worker: Callable) -> int:
     """Serve a job's claim directory until the job is over; the exit status of the process.
 
-    `make_worker` is worker.Worker. 0: over; 1: the worker can't start; NOT_SHARED; AFRESH after a failed manifest.
+    `make_worker` is worker.Worker. 0: over; 1: the worker can't start; terms.NOT_SHARED; AFRESH after a failed manifest.
     """
     number = os.environ.get("SLURM_ARRAY_TASK_ID", "")
     index = int(number) if number.isascii() and number.isdigit() else 100_000 + os.getpid() % 900_000
@@ -281,10 +230,10 @@ def serve_job(job: Path, token: str, seen_seconds: float, make_worker: Callable)
     except UpscaleError as error:
         print(f"worker: error: {error}", file=sys.stderr)
         return error.exit_status
-    Life.hold_signals()
     row = status.empty_row()
     row["pid"], row["heartbeat"], row["device"], row["batch"] = os.getpid(), time.time(), settings.device.encode(), -1
     life = Life(job, index, terms, token, lambda: row_dict(row))
+    life.take_signals()
     life.report()
     life.start()
     worker = make_worker(index, row, Tasks(job, life, seen_seconds), Results(job, life), settings)

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Starts a Slurm of its own for the tests: munge, a controller and two node daemons, on the loopback alone.
 #
-#     tests/slurm/start.sh DIR      makes DIR, prints the line to eval: export SLURM_CONF=…
+#     tests/slurm/start.sh DIR      fills DIR, prints the line to eval: export SLURM_CONF=…
 #     tests/slurm/stop.sh DIR       ends what was started, by its pid files
 #
 # Exit status 77: it can't be started here (a package is missing, or this is not root), with a line that says why.
@@ -75,8 +75,15 @@ CONF
 export SLURM_CONF=$dir/slurm.conf
 # All that is started must let go of our output, or whoever reads it waits forever.
 slurmctld >"$dir/start.log" 2>&1 </dev/null
-slurmd -N n0 >>"$dir/start.log" 2>&1 </dev/null
-slurmd -N n1 >>"$dir/start.log" 2>&1 </dev/null
+# DIR/island is another empty directory for each node: storage of the same name that is not shared.
+mkdir "$dir/island"
+for node in n0 n1; do
+    unshare --mount --propagation private sh -c 'mount -t tmpfs none "$1" && exec slurmd -N "$2"' \
+        sh "$dir/island" "$node" >>"$dir/start.log" 2>&1 </dev/null || {
+        touch "$dir/no_island"
+        slurmd -N "$node" >>"$dir/start.log" 2>&1 </dev/null
+    }
+done
 
 for _ in $(seq 100); do
     if [ "$(sinfo --noheader --Node --format=%T 2>/dev/null | grep -c '^idle$')" = 2 ]; then

@@ -11,24 +11,23 @@ for _ in $(seq 50); do
     sleep 0.1
 done
 
-end() { # PID_FILE PROGRAM: ends that process if it is that program's
-    [ -s "$1" ] || return 0
+pids=()
+ask() { # PID_FILE PROGRAM: asks that process to end, if it is that program's
     local pid
-    pid=$(cat "$1")
-    [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ] || return 0
-    kill "$pid" 2>/dev/null
-    for _ in $(seq 50); do
-        kill -0 "$pid" 2>/dev/null || return 0
+    [ -s "$1" ] && pid=$(cat "$1") && [ "$(cat "/proc/$pid/comm" 2>/dev/null)" = "$2" ] || return 0
+    kill "$pid" 2>/dev/null && pids+=("$pid")
+}
+munge_dir=$(cat "$dir/munge.dir" 2>/dev/null)
+ask "$dir/n0.pid" slurmd
+ask "$dir/n1.pid" slurmd
+ask "$dir/ctld.pid" slurmctld
+ask "$munge_dir/munged.pid" munged
+for pid in "${pids[@]}"; do
+    for _ in $(seq 60); do
+        kill -0 "$pid" 2>/dev/null || continue 2
         sleep 0.1
     done
     kill -9 "$pid" 2>/dev/null
-}
-end "$dir/n0.pid" slurmd
-end "$dir/n1.pid" slurmd
-end "$dir/ctld.pid" slurmctld
-if [ -s "$dir/munge.dir" ]; then
-    munge_dir=$(cat "$dir/munge.dir")
-    end "$munge_dir/munged.pid" munged
-    case $munge_dir in /run/upscale-munge.*) rm -rf "$munge_dir" ;; esac
-fi
+done
+case $munge_dir in /run/upscale-munge.*) rm -rf "$munge_dir" ;; esac
 exit 0
