@@ -66,10 +66,10 @@ def run_folder(options: Options, run: Callable, progress: Progress) -> tuple[int
     """
     started = time.monotonic()
     check_folders(options)
-    options.output.mkdir(exist_ok=True)
     finished = Finished(options.output / RECORD)
     items = list(plan_items(options, finished))
     counts: Counter[str] = Counter()
+    options.output.mkdir(exist_ok=True)
     progress.detail(f"{options.input}: {len(items)} videos and pictures")
     with Crews((options.work_dir or options.output).absolute()) as crews:
         for item in items:
@@ -99,21 +99,42 @@ def check_folders(options: Options) -> None:
         raise InputError(f"{options.output} is the input folder itself; name another for the results")
 
 
+def report(options: Options) -> tuple[list[str], dict]:
+    """What a run would do with each file: lines for a person, facts for JSON; nothing is touched."""
+    check_folders(options)
+    finished = Finished(options.output / RECORD)
+    found = []
+    for item in plan_items(options, finished):
+        status, message = due(item, options, finished)
+        about = {"input": printable(item.source), "output": printable(item.output), "status": status}
+        found.append(about if status == "due" else {**about, "message": message})
+    lines = [f"{one['status']:<8} {one['input']} -> {one['output']}" for one in found]
+    lines.append("For streams, time and disk of one of them, give --dry-run that file.")
+    return lines, {"files": found}
+
+
+def due(item: Item, options: Options, finished: "Finished") -> tuple[str, str]:
+    """("due", the key of its result), or (waiting or skipped, why)."""
+    age = time.time() - item.source.stat().st_mtime
+    if 0 <= age < options.settle:
+        return "waiting", f"it changed {age:.0f} s ago and may still be being written (--settle); left for the next run"
+    key = job_key(item.source, options)
+    if not options.restart and finished.has(item, key):
+        return "skipped", MESSAGES["skipped"]
+    if options.no_clobber and item.output.exists():
+        return "skipped", MESSAGES["there"]
+    return "due", key
+
+
 def do_item(item: Item, options: Options, finished: "Finished", run: Callable) -> tuple[str, dict]:
-    """Do one file where that is due: its status (see MESSAGES, and done, busy, failed) and facts about it."""
+    """Do one file where that is due: done, skipped, waiting, busy or failed, and facts about it."""
     try:
         before = item.source.stat()
-        age = time.time() - before.st_mtime
-        if 0 <= age < options.settle:
-            waits = f"it changed {age:.0f} s ago and may still be being written (--settle); left for the next run"
-            return "waiting", {"message": waits}
-        key = job_key(item.source, options)
-        if not options.restart and finished.has(item, key):
-            return "skipped", {"message": MESSAGES["skipped"]}
-        if options.no_clobber and item.output.exists():
-            return "skipped", {"message": MESSAGES["there"]}
+        status, key = due(item, options, finished)
+        if status != "due":
+            return status, {"message": key}
         item.output.parent.mkdir(parents=True, exist_ok=True)
-        result = run(replace(options, input=item.source, output=item.output))
+        result = run(options_for(item, options))
         if _stamp(item.source.stat()) != _stamp(before):
             return "waiting", {"message": MESSAGES["changing"]}
         finished.add(item, key)
@@ -124,6 +145,14 @@ def do_item(item: Item, options: Options, finished: "Finished", run: Callable) -
         raise
     except Exception as error:  # one file's trouble, whatever it is, must not take the night from the others
         return "failed", {"message": why(error)}
+
+
+def options_for(item: Item, options: Options) -> Options:
+    """The options of one file's job; what is asked for videos is not asked of pictures."""
+    options = replace(options, input=item.source, output=item.output)
+    if not is_picture(item.source):
+        return options
+    return replace(options, codec="auto", crf=None, preset=None, pix_fmt=None, frames=None, time=None)
 
 
 def job_key(source: Path, options: Options) -> str:
