@@ -71,6 +71,8 @@ def make_plan(options: Options) -> Plan:
     target = picture_target(options)
     output = check_paths(options, target)
     work_dir = work_directory(options, output, target)
+    if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(work_dir)):
+        raise InputError(f"{options.input} lies in the work directory {work_dir}, which is cleaned up; move it first")
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     extension = output.suffix.lower().lstrip(".")
     keep_alpha = extension in stills.ALPHA if target else keeps_alpha(options.codec, extension)
@@ -155,10 +157,11 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
         raise InputError(f"the output's directory {folder} does not exist; make it first")
     if not os.access(folder, os.W_OK):
         raise InputError(f"the output's directory {folder} may not be written to by this user")
-    if output.exists() and os.path.samefile(source, output):
+    if output.exists() and not output.is_file():
+        raise InputError(f"{output} is there and is no regular file; name another output")
+    same = output.absolute() == source.absolute()  # also where they are patterns
+    if same or (output.exists() and source.exists() and os.path.samefile(source, output)):
         raise InputError(f"{output} is the input itself; name another output")
-    if stills.is_pattern(source) and output.absolute() == source.absolute():
-        raise InputError(f"{output} are the input's own files; name another output")
     return output.absolute()
 
 
