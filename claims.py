@@ -104,7 +104,7 @@ def fail(claimed: Path, why: str, final: bool = False) -> bool:
 def give_back(claimed: Path) -> bool:
     """Coordinator or task: a claim back into the queue; False where it is not claimed by that one any more."""
     parts = split_claim(claimed.name)
-    return parts is not None and _move(claimed, claimed.parent.parent / QUEUE / parts[0])
+    return parts is not None and _move(claimed, claimed.parent.parent / QUEUE / parts[0], only_mine=False)
 
 
 def claims_of(job: Path, claimant: str | None = None) -> dict[str, list[Path]]:
@@ -151,12 +151,13 @@ def hear(result: Path, back: Path | None = None) -> None:
     result.with_name(f"{result.name.removesuffix('.txt')}.json").unlink(missing_ok=True)
 
 
-def _move(source: Path, target: Path) -> bool:
+def _move(source: Path, target: Path, only_mine: bool = True) -> bool:
+    """Whether the rename took place; `only_mine`: nobody else can have made a file of the target's name."""
     try:
         os.rename(source, target)
     except FileNotFoundError:
         # An NFS server's answer can get lost: the request that is sent again then finds that it was done.
-        return target.exists()
+        return only_mine and target.exists()
     _sync(target.parent)
     return True
 

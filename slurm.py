@@ -210,9 +210,9 @@ def attempt(function: Callable, *arguments) -> bool:
     return True
 
 
-def end_job(number: str, seconds: float = STOP_SECONDS) -> bool:
+def end_job(number: str) -> bool:
     """Cancel a job and wait until none of its tasks runs any more; False where some may."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + STOP_SECONDS
     while time.monotonic() < deadline:
         try:
             cancel(number)

@@ -185,7 +185,7 @@ class Results:
         self.job, self.life = job, life
 
     def send(self, message: tuple) -> None:
-        """("ready",) ("batch", path, n) ("done", path) ("failed" or "fatal", path or "", why)."""
+        """("ready",) ("batch", path, n) ("done", path) ("failed", "fatal" or "unusable", path or "", why)."""
         kind, *rest = message
         if kind == "ready":
             self.life.report("ready")
@@ -196,8 +196,8 @@ class Results:
             self.life.report()  # the counts, for the bars
         elif kind in ("failed", "fatal") and rest[0]:
             claims.fail(Path(rest[0]), rest[1], final=kind == "fatal")
-        elif kind in ("failed", "fatal"):
-            self.life.end(rest[1], error=True, final=kind == "fatal")
+        elif kind in ("failed", "fatal", "unusable"):
+            self.life.end(rest[1], error=True, final=kind != "failed")
 
     def _keep(self, claimed: Path, batch: int) -> None:
         """A batch's outputs must outlive this node before they count as done."""
@@ -220,7 +220,7 @@ def row_dict(row) -> dict:
 def serve_job(job: Path, token: str, seen_seconds: float, make_worker: Callable) -> int:
     """Serve a job's claim directory until the job is over; the exit status of the process.
 
-    `make_worker` is worker.Worker. 0: over; 1: the worker can't start; terms.NOT_SHARED; AFRESH after a failed manifest.
+    `make_worker` is worker.Worker. 0: over; 1: it can't start; terms.NOT_SHARED; AFRESH after a failed manifest.
     """
     number = os.environ.get("SLURM_ARRAY_TASK_ID", "")
     index = int(number) if number.isascii() and number.isdigit() else 100_000 + os.getpid() % 900_000
