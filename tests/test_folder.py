@@ -86,7 +86,7 @@ def test_plain_lines_close_with_a_summary_and_one_crew_serves_all(incoming, tmp_
     done = run(incoming, tmp_path / "done", *QUICK, "--settle", "0", "--keep-work")
     lines = done.stderr.splitlines()
     assert lines[-1].startswith(f"upscale: {tmp_path}/done: 3 done, 0 skipped, 0 waiting, 0 busy, 1 failed in ")
-    assert any("broken.mp4: failed: " in line for line in lines)
+    assert any(line.startswith("upscale: failed: ") and "broken.mp4" in line for line in lines)
     pids = [
         {line.split("pid ")[1].split(",")[0] for line in log.read_text().splitlines() if "pid " in line}
         for log in sorted((tmp_path / "done").glob("*.work/logs/worker_0.log"))
