@@ -11,6 +11,7 @@ import av.error
 
 from errors import InputError
 from frame import FORMATS, PixelFormat, pixel_format
+from notation import did_you_mean
 
 os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _x265_params
 
@@ -95,7 +96,8 @@ def find(name: str) -> Encoder:
     try:
         return ENCODERS[ALIASES.get(name, name)]
     except KeyError:
-        raise InputError(f"unknown codec {name!r}; usable here: {', '.join(usable())}") from None
+        near = did_you_mean(name, [*ENCODERS, *ALIASES])
+        raise InputError(f"unknown codec {name!r}{near}; usable here: {', '.join(usable())}") from None
 
 
 def takes(encoder: Encoder) -> list[str]:

@@ -78,7 +78,8 @@ def make_plan(options: Options) -> Plan:
     keep_alpha = extension in stills.ALPHA if target else keeps_alpha(options.codec, extension)
     source = frame_source(options, target, keep_alpha)
     info = source.info
-    models = model_settings(options, min(options.workers, len(source.numbers or range(options.workers))))
+    workers = min(options.workers, source.most or options.workers)  # no model is loaded for nothing
+    models = model_settings(options, workers)
     width, height = options.scale.size(info.width, info.height)
     if target:
         encoding = target.settings(info, width, height)
@@ -96,6 +97,8 @@ def make_plan(options: Options) -> Plan:
         encoding.colour.matrix, encoding.colour.full_range, encoding.colour.chroma_location,
     )  # fmt: skip
     batch_size, window = window_frames(options, picture, work_dir)
+    if source.most is not None:  # few frames are shared by all workers
+        batch_size = min(batch_size, -(-source.most // workers))
     return Plan(
         options, output, source, target, encoding, picture, models,
         identity(options, source, encoding, picture, found), work_dir, batch_size, window, (*info.notes, *warnings),

@@ -45,7 +45,12 @@ class Progress:
         """The process goes on."""
 
     def file(self, **facts) -> None:
-        """A file of a folder run has ended: `status` done, skipped, waiting, busy or failed."""
+        """A file of a folder run has ended: `status` done, skipped, waiting, busy or failed.
+
+        A failure goes to stderr whatever -q says: cron mails it.
+        """
+        if facts["status"] == "failed":
+            put(sys.stderr, f"upscale: error: {file_line(facts)}")
 
     def plan(self, lines: list[str], **facts) -> None:
         """What --dry-run found out; to stdout whatever the mode."""
@@ -54,6 +59,9 @@ class Progress:
 
     def done(self, **facts) -> None:
         """The run has ended well."""
+
+    def finish(self) -> None:
+        """Nothing will be said any more."""
 
     def error(self, message: str, exit_status: int) -> None:
         """The run has ended with an error; the one line of it goes to stderr whatever the mode."""
@@ -65,9 +73,14 @@ def put(stream: TextIO | None, line: str) -> None:
     if stream is None:
         return
     try:
-        print(line, file=stream, flush=True)
+        print(one_line(line), file=stream, flush=True)
     except (OSError, ValueError):
         pass
+
+
+def one_line(text: str) -> str:
+    """Control characters and undecodable bytes as escapes: a file's name can hold line breaks and worse."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class Plain(Progress):
@@ -162,7 +175,8 @@ def file_line(facts: dict) -> str:
     """How a file of a folder run has ended."""
     if facts["status"] == "done":
         return done_line(facts)
-    return f"{facts['input']}: {facts['status']}: {facts['message']}"
+    about = f"{facts['input']}: {facts['message']}"
+    return f"{facts['status']}: {facts['message'] if facts['input'] in facts['message'] else about}"
 
 
 def done_line(facts: dict) -> str:

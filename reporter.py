@@ -83,3 +83,7 @@ class Logged(Progress):
     def error(self, message: str, exit_status: int) -> None:
         self.log.error("%s (exit status %d)", message, exit_status, exc_info=exit_status == 1)
         self.progress.error(message, exit_status)
+
+    def finish(self) -> None:
+        self.handler.close()
+        self.progress.finish()

@@ -26,6 +26,12 @@ class VideoSource:
     part: FrameRange | TimeRange | None = None
     numbers: None = None  # numbers that the frames have in the names of pictures: from 1
 
+    @property
+    def most(self) -> int | None:
+        """Frames that there can be at the most; None where that is not known for sure."""
+        part = self.part
+        return part.last - part.first + 1 if isinstance(part, FrameRange) and part.last is not None else None
+
     def open(self, skip: int) -> "Decoder | PartDecoder":
         """A context manager and iterator of DecodedFrame with `warnings`, without the first `skip` frames."""
         if self.part is None:
@@ -93,6 +99,10 @@ class PictureSource:
     info: VideoInfo  # of the first picture, with the sequence's rate, count and time base of 1/rate seconds
     files: tuple[Path, ...]
     numbers: tuple[int, ...]
+
+    @property
+    def most(self) -> int:
+        return len(self.files)
 
     def open(self, skip: int) -> "PictureDecoder":
         return PictureDecoder(self.info, self.files, skip)

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from arguments import parse_options
+from encoders import find
 from errors import InputError
-from notation import parse_bytes, parse_scale
+from notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
+from options import Options
 
 ROOT = Path(__file__).parent.parent
 
@@ -104,3 +106,73 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--patch-size" in done.stdout and "(default: 6)" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [("10:20", (10, 20)), ("10:", (10, None)), (":20", (1, 20)), ("7", (7, 7)), ("3:3", (3, 3))],
+)
+def test_frames(text, found):
+    assert parse_frames(text) == FrameRange(*found)
+
+
+@pytest.mark.parametrize("text", ["0:3", "5:4", ":", "", "1-2", "a:b", "1:2:3", "-1:2"])
+def test_wrong_frames(text):
+    with pytest.raises(InputError, match="range of frames"):
+        parse_frames(text)
+
+
+@pytest.mark.parametrize(
+    ("text", "start", "end"),
+    [
+        ("00:10-00:20", 10, 20),
+        ("90-", 90, None),
+        ("0-1:02:03.5", 0, Fraction(7447, 2)),
+        ("0.1-0.2", Fraction(1, 10), Fraction(1, 5)),
+    ],
+)
+def test_time(text, start, end):
+    assert parse_time(text) == TimeRange(Fraction(start), end if end is None else Fraction(end))
+
+
+@pytest.mark.parametrize("text", ["10", "", "-", "20-10", "5-5", "a-b", "1:2:3:4-", "1e3-"])
+def test_wrong_time(text):
+    with pytest.raises(InputError, match="00:10-00:20"):
+        parse_time(text)
+
+
+@pytest.mark.parametrize(("text", "rate"), [("25", 25), ("30000/1001", Fraction(30000, 1001)), ("0.5", Fraction(1, 2))])
+def test_rate(text, rate):
+    assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "1e3", "2000", "24/0", "nan", ""])
+def test_wrong_rate(text):
+    with pytest.raises(InputError, match="frame rate"):
+        parse_rate(text)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "near"),
+    [
+        (["--modle", "x"], "--model"),
+        (["--batch_size", "4"], "--batch-size"),
+        (["--restrat"], "--restart"),
+        (["--precision", "fp61"], "fp16"),
+        (["--progress", "jsn"], "json"),
+        (["--container", "mkw"], "mkv"),
+    ],
+)
+def test_nearest_right_word(arguments, near, capsys):
+    with pytest.raises(SystemExit):
+        parse_options(["a.mp4", "b.mp4", "2", *arguments])
+    assert f"did you mean {near}?" in capsys.readouterr().err
+
+
+def test_nearest_codec():
+    with pytest.raises(InputError, match=r"did you mean libx265\?"):
+        find("libx256")
+
+
+def test_defaults_of_the_command_are_those_of_the_options():
+    assert parse_options(["a", "b", "2"]) == Options(Path("a"), Path("b"))
