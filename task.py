@@ -245,6 +245,9 @@ def serve_job(job: Path, token: str, seen_seconds: float, make_worker: Callable)
     except EOFError:
         return 0
     except BaseException as error:
+        if life.ended.is_set():  # its claims are given back: what the worker misses now is no failure
+            life.join()
+            return 0
         worker.fail(error)
         life.end(f"failed: {type(error).__name__}")
         os._exit(1 if life.final else AFRESH)  # a broken device can hang the usual way out
