@@ -5,6 +5,7 @@ Imports nothing heavy, so that --help is instant.
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -173,9 +174,18 @@ def _report_options(group: _Group) -> None:
     group.group.add_argument("-q", "--quiet", action="store_true", help="errors only")
 
 
+def _joined(argv: Sequence[str]) -> list[str]:
+    """`--sbatch --partition=gpu` as one word: what an option's value looks like is no concern of argparse here."""
+    words = list(argv)
+    if "--sbatch" in words[:-1]:
+        at = words.index("--sbatch")
+        words[at : at + 2] = [f"--sbatch={words[at + 1]}"]
+    return words
+
+
 def parse_options(argv: Sequence[str] | None = None) -> Options:
     """Options from a command line; exits with status 2 and one line where it is wrong."""
-    args = vars(build_parser().parse_args(argv))
+    args = vars(build_parser().parse_args(_joined(sys.argv[1:] if argv is None else argv)))
     if args.pop("quiet"):
         args["verbosity"] = -1
     return Options(**args)

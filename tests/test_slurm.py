@@ -167,7 +167,7 @@ def test_the_result_is_the_single_machines_and_nothing_is_left(nobody_there, cli
     assert len(statuses) == 3 and all(re.match(r"cpu@", s["device"]) for s in statuses if s["frames_done"])
     assert not any(list((run.work / name).iterdir()) for name in ("queue", "claims", "results", "manifests"))
     assert not queue()
-    again = Run(clip, tmp_path / "out.mkv", "--slurm-workers", 3, "--keep-work")
+    again = Run(clip, tmp_path / "out.mkv", "--slurm-workers", 3)
     assert again.end() == 0 and f"resuming: {FRAMES} frames kept" in again.said, again.said
     assert [path.name for path in tmp_path.iterdir()] == ["out.mkv"]
 
