@@ -44,8 +44,8 @@ class Crews:
         if self._crew is None:
             scratch = directory if self._folder is None else self._own_directory()
             self._crew, self._models = Crew(plan.models, run_worker, scratch, plan.options.stall_timeout), plan.models
-            self._crew.start()
         try:
+            self._crew.start()
             yield self._crew
         except BaseException:
             self._stop()  # what its workers have at hand belongs to a job that is no more

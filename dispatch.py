@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import status
-from errors import UpscaleError
+from errors import InputError, UpscaleError
 from processes import ProcessStarter, end_process
 from settings import LANCZOS, ModelSettings
 
@@ -98,9 +98,10 @@ class Crew:
     # Start and stop
 
     def start(self) -> None:
-        """Start all workers; they load while the first manifests are made."""
+        """Start the workers that do not run yet; they load while the first manifests are made."""
         for slot in self.slots:
-            self._start(slot)
+            if slot.process is None:
+                self._start(slot)
 
     def _start(self, slot: Slot) -> None:
         self.rows[slot.index] = status.empty_row()
@@ -172,7 +173,7 @@ class Crew:
         """What happened: waits up to `timeout` seconds for a worker's message or death, or for `others`.
 
         Raises WorkerError where a manifest has killed three workers, where no worker can start, or where
-        a worker met an error that another try would meet again.
+        a worker met an error that another try would meet again; InputError where the model can't be used.
         """
         self.events = []
         for slot in self.slots:
@@ -206,16 +207,19 @@ class Crew:
         kind, *rest = message
         if kind == "ready":
             slot.ready, slot.failed_starts = True, 0
+        if kind in ("ready", "done"):  # "done" may come when its manifest is already given out again
             return
         work = self._take_back(slot, rest[0])
         if kind == "batch" and work is not None:
             # Its frames may be encoded and gone in a moment: nobody may be given them again.
             self.events.append(BatchDone(work.path, rest[1]))
         elif kind == "failed":  # its process ends now
-            slot.last_words = rest[1]
+            slot.last_words = f"failed ({rest[1]})"
             if work is not None:
-                self._strike(work, f"said {rest[1]}")
-        elif kind == "fatal" and (work is not None or not rest[0]):
+                self._strike(work, slot.last_words)
+        elif kind == "unusable":  # what it was given to load, not what it did
+            raise InputError(rest[1])
+        elif kind == "fatal" and work is not None:
             raise WorkerError(rest[1])
 
     def _take_back(self, slot: Slot, path: str) -> Work | None:

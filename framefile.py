@@ -3,6 +3,7 @@
 import os
 import time
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 
@@ -24,6 +25,17 @@ def read_frame(path: Path) -> np.ndarray:
     return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
 
 
+def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
+    """An array in NumPy's format 1.0 (NEP 1).
+
+    Not by numpy.lib.format.write_array: it goes through C's stdio, which drops the error of a disk that is full
+    when the file is closed.
+    """
+    samples = np.ascontiguousarray(samples)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
+    file.write(samples.reshape(-1).view(np.uint8).data)
+
+
 def write_frame(path: Path, samples: np.ndarray) -> None:
     """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
     # Digits: the process, and the moment, because a process of another node may have the same number.
@@ -31,7 +43,7 @@ def write_frame(path: Path, samples: np.ndarray) -> None:
     try:
         with temporary.open("wb") as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
             if path.suffix == ".npy":
-                np.lib.format.write_array(file, np.ascontiguousarray(samples), allow_pickle=False)
+                write_npy(file, samples)
             else:
                 import cv2
 

@@ -8,9 +8,10 @@ import os
 import shlex
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from errors import Stopped, UpscaleError, full_disk
 
@@ -42,14 +43,18 @@ class Signals:
 
     @contextmanager
     def flagged(self, pipeline: "Pipeline"):
-        """Within, a signal is only noted for the pipeline, which closes the open segment."""
+        """Within, a signal is only noted for the pipeline, which closes the open segment.
+
+        Elsewhere it is an exception in the middle of whatever is done, which may turn into another or be lost:
+        `received` tells in any case.
+        """
+        if self.received:
+            raise Stopped(self.received)
         self.pipeline = pipeline
         try:
             yield
         finally:
             self.pipeline = None
-        if self.received:  # it came when all frames were done already
-            raise Stopped(self.received)
 
     @contextmanager
     def too_late(self):
@@ -88,7 +93,7 @@ def open_standard_streams() -> None:
         try:
             os.fstat(fd)
         except OSError:
-            os.open(os.devnull, os.O_RDWR)  # the lowest free number: this one
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # the lowest free number: this one
     if sys.stdin is None:
         sys.stdin = open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for as long as the process lives
     if sys.stdout is None:
@@ -98,8 +103,35 @@ def open_standard_streams() -> None:
 
 
 def resume_command(argv: Sequence[str]) -> str:
-    """The command that goes on where this one ended; --restart would throw away what is done."""
-    return shlex.join(["python", sys.argv[0], *(argument for argument in argv if argument != "--restart")])
+    """The command that goes on where this one ended, from any directory; --restart would throw away what is done."""
+    names = argv.index("--") if "--" in argv else len(argv)
+    words = [sys.executable or "python", os.path.abspath(sys.argv[0])]
+    words += [word for word in argv[:names] if word != "--restart"] + list(argv[names:])
+    return f"cd {quote(os.getcwd())} && {' '.join(map(quote, words))}"
+
+
+def quote(word: str) -> str:
+    """A word as a shell takes it, in one line: $'…' (bash, zsh, ksh) for line breaks and bytes that are no UTF-8."""
+    if word.isprintable():
+        return shlex.quote(word)
+    escaped = "".join(
+        character if character.isprintable() and character not in "\\'" else "".join(f"\\x{b:02x}" for b in raw)
+        for character in word
+        for raw in [os.fsencode(character)]
+    )
+    return f"$'{escaped}'"
+
+
+def leave(status: int) -> NoReturn:
+    """End the process, also where a thread is still in an encoder or a slow disk and does not come back."""
+    if threading.active_count() == 1:
+        sys.exit(status)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            pass
+    os._exit(status)
 
 
 def why(error: BaseException) -> str:

@@ -28,6 +28,7 @@ from claims import FOLDERS as CLUSTER_FOLDERS
 from errors import BusyError, InputError
 from ledger import SegmentRecord, ledger_line, read_ledger
 from safefile import file_sha256, is_same_file, remove_empty, remove_files, replace_file, sync_directory, write_all
+from slurm import end_earlier_tasks
 
 VERSION = 1
 BUSY = "another run (pid {}) is at work on this output; wait for it or stop it"
@@ -42,8 +43,9 @@ FOLDERS = {
     "segments": r"segment_[0-9]+\.mkv(\.tmp)?",
     "logs": r"worker_[0-9]+\.log",
 }
+JOINED = r"joined\.[a-z0-9]{1,8}"
 SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
-OWN_FILES = rf"(job\.json|ledger\.jsonl)(\.tmp)?|joined\.[a-z0-9]{{1,8}}|{SOCKET}"
+OWN_FILES = rf"(job\.json|ledger\.jsonl)(\.tmp)?|{JOINED}|{SOCKET}"
 
 
 def input_identity(path: Path) -> dict:
@@ -107,6 +109,7 @@ class Job:
                 if not left:
                     raise
         self._wait_for_workers()
+        end_earlier_tasks(self.directory)
         self._load(identity, output, restart)
 
     def _make_directory(self) -> None:
@@ -247,15 +250,16 @@ class Job:
     # Clean-up
 
     def remove_frames(self) -> None:
-        """Remove frames and manifests of an earlier run: only segments are kept across runs."""
+        """Remove frames, manifests and a half joined file: only segments are kept across runs."""
         for name in ("input_frames", "output_frames", "manifests"):
             remove_files(self.directory, name, FOLDERS[name])
+        remove_files(self.directory, ".", JOINED)
 
     def _remove_contents(self, keep_segments: bool) -> None:
         for name, pattern in (FOLDERS | CLUSTER_FOLDERS).items():
             if name != "segments" or not keep_segments:
                 remove_files(self.directory, name, pattern)
-        remove_files(self.directory, ".", OWN_FILES if not keep_segments else rf"joined\.[a-z0-9]{{1,8}}|{SOCKET}")
+        remove_files(self.directory, ".", OWN_FILES if not keep_segments else f"{JOINED}|{SOCKET}")
 
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""

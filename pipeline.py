@@ -21,6 +21,7 @@ import frame
 import status
 from dispatch import BatchDone, Crew, Work, WorkerError, WorkerLost
 from errors import Stopped
+from framefile import write_npy
 from job import Job
 from manifest import Manifest, write_manifest
 from plan import Plan
@@ -85,6 +86,12 @@ class Pipeline:
                 self._close_wakes()
         if self.window.error is not None:
             raise self.window.error
+        self.check()
+
+    def check(self) -> None:
+        """Stopped where a signal has come."""
+        if self.signal:
+            raise Stopped(self.signal)
 
     def _wait_for(self, threads: list[threading.Thread]) -> bool:
         """Wait for the stages to end; False where one does not in the time that a signal leaves.
@@ -110,8 +117,7 @@ class Pipeline:
         """The main loop: hand out manifests, hear workers, draw, until the last frame is encoded."""
         written = 0.0
         while encoding.is_alive() and self.window.stop_by is None:
-            if self.signal:
-                raise Stopped(self.signal)
+            self.check()
             while self.new_works:
                 self.crew.give(self.new_works.popleft())
             for event in self.crew.wait(LOOK_SECONDS, [self.wake_reader]):
@@ -220,7 +226,7 @@ class Pipeline:
         p = self.plan.picture
         shape = frame.stored_shape(frame.FORMATS[p.pixel_format], p.width, p.height)
         with self._file("input_frames", number).open("wb") as file:
-            np.lib.format.write_array(file, samples.reshape(shape), allow_pickle=False)
+            write_npy(file, samples.reshape(shape))
 
     def _deal(self, number: int, frames: list[int]) -> None:
         """Write the manifest of one batch and have the main loop hand it out."""
@@ -289,5 +295,23 @@ class Pipeline:
     # After
 
     def finish(self) -> list[str]:
-        """The segments as the output, in place; returns warnings."""
-        return finish(self.plan, self.job)
+        """The segments as the output, in place; returns warnings.
+
+        In a thread: neither a muxer nor a disk lets itself be interrupted, and a signal is to end this soon.
+        """
+        results: list[list[str] | BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(finish(self.plan, self.job))
+            except BaseException as error:
+                results.append(error)
+
+        thread = threading.Thread(target=work, name="join", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            self.check()
+            thread.join(0.05)
+        if isinstance(results[0], BaseException):
+            raise results[0]
+        return results[0]

@@ -55,10 +55,14 @@ class OpenSegment:
             self.path.unlink(missing_ok=True)  # room on a full disk
 
 
-def verify(job: Job, say: Callable[[str], None]) -> None:
-    """Keep the segments of an earlier run up to the first that is not what the ledger says of it."""
+def verify(job: Job, say: Callable[[str], None], check: Callable[[], None]) -> None:
+    """Keep the segments of an earlier run up to the first that is not what the ledger says of it.
+
+    `check` is called before each and raises where the run is to end.
+    """
     good = []
     for record in job.records:
+        check()
         try:
             _verify(job.folder("segments") / record.file, record)
         except (UpscaleError, OSError):
@@ -92,7 +96,10 @@ def finish(plan: Plan, job: Job) -> list[str]:
     container = plan.output.suffix[1:].lower()
 
     def into(target: Path) -> list[str]:
-        return join(segments, plan.info, plan.encoding, target, container, plan.clip(job.records))
+        warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(job.records))
+        if not job.held:
+            raise UpscaleError("the job was given up meanwhile")
+        return warnings
 
     place = Path(os.path.realpath(plan.output))  # a link to an output stays, as with any program that writes to it
     if os.stat(job.directory).st_dev == os.stat(place.parent).st_dev:
@@ -122,7 +129,8 @@ def _join_elsewhere(into: Callable[[Path], list[str]], place: Path) -> list[str]
         return _join_named(target, into, place)
     try:
         warnings = into(Path(f"/proc/self/fd/{nameless}"))
-        os.link(f"/proc/self/fd/{nameless}", target, follow_symlinks=True)
+        # `src_dir_fd` has no say in an absolute name, but without it os.link does not follow the link in /proc.
+        os.link(f"/proc/self/fd/{nameless}", target, src_dir_fd=nameless, follow_symlinks=True)
     finally:
         os.close(nameless)
     os.replace(target, place)

@@ -16,14 +16,14 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import BusyError, InputError, Stopped, UpscaleError
-from interrupt import Signals, open_standard_streams, resume_command, why
+from interrupt import Signals, leave, open_standard_streams, resume_command, why
 from notation import FrameRange, Scale, TimeRange
 from options import Options, make_options
 
@@ -78,31 +78,30 @@ def upscale_video(
     "forkserver": call it from below `if __name__ == "__main__":`.
     """
     values = dict(locals())
-    return run(make_options(input=values.pop("source"), **values))
+    options = make_options(input=values.pop("source"), **values)
+    from reporter import make_progress
+
+    reporter = make_progress(options.progress, options.verbosity, options.log_file)
+    try:
+        result = run(options, reporter, Signals())
+        reporter.done(**result.facts())
+        return result
+    finally:
+        reporter.finish()
 
 
-def run(
-    options: Options,
-    crews: "Crews | None" = None,
-    progress: "Progress | None" = None,
-    signals: Signals | None = None,
-) -> Result:
+def run(options: Options, progress: "Progress", signals: Signals, crews: "Crews | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run brings a crew along."""
     from compare import write_comparison
     from crews import Crews
     from job import Job
     from plan import make_plan
-    from reporter import make_progress
-    from slurm import end_earlier_tasks
 
-    progress = progress or make_progress(options.progress, options.verbosity, options.log_file)
-    signals = signals or Signals()
     if options.no_clobber and is_there(options.output):
         progress.say(f"{text(options.output)} is there already and is left as it is (--no-clobber)")
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
-    end_earlier_tasks(plan.work_dir)
     job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
     try:
         with (crews or Crews()).lend(plan, job.directory) as crew:
@@ -136,12 +135,12 @@ def upscale(
     from pipeline import Pipeline
 
     progress.start(**facts(plan))
-    announce(plan, job, progress)  # the workers load while an earlier run's segments are verified
     pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
     with signals.flagged(pipeline):
+        announce(plan, job, progress, pipeline.check)  # the workers load while an earlier run's segments are verified
         pipeline.run()
-    progress.close()
-    return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
+        progress.close()
+        return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
 
 
 def clean_up(job: "Job", progress: "Progress", signals: Signals) -> None:
@@ -161,7 +160,12 @@ def is_there(output: Path) -> bool:
         return False
 
 
-def announce(plan: "Plan", job: "Job", progress: "Progress") -> None:
+def is_same(first: Path, second: Path) -> bool:
+    """Whether two names are those of one file that is there."""
+    return first.exists() and second.exists() and os.path.samefile(first, second)
+
+
+def announce(plan: "Plan", job: "Job", progress: "Progress", check: Callable[[], None]) -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
     from progress import many
     from segments import verify
@@ -169,7 +173,7 @@ def announce(plan: "Plan", job: "Job", progress: "Progress") -> None:
     if job.afresh:
         progress.say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
     elif job.records:
-        verify(job, progress.say)
+        verify(job, progress.say, check)
         total = plan.info.frame_count
         to_do = f"about {max(0, total - job.frames_done)}" if total else "an unknown number"
         progress.say(f"resuming: {job.frames_done} frames kept, {to_do} to do")
@@ -209,54 +213,60 @@ def text(path: str | os.PathLike[str]) -> str:
 
 def command(options: Options, progress: "Progress", signals: Signals) -> int:
     """What the options ask for: a look, a folder, or one job; the exit status."""
-    from folder import is_folder_run, run_folder
+    import folder
 
     def one(options: Options, crews: "Crews | None" = None) -> Result:
-        return run(options, crews, progress, signals)
+        return run(options, progress, signals, crews)
 
-    status = 0
-    if is_folder_run(options):
-        status, summary = run_folder(options, one, progress)
-        progress.done(**summary)
-    elif options.dry_run:
+    if options.dry_run:
         from dryrun import report
 
-        lines, found = report(options)
+        lines, found = folder.report(options) if folder.is_folder_run(options) else report(options)
         progress.plan(lines, **found)
-    else:
-        result = one(options)
-        if not result.skipped or options.progress == "json":
-            progress.done(**result.facts())
-    return status
+        return 0
+    if folder.is_folder_run(options):
+        status, summary = folder.run_folder(options, one, progress)
+        progress.done(**summary)
+        return status
+    result = one(options)
+    if not result.skipped or options.progress == "json":
+        progress.done(**result.facts())
+    return 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
-    from arguments import parse_options
+    from progress import Progress
 
     open_standard_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
-    options = parse_options(argv)
-    from progress import Progress
-    from reporter import make_progress
-
     progress, signals = Progress(), Signals()
+    signals.install(progress)  # before anything that takes time is imported
     try:
-        progress = make_progress(options.progress, options.verbosity, options.log_file)
-        signals.install(progress)
+        from arguments import parse_options
+
+        options = parse_options(argv)
+        from reporter import make_progress
+
+        if options.log_file is not None and is_same(options.log_file, options.input):
+            raise InputError(f"--log-file {options.log_file} is the input, which is only read; name another file")
+        progress = signals.progress = make_progress(options.progress, options.verbosity, options.log_file)
         return command(options, progress, signals)
-    except Stopped as error:
-        progress.error(f"{error}; to resume: {resume_command(argv)}", error.exit_status)
-        return error.exit_status
-    except UpscaleError as error:
-        progress.error(why(error), error.exit_status)
-        return error.exit_status
     except Exception as error:
-        if options.verbosity > 0:
+        if signals.received:  # whatever the exception that it was has become on its way
+            stopped = Stopped(signals.received)
+            progress.error(f"{stopped}; to resume: {resume_command(argv)}", stopped.exit_status)
+            return stopped.exit_status
+        if isinstance(error, UpscaleError):
+            progress.error(why(error), error.exit_status)
+            return error.exit_status
+        if progress.verbosity > 0:
             traceback.print_exc()
         progress.error(why(error), 1)
         return 1
+    finally:
+        progress.finish()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    leave(main())

@@ -6,13 +6,13 @@
     main process                              worker process (this file)
       tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
       results pipe (one a worker) ◄─ message ─  ("ready",) ("batch", path, n) ("done", path)
-                                                ("failed", path, why) ("fatal", path, why)
+                                                ("failed", path, why) ("fatal", path, why) ("unusable", "", why)
       status array ◄──────────── row N ───────  state, batch, frames, heartbeat
 
 Nothing that a worker can hold is shared with another: if it is killed, only its own pipes and row are left
 behind. It ends when its main process does, in whatever it is at that moment. After an error that another try
 may not meet ("failed") it ends too, because a device may be unusable from then on; after one that every try
-would meet ("fatal") the main process ends the run.
+would meet ("fatal", or "unusable" for the model itself) the main process ends the run.
 """
 
 import argparse
@@ -170,9 +170,11 @@ class Worker:
         text = one_line(error)
         log.error("manifest %s: %s\n%s", self.current or "none", text, traceback.format_exc())
         self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
-        final = full_disk(error) or isinstance(error, UpscaleError | ManifestError)
+        kind = "failed"
+        if full_disk(error) or isinstance(error, UpscaleError | ManifestError):
+            kind = "fatal" if self.current else "unusable"
         try:
-            self.results.send(("fatal" if final else "failed", self.current, text))
+            self.results.send((kind, self.current, text))
         except OSError:
             pass  # the main process is gone or going
 

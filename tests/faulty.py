@@ -1,0 +1,110 @@
+"""The command with parts that go wrong: FAULT=KIND:TIMES:FOLDER python tests/faulty.py INPUT OUTPUT SCALE …
+
+The fault happens where a worker reads the frame POISON, `TIMES` times in all; FOLDER counts. `slow` is no fault,
+but 30 ms for every frame, so that there is a middle to do something in. Faults of the main process: `slow_join`,
+`slow_close`, `slow_load`.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import worker
+
+POISON = "frame_000030.npy"
+FOREVER = 1000  # seconds
+real_run_worker = worker.run_worker
+
+
+def fault() -> tuple[str, int, Path]:
+    kind, times, folder = os.environ["FAULT"].split(":", 2)
+    return kind, int(times), Path(folder)
+
+
+def claim() -> bool:
+    """Whether the fault is to happen now: it was not yet, so many times."""
+    _, times, folder = fault()
+    for number in range(times):
+        try:
+            (folder / f"happened-{number}").touch(exist_ok=False)
+            return True
+        except FileExistsError:
+            continue
+    return False
+
+
+def happen(kind: str) -> None:
+    if kind == "raise":
+        raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
+    if kind == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "exit":
+        os._exit(7)
+    if kind == "silent":
+        time.sleep(FOREVER)
+    if kind == "stuck":  # in a C function that holds the interpreter's lock
+        ctypes.PyDLL(None).sleep(FOREVER)
+
+
+def run_worker(index, array, tasks, results, settings, log_folder) -> None:
+    """worker.run_worker with the fault built in."""
+    kind = fault()[0]
+    read, write, make = worker.read_frame, worker.write_frame, worker.make_upscaler
+
+    def read_frame(path):
+        if kind == "slow":
+            time.sleep(0.03)
+        elif kind in ("raise", "die", "exit", "silent", "stuck") and path.name == POISON and claim():
+            happen(kind)
+        return read(path)
+
+    def write_frame(path, samples):
+        if path.name == POISON and kind == "wrong_size" and claim():
+            samples = samples[:-2]
+        write(path, samples)
+        if path.name == POISON and kind == "cut" and claim():
+            os.truncate(path, 1000)
+        if path.name == POISON and kind == "die_before_report" and claim():
+            os.kill(os.getpid(), signal.SIGKILL)  # its output lies there, but nobody was told
+
+    def make_upscaler(settings, beat):
+        if kind == "no_start" and claim():
+            raise RuntimeError("no device")
+        if kind == "die_loading" and claim():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return make(settings, beat)
+
+    worker.read_frame, worker.write_frame, worker.make_upscaler = read_frame, write_frame, make_upscaler
+    real_run_worker(index, array, tasks, results, settings, log_folder)
+
+
+def slow_main(kind: str) -> None:
+    """Make a stage of the main process take long."""
+    if kind == "slow_join":
+        import mux
+
+        real = mux.heapq.merge
+        mux.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
+    if kind == "slow_close":
+        import encode
+
+        real_close = encode.SegmentWriter.close
+        encode.SegmentWriter.close = lambda self: time.sleep(FOREVER) or real_close(self)
+    if kind == "slow_load":
+        import plan
+
+        real_plan = plan.make_plan
+        plan.make_plan = lambda options: (claim() and time.sleep(FOREVER)) or real_plan(options)
+
+
+if __name__ == "__main__":
+    worker.run_worker = run_worker
+    slow_main(fault()[0])
+    import upscale
+
+    sys.exit(upscale.main())
