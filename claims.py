@@ -40,6 +40,7 @@ FOLDERS = {
     RESULTS: r"manifest_[0-9]+\.[0-9]+-[0-9a-f]{8}\.(txt|json(\.[0-9]+\.tmp)?)",
     TASKS: r"(task_[0-9]+\.json|coordinator\.json|settings\.json|token|slurm_jobs)(\.[0-9]+\.tmp)?",
 }
+AFRESH = 75  # exit status of a worker that failed at a manifest: its script starts a fresh one (see slurm.script)
 MAX_FILE = 1 << 20  # bytes; more is none of ours
 SEEN_SECONDS = 30.0  # that a file on shared storage may take to be seen: nfs(5), acdirmin
 LOOK_AGAIN_SECONDS = 0.1

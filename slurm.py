@@ -9,6 +9,7 @@ import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 import threading
@@ -17,12 +18,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from claims import SLURM_JOBS, TASKS
+import claims
+from claims import AFRESH, COORDINATOR, SLURM_JOBS, TASKS
 from errors import BusyError, InputError, UpscaleError
-from task import AFRESH
 
 LOOK_SECONDS = 15.0  # between two questions to Slurm; sooner where a task went silent, but not below
 LOOK_AGAIN_SECONDS = 3.0
+OTHER_NODE_SECONDS = 6.0  # three beats of a coordinator (cluster.BEAT_SECONDS)
 STOP_SECONDS = 20.0  # for Slurm to end what is cancelled
 COMMAND_SECONDS = 60.0  # that a command of Slurm may take: its own timeouts are 10 s and some retries
 # States of squeue(1) in which a task is there or will be; in all others it has ended.
@@ -225,18 +227,24 @@ def end_job(number: str) -> bool:
     return False
 
 
-def end_earlier_tasks(work_dir: Path) -> None:
+def end_earlier_tasks(job: Path) -> None:
     """End what an earlier run left in Slurm, before its work directory is used again: it might still write there.
 
-    BusyError where it can't be ended from here.
+    BusyError where it can't be ended from here, or where its main process is alive on another node: a lock may
+    not be seen from there.
     """
     try:
-        numbers = (work_dir / TASKS / SLURM_JOBS).read_text(encoding="ascii").split()
+        numbers = (job / TASKS / SLURM_JOBS).read_text(encoding="ascii").split()
     except (OSError, ValueError):
         return
+    before = claims.read_json(job / TASKS / COORDINATOR)
+    if before.get("node") != socket.gethostname() and not before.get("over"):
+        time.sleep(OTHER_NODE_SECONDS)
+        if claims.read_json(job / TASKS / COORDINATOR).get("count") != before.get("count"):
+            raise BusyError(f"another run is at work on this output, on {before.get('node')}; wait for it or stop it")
     for number in numbers:
         if re.fullmatch(r"[0-9]{1,18}", number, re.ASCII) and not end_job(number):
             raise BusyError(
                 f"tasks of an earlier run may still be at work (Slurm job {number}); end them with scancel {number}, "
-                f"then remove {work_dir / TASKS / SLURM_JOBS}"
+                f"then remove {job / TASKS / SLURM_JOBS}"
             )

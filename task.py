@@ -20,12 +20,11 @@ from pathlib import Path
 
 import claims
 import status
-from claims import COORDINATOR, TASKS
+from claims import AFRESH, COORDINATOR, TASKS
 from errors import UpscaleError
 from manifest import ManifestError, read_manifest
 from terms import Terms, take_terms, task_settings
 
-AFRESH = 75  # exit status of a worker that failed at a manifest: its script starts a fresh one (see slurm.script)
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
 FIRST_PAUSE, LONGEST_PAUSE = 0.02, 1.0  # seconds between looks at an empty queue
 AHEAD = 8  # manifests at the head of the queue that a task tries for, so that not all go for the first

@@ -24,6 +24,7 @@ import task
 import terms
 from dispatch import BatchDone, Work, WorkerError, WorkerLost
 from errors import BusyError, InputError, UpscaleError
+from job import Job
 from manifest import Manifest, write_manifest
 from settings import LANCZOS, ModelSettings
 
@@ -518,6 +519,31 @@ def test_tasks_of_an_earlier_run_are_ended_first(job, fake, monkeypatch):
     monkeypatch.setattr(slurm, "STOP_SECONDS", 0.1)
     with pytest.raises(BusyError, match="scancel 12"):
         slurm.end_earlier_tasks(job)
+
+
+def test_a_run_on_another_node_is_left_alone(job, fake, monkeypatch):
+    monkeypatch.setattr(slurm, "OTHER_NODE_SECONDS", 0.3)
+    claims.put(job / claims.TASKS / claims.SLURM_JOBS, "12\n")
+    coordinator_says(job, node="login2")
+    slurm.end_earlier_tasks(job)  # its heart stands still
+    assert fake.said.pop() == ("cancel", "12")
+    threading.Timer(0.1, coordinator_says, (job,), {"node": "login2", "count": 2}).start()
+    with pytest.raises(BusyError, match="on login2"):
+        slurm.end_earlier_tasks(job)
+    assert not fake.said
+
+
+def test_a_second_run_does_not_end_the_tasks_of_the_first(job, fake):
+    place = job / "out.mkv.work"
+    first = Job(place).open({}, job / "out.mkv")
+    claims.make_folders(place)
+    claims.put(place / claims.TASKS / claims.SLURM_JOBS, "12\n")
+    with pytest.raises(BusyError):
+        Job(place).open({}, job / "out.mkv")
+    assert not fake.said
+    first.close()
+    Job(place).open({}, job / "out.mkv").close()
+    assert fake.said == [("cancel", "12")] and not claims.listed(place / claims.TASKS)
 
 
 def test_the_script_survives_any_name(tmp_path):
