@@ -58,12 +58,28 @@ def test_the_packaged_video_network_sees_18_pixels_far():
     assert not torch.equal(tiled(frames), whole)  # so the test can fail
 
 
-def test_rrdb_patches_leave_no_seam():
-    state, frames = nets.rrdb(16, 2), nets.picture(80, 150)
+def test_the_reach_of_a_small_rrdb_is_exact():
+    state, frames = nets.rrdb(8, 1), nets.picture(8, 90)
     whole = forward(state)[0](frames)
-    tiled, shapes = forward(state, 80 * 100)
-    error = (tiled(frames) - whole).abs().max() * 255
-    assert len(shapes) == 2 and error < 1
+    tiled, shapes = forward(state, 8 * 70)
+    error = (tiled(frames) - whole).abs().max()
+    assert tiled.network.halo == 19 and len(shapes) == 2 and error < 1e-6
+
+
+def test_the_packaged_rrdb_leaves_no_seam_above_one_code():
+    state = weights.load("RealESRGAN_x4plus_anime_6B")
+    frames = nets.picture(24, 180)
+    whole = forward(state)[0](frames)
+
+    def seam(halo: int | None = None) -> float:
+        tiled, shapes = forward(state, 24 * 160)
+        tiled.network.halo = halo or tiled.network.halo
+        error = (tiled(frames) - whole).abs().max() * 255
+        assert len(shapes) == 2
+        return float(error)
+
+    assert seam() <= 1
+    assert seam(24) > 1  # so the test can fail
 
 
 @pytest.mark.parametrize("scale", [2, 1])
@@ -86,14 +102,53 @@ def held_frames() -> torch.Tensor:
     return frames
 
 
+def one_by_one(f: Forward, frames: torch.Tensor) -> torch.Tensor:
+    """What each frame by itself gives."""
+    results = []
+    for frame in frames:
+        f.forget()
+        results.append(f(frame[None]).clone())
+    return torch.cat(results)
+
+
 @pytest.mark.parametrize("state", [nets.compact(8, 2), nets.rrdb()], ids=["compact", "rrdb"])
 def test_a_patch_that_did_not_change_is_not_computed_again(state):
     frames, budget = held_frames(), 60 * 80
     together, alone = forward(state, budget)[0], forward(state, budget)[0]
-    assert torch.equal(together(frames), torch.cat([alone(frame[None]) for frame in frames]))
+    assert torch.equal(together(frames), one_by_one(alone, frames))
     patches = alone.computed // 6
     assert patches > 1 and together.computed + together.reused == 6 * patches
     assert together.computed == 2 * patches + 1  # all of frames 0 and 5, the changed corner of 3
+
+
+def test_reuse_goes_on_from_call_to_call_until_forgotten():
+    frames, budget = held_frames(), 60 * 80
+    whole, calls = forward(nets.compact(8, 2), budget)[0], forward(nets.compact(8, 2), budget)[0]
+    expected = whole(frames).clone()
+    for sizes in ((4, 2), (1, 1, 1, 1, 1, 1), (2, 3, 1), (3, 1, 1, 1)):  # the largest first: it makes the room
+        calls.computed = calls.reused = 0
+        calls.forget()
+        results = [calls(part).clone() for part in frames.split(sizes)]
+        assert torch.equal(torch.cat(results), expected), sizes
+        assert (calls.computed, calls.reused) == (whole.computed, whole.reused), sizes
+    calls(frames[5:])
+    assert calls.computed == whole.computed, "it is the frame of the call before"
+    calls.forget()
+    calls(frames[5:])
+    assert calls.computed > whole.computed
+
+
+def test_a_call_that_failed_is_not_followed():
+    f, _ = forward(nets.compact())
+    frames = held_frames()
+    expected = f(frames[5:]).clone()
+    f(frames[:1])
+    run = f.run
+    f.run = lambda _pixels: 1 / 0
+    with pytest.raises(ZeroDivisionError):
+        f(frames[5:])
+    f.run = run
+    assert torch.equal(f(frames[5:]), expected)
 
 
 def test_no_change_at_all_is_one_frames_work():
@@ -108,7 +163,7 @@ def test_out_of_memory_halves_the_batch_then_the_patch_and_goes_on(state, limit)
     frames = nets.picture(80, 112, frames=4)
     expected = forward(state)[0](frames)
     f, shapes = forward(state, limit=limit, batch=4)
-    out = f(frames)
+    out = f(frames).clone()
     assert (out - expected).abs().max() < 1 / 255
     assert [shape[0] for shape in shapes[:3]] == [4, 2, 1] and f.batch == 1
     assert len(f.notes) >= 3 and not any("\n" in note for note in f.notes)
@@ -177,5 +232,5 @@ def test_on_cuda_passes_have_one_shape_and_reuse_changes_no_bit():
     together = Forward(run, found, 50 * 64, 4, lambda: None)
     out = together(frames)
     alone = Forward(run, found, 50 * 64, 4, lambda: None)
-    assert torch.equal(out, torch.cat([alone(frame[None]) for frame in frames]))
+    assert torch.equal(out, one_by_one(alone, frames))
     assert len(set(shapes)) == 1 and together.reused > 0
