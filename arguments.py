@@ -146,6 +146,8 @@ def _slurm_options(group: _Group) -> None:
     group.switch("--slurm", "workers are tasks of a Slurm array job; the work directory must be on shared storage")
     group.value("--slurm-workers", "N", "tasks of the array")
     group.value("--sbatch", "OPTIONS", 'more options for sbatch: "--partition=gpu --gres=gpu:1 --time=02:00:00"')
+    group.value("--segment-of", "I/N", "only part I of N, cut at keyframes; its work directory is kept for joining")
+    group.value("--join-segments", "N", "join the N parts that --segment-of has made, without encoding again")
 
 
 def _encoder_options(group: _Group) -> None:

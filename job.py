@@ -45,7 +45,7 @@ FOLDERS = {
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
 SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
-OWN_FILES = rf"(job\.json|ledger\.jsonl)(\.tmp)?|{JOINED}|{SOCKET}"
+OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json)(\.tmp)?|{JOINED}|{SOCKET}"
 
 
 def input_identity(path: Path) -> dict:

@@ -15,6 +15,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 NAMED_SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160),
                "4k": (3840, 2160), "8k": (7680, 4320)}  # fmt: skip
 MAX_RATE = 1000  # frames/s
+MAX_PARTS = 256  # of one video
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,15 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise InputError(f"{text!r} is not a size in bytes such as 500M or 2G")
     return int(Fraction(match[1] + (match[2] or "")) * UNITS[match[3].upper()])
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`2/4`: part 2 of 4; InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text.strip(), re.ASCII)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count or not 2 <= count <= MAX_PARTS:
+        raise InputError(f"{text!r} is not a part such as 2/4, of 2 to {MAX_PARTS}")
+    return number, count
 
 
 def parse_frames(text: str) -> FrameRange:

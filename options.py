@@ -7,6 +7,7 @@ from pathlib import Path
 
 from errors import InputError
 from notation import (
+    MAX_PARTS,
     FrameRange,
     Scale,
     TimeRange,
@@ -14,6 +15,7 @@ from notation import (
     one_of,
     parse_bytes,
     parse_frames,
+    parse_part,
     parse_rate,
     parse_scale,
     parse_time,
@@ -40,6 +42,8 @@ class Options:
     workers: int = 6
     batch_size: int = 8
     patch_size: int = 256
+    segment_of: tuple[int, int] | None = None
+    join_segments: int | None = None
     slurm: bool = False
     slurm_workers: int = 6
     sbatch: str = ""
@@ -78,6 +82,8 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "strength": number(0, 1),
     "workers": whole(1, MAX_WORKERS),
     "slurm_workers": whole(1, MAX_SLURM_WORKERS),
+    "segment_of": parse_part,
+    "join_segments": whole(2, MAX_PARTS),
     "batch_size": whole(1, MAX_BATCH),
     "patch_size": whole(MIN_PATCH, MAX_PATCH, 0),
     "precision": one_of("auto", "fp32", "bf16", "fp16"),

@@ -17,6 +17,7 @@ from ledger import SegmentRecord
 from mux import check_container
 from notation import FrameRange
 from options import Options
+from parts import part_options
 from settings import LANCZOS, ModelSettings, PictureSettings
 from sources import PictureSource, VideoSource, picture_source, video_source
 from stills import PictureTarget
@@ -73,6 +74,8 @@ def make_plan(options: Options) -> Plan:
     work_dir = work_directory(options, output, target)
     if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(work_dir)):
         raise InputError(f"{options.input} lies in the work directory {work_dir}, which is cleaned up; move it first")
+    if options.segment_of is not None:
+        options = part_options(options)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     extension = output.suffix.lower().lstrip(".")
     keep_alpha = extension in stills.ALPHA if target else keeps_alpha(options.codec, extension)

@@ -12,6 +12,7 @@ from errors import UpscaleError
 from job import Job
 from ledger import SegmentRecord
 from mux import Segment, join
+from parts import mark_complete
 from plan import Plan
 from safefile import file_sha256, sync_directory
 from sources import PictureSource
@@ -92,7 +93,17 @@ def finish(plan: Plan, job: Job) -> list[str]:
     if plan.target is not None:
         icc = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
         return plan.target.write(job, plan.source.numbers, icc)
-    segments = [Segment(job.folder("segments") / record.file, record.pts) for record in job.records]
+    if plan.options.segment_of is not None:
+        return [mark_complete(job, plan.options)]
+    return put_together([(job.folder("segments") / record.file, record.pts) for record in job.records], plan, job)
+
+
+def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, job: Job) -> list[str]:
+    """Segments, (path, times of its frames) each, as the plan's output in place; warnings.
+
+    `job` is one that is held, on whose file system the output grows.
+    """
+    segments = [Segment(path, pts) for path, pts in parts]
     container = plan.output.suffix[1:].lower()
 
     def into(target: Path) -> list[str]:

@@ -110,7 +110,7 @@ def run(options: Options, progress: "Progress", signals: Signals, crews: "Crews 
             write_comparison(plan, job, options.compare)
         for line in late_warnings:
             progress.say(line)
-        if not options.keep_work:
+        if not options.keep_work and options.segment_of is None:
             clean_up(job, progress, signals)
     except BaseException as error:
         job.remove_frames()
@@ -141,6 +141,15 @@ def upscale(
         pipeline.run()
         progress.close()
         return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
+
+
+def join_segments(options: Options, progress: "Progress") -> Result:
+    """The parts that --segment-of has made, joined into the output."""
+    from rejoin import join_parts
+
+    started = time.monotonic()
+    plan, frames = join_parts(options, progress.say)
+    return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
 def clean_up(job: "Job", progress: "Progress", signals: Signals) -> None:
@@ -228,7 +237,7 @@ def command(options: Options, progress: "Progress", signals: Signals) -> int:
         status, summary = folder.run_folder(options, one, progress)
         progress.done(**summary)
         return status
-    result = one(options)
+    result = join_segments(options, progress) if options.join_segments else one(options)
     if not result.skipped or options.progress == "json":
         progress.done(**result.facts())
     return 0
