@@ -69,13 +69,13 @@ def make_plan(options: Options) -> Plan:
     if options.slurm:
         slurm.check(options.sbatch)
         options = replace(options, workers=options.slurm_workers)
+    if options.segment_of is not None:
+        options = part_options(options)
     target = picture_target(options)
     output = check_paths(options, target)
     work_dir = work_directory(options, output, target)
     if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(work_dir)):
         raise InputError(f"{options.input} lies in the work directory {work_dir}, which is cleaned up; move it first")
-    if options.segment_of is not None:
-        options = part_options(options)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     extension = output.suffix.lower().lstrip(".")
     keep_alpha = extension in stills.ALPHA if target else keeps_alpha(options.codec, extension)
