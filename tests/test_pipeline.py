@@ -1,0 +1,248 @@
+"""window.py, segments.py and the job's holds: what is kept when something goes wrong in the middle of it."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from clips import make_clip
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import job as jobs
+from encode import SegmentWriter
+from errors import BusyError, Stopped
+from interrupt import quote
+from job import Job, claim_output
+from notation import parse_scale
+from options import Options
+from plan import make_plan
+from segments import OpenSegment, verify
+from window import HELD, Entry, Window
+
+# The window
+
+
+def entry(number, held=False, complete=False):
+    return Entry(number, number * 10, held, held or complete)
+
+
+def has_room(window):
+    """Whether a frame may be stored now, without waiting."""
+    with window.changed:
+        return window._has_room()
+
+
+def test_the_window_holds_so_many_frames_and_held_ones_do_not_count():
+    window = Window(3)
+    for number in (1, 2):
+        window.add(entry(number))
+    for number in (3, 4, 5):
+        window.add(entry(number, held=True))
+    assert has_room(window)
+    window.add(entry(6))
+    assert not has_room(window)
+    window.complete([1])
+    window.release(window.take())
+    assert has_room(window)
+
+
+def test_a_still_of_hours_does_not_fill_the_memory():
+    window = Window(2)
+    window.add(entry(1))
+    for number in range(2, 2 * HELD + 1):
+        assert has_room(window)
+        window.add(entry(number, held=True))
+    assert not has_room(window)
+
+
+def test_frames_come_in_order_whatever_order_they_are_done_in():
+    window = Window(9)
+    taken = []
+
+    def encode():
+        while (one := window.take()) is not None:
+            taken.append(one.number)
+            window.release(one)
+
+    thread = threading.Thread(target=encode)
+    thread.start()
+    for number in (1, 2, 3, 4):
+        window.add(entry(number, held=number == 3))
+    window.end()
+    for number in (4, 2, 1):
+        window.complete([number])
+    thread.join(30)
+    assert not thread.is_alive() and taken == [1, 2, 3, 4]
+
+
+def test_after_a_stop_what_is_complete_is_still_taken_and_nothing_more():
+    window = Window(9)
+    for number in (1, 2):
+        window.add(entry(number, complete=number == 1))
+    window.stop(30)
+    window.release(window.take())
+    assert window.take() is None and not window.wait_for_room()
+    late = Window(9)
+    late.add(entry(1, complete=True))
+    late.stop(-1)
+    assert late.take() is None
+
+
+# Segments
+
+
+@pytest.fixture
+def plan(tmp_path):
+    source = make_clip(tmp_path / "in.mp4", 3)
+    return make_plan(Options(source, tmp_path / "out.mkv", parse_scale("2"), model="lanczos", preset="ultrafast"))
+
+
+@pytest.fixture
+def job(plan):
+    job = Job(plan.work_dir).open(plan.identity, plan.output)
+    yield job
+    job.close()
+
+
+def planes(number):
+    """A frame of 128x96 in yuv420p."""
+    return [np.full(shape, 40 + number, np.uint8) for shape in ((96, 128), (48, 64), (48, 64))]
+
+
+def add_segments(plan, job, count):
+    for _ in range(count):
+        with OpenSegment(job, plan) as segment:
+            for number in range(3):
+                segment.write(planes(number), job.frames_done + number)
+
+
+def test_an_error_between_two_frames_costs_none(plan, job):
+    with pytest.raises(ZeroDivisionError), OpenSegment(job, plan) as segment:
+        segment.write(planes(1), 0)
+        segment.write(planes(2), 1)
+        raise ZeroDivisionError
+    assert job.frames_done == 2
+    verify(job, pytest.fail, lambda: None)
+    assert job.frames_done == 2
+
+
+def test_an_error_in_the_encoder_costs_the_segment_and_leaves_no_file(plan, job, monkeypatch):
+    add_segments(plan, job, 1)
+    real = SegmentWriter.write
+
+    def write(self, planes, pts):
+        if pts == 4:
+            raise OSError(28, "No space left on device")
+        real(self, planes, pts)
+
+    monkeypatch.setattr(SegmentWriter, "write", write)
+    with pytest.raises(OSError, match="No space"), OpenSegment(job, plan) as segment:
+        segment.write(planes(1), 3)
+        segment.write(planes(2), 4)
+    assert job.frames_done == 3 and os.listdir(job.folder("segments")) == ["segment_000000.mkv"]
+
+
+def test_segments_up_to_the_first_damaged_one_are_kept(plan, job):
+    add_segments(plan, job, 4)
+    path = job.folder("segments") / "segment_000002.mkv"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    said = []
+    verify(job, said.append, lambda: None)
+    assert job.frames_done == 6 and said == ["2 segments of the earlier run are damaged; their frames are done again"]
+    assert sorted(os.listdir(job.folder("segments"))) == ["segment_000000.mkv", "segment_000001.mkv"]
+
+
+def test_a_segment_that_is_a_link_is_not_trusted(plan, job, tmp_path):
+    add_segments(plan, job, 1)
+    path = job.folder("segments") / "segment_000000.mkv"
+    path.rename(tmp_path / "elsewhere.mkv")
+    path.symlink_to(tmp_path / "elsewhere.mkv")
+    verify(job, lambda line: None, lambda: None)
+    assert job.frames_done == 0 and (tmp_path / "elsewhere.mkv").exists()
+
+
+def test_a_signal_while_segments_are_verified_costs_none(plan, job):
+    add_segments(plan, job, 3)
+    looks = iter([None, None])
+
+    def check():
+        if next(looks, "stop"):
+            raise Stopped(15)
+
+    with pytest.raises(Stopped):
+        verify(job, pytest.fail, check)
+    assert job.frames_done == 9 and len(os.listdir(job.folder("segments"))) == 3
+
+
+def test_a_job_that_was_given_up_takes_no_segment(plan, job):
+    with OpenSegment(job, plan) as segment:
+        segment.write(planes(1), 0)
+        job.close()
+    assert job.frames_done == 0 and os.listdir(job.folder("segments")) == []
+
+
+# Holds
+
+
+def test_an_output_is_claimed_once_by_whatever_name(tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to("real")
+    (tmp_path / "out.mp4").symlink_to("real/out.mp4")
+    claim = claim_output(tmp_path / "real" / "out.mp4")
+    for name in ("real/out.mp4", "link/out.mp4", "out.mp4", "real/../link/out.mp4"):
+        with pytest.raises(BusyError, match=f"pid {os.getpid()}\\)"):
+            claim_output(tmp_path / name)
+    os.close(claim_output(tmp_path / "real" / "other.mp4"))
+    os.close(claim)
+    os.close(claim_output(tmp_path / "out.mp4"))
+    assert os.listdir(tmp_path / "real") == []
+
+
+def test_a_rerun_waits_for_the_workers_of_a_killed_run(plan, monkeypatch):
+    """They might still move frames of the old parameters into place."""
+    plan.work_dir.mkdir(mode=0o700)
+    worker = os.open(plan.work_dir, os.O_RDONLY)
+    fcntl.flock(worker, fcntl.LOCK_SH)
+    threading.Timer(0.5, os.close, [worker]).start()
+    started = time.monotonic()
+    Job(plan.work_dir).open(plan.identity, plan.output).close()
+    assert time.monotonic() - started >= 0.4
+    worker = os.open(plan.work_dir, os.O_RDONLY)
+    fcntl.flock(worker, fcntl.LOCK_SH)
+    monkeypatch.setattr(jobs, "WORKER_SECONDS", 0.1)
+    with pytest.raises(BusyError, match="workers of an earlier run"):
+        Job(plan.work_dir).open(plan.identity, plan.output)
+    os.close(worker)
+    Job(plan.work_dir).open(plan.identity, plan.output).close()
+
+
+# The command that resumes
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.binary(min_size=1, max_size=12).filter(lambda raw: b"\0" not in raw), min_size=1, max_size=8))
+def test_a_quoted_word_is_the_same_to_a_shell(raws):
+    if not shutil.which("bash"):
+        pytest.skip("no bash here")
+    words = [os.fsdecode(raw) for raw in raws]
+    line = "printf '%s\\0' " + " ".join(map(quote, words))
+    assert line.isprintable()
+    done = subprocess.run(["bash", "-c", line], capture_output=True, check=True, env={"LC_ALL": "C.UTF-8"})
+    assert done.stdout.split(b"\0")[:-1] == raws
+
+
+def test_a_plain_word_stays_as_it_is():
+    assert [quote(word) for word in ("in.mp4", "a b", "it's", str(Path("/é.mp4")))] == [
+        "in.mp4",
+        "'a b'",
+        "'it'\"'\"'s'",
+        "'/é.mp4'",
+    ]
