@@ -55,6 +55,7 @@ class BatchUpscaler:
         self.depth: int = self._engine.depth
         self._flying: deque[_Batch] = deque()
         self._turn = 0
+        self.notes: list[str] = []  # on the batch collected last, for a log, one line each
         self._buffers: list[np.ndarray | None] = [None] * (self.depth + 1)
 
     @property
@@ -94,7 +95,7 @@ class BatchUpscaler:
         if not self._flying:
             raise ValueError("no batch is in flight")
         batch = self._flying.popleft()
-        self._engine.finish(batch.slot)
+        self.notes = self._engine.finish(batch.slot)
         for output, n in zip(batch.outputs, batch.unique, strict=True):
             same = batch.outputs[batch.unique.index(n)]
             if output is not same:

@@ -19,18 +19,16 @@ from rescale import rescale
 from settings import ModelSettings
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-WORKERS = 6  # that share a device's memory, where nobody says how many
 
 
 class Upscaler:
     """A loaded network.
 
-    `share` is the part of the device's free memory that this worker plans with. Raises weights.WeightsError
-    where the model can't be used, InputError where the device or the precision can't.
+    Raises weights.WeightsError where the model can't be used, InputError where the device or the precision can't.
     """
 
-    def __init__(self, settings: ModelSettings, beat: Callable[[], None] = lambda: None, share: float = 1 / WORKERS):
-        self.settings, self.beat, self.share = settings, beat, share
+    def __init__(self, settings: ModelSettings, beat: Callable[[], None] = lambda: None):
+        self.settings, self.beat = settings, beat
         self.device = torch.device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         _tune(self.device, settings.threads)
@@ -58,25 +56,31 @@ class Upscaler:
             self._forward.notes = []
         return notes
 
+    def forget(self) -> None:
+        """The next frame follows none: no patch of it is copied from the frame before."""
+        if self._forward:
+            self._forward.forget()
+
     @torch.inference_mode()
     def __call__(self, rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
         """Frames (N, 3, H, W), float32 in [0, 1] on the device, to (N, 3, height, width), float32 in [0, 1].
 
         The network's factor is the smallest that reaches the size (the native one where none does), then an
-        exact resize. Raises UpscaleError where even the smallest patch does not fit the memory.
+        exact resize. The first frame follows the last of the call before, unless `forget` was called; the result
+        is valid until the next call. Raises UpscaleError where even the smallest patch does not fit the memory.
         """
         strength = self.settings.strength
         if strength <= 0:
             return rescale(rgb, width, height)
         rows, columns = rgb.shape[-2:]
-        self._load(factor_for(self.native, width / columns, height / rows))
+        self._load(factor_for(self.native, width / columns, height / rows), rgb)
         out = rescale(self._forward(rgb), width, height)  # (N, 3, height, width)
         if strength < 1:
             out = torch.lerp(rescale(rgb, width, height), out, strength)
         return out
 
-    def _load(self, factor: int) -> None:
-        """The network for this factor on the device; once, as a run has one size."""
+    def _load(self, factor: int, frames: torch.Tensor) -> None:
+        """The network for this factor on the device; once, as a run has one size, that of `frames` (N, 3, H, W)."""
         if factor == self._factor:
             return
         state = self._state or weights.load(self.settings.model, self.settings.denoise)
@@ -87,13 +91,16 @@ class Upscaler:
             dtype = torch.float32
             self._notes.append(f"{network.kind} runs in fp32: it does not stand {self.precision}")
         module = runner(network, dtype, self.device)
-        budget, batch = self._memory_plan(module, network)
+        budget, batch = self._memory_plan(module, network, frames.numel() * factor**2 * 4)
         if self.settings.compile and self.device.type == "cuda":
             module = _compiled(module)
         self._forward, self._factor = Forward(module, network, budget, batch, self.beat), factor
 
-    def _memory_plan(self, module: nn.Module, network: Network) -> tuple[int, int]:
-        """(pixels of a patch, patches in a pass): what was asked for, less where free memory does not hold it."""
+    def _memory_plan(self, module: nn.Module, network: Network, result: int) -> tuple[int, int]:
+        """(pixels of a patch, patches in a pass): what was asked for, less where free memory does not hold it.
+
+        `result` bytes go to what the network gives, before any patch.
+        """
         size = self.settings.patch_size
         budget = MERGE * size**2 if size and network.tiles else WHOLE
         batch = 1 if self.device.type == "cpu" else max(1, self.settings.batch_size)
@@ -101,7 +108,8 @@ class Upscaler:
         if free is None or not network.tiles:
             return budget, batch
         side = -(-max(PROBE, network.minimum) // network.multiple) * network.multiple
-        affordable = int(free * KEEP * self.share / bytes_per_pixel(module, self.device, side))  # pixels in a pass
+        mine = max(0.0, free * KEEP / self.settings.sharers - result)
+        affordable = int(mine / bytes_per_pixel(module, self.device, side))  # pixels in a pass
         while batch > 1 and batch * min(budget, size**2 or WHOLE) > affordable:
             batch //= 2
         return max(min(budget, affordable // batch), SMALLEST**2), batch

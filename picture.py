@@ -49,15 +49,3 @@ def frames_at_once(picture: PictureSettings, device: str) -> int:
     """Frames that pass through colour and network together: as many as fit RGB_BYTES, at least one."""
     budget = RGB_BYTES["cuda" if device.startswith("cuda") else "cpu"]
     return max(1, budget // (picture.out_width * picture.out_height * 3 * 4))
-
-
-def network_bytes(picture: PictureSettings, batch_size: int, device: str) -> int:
-    """Peak bytes of a worker's frames, on its device, beside the network's own: samples in and out of a batch,
-    its RGB before the network (two copies) and after it, one channel more for what lies outside the gamut."""
-    source, target = formats(picture)
-    count_in, count_out = samples(picture)
-    stored = batch_size * (count_in * source.dtype.itemsize + count_out * target.dtype.itemsize)
-    together = min(batch_size, frames_at_once(picture, device))
-    channel, out_channel = picture.width * picture.height * 4, picture.out_width * picture.out_height * 4
-    slots = 2 if device.startswith("cuda") else 1
-    return slots * stored + together * (6 * channel + 3 * out_channel) + out_channel

@@ -153,8 +153,9 @@ class LanczosUpscaler:
             self._resizer(frame, out)
             self._beat()
 
-    def finish(self, slot: int) -> None:
-        """Nothing is left to wait for."""
+    def finish(self, slot: int) -> list[str]:
+        """Nothing is left to wait for, and nothing to log."""
+        return []
 
 
 def _plane_arrays(frame: av.VideoFrame, fmt: PixelFormat) -> list[np.ndarray]:

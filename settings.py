@@ -12,8 +12,9 @@ class ModelSettings:
     """The model and how it runs; one for all frames of a run.
 
     `model` is a name or the path of a weights file. `device` is "cpu" or "cuda:N". `patch_size` is in
-    pixels of the input, 0 for whole frames. `threads` are CPU threads of this worker. `strength` in 0..1
-    blends the network's picture (1) with a plain Lanczos resize (0); `denoise` in 0..1 or None is for
+    pixels of the input, 0 for whole frames. `threads` are CPU threads of this worker, `sharers` the workers on
+    its device, this one included: each plans with its part of the free memory. `strength` in 0..1 blends
+    the network's picture (1) with a plain Lanczos resize (0); `denoise` in 0..1 or None is for
     realesr-general-x4v3 alone.
     """
 
@@ -26,6 +27,7 @@ class ModelSettings:
     denoise: float | None = None
     strength: float = 1.0
     compile: bool = False
+    sharers: int = 1
 
 
 @dataclass(frozen=True)

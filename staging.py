@@ -16,7 +16,7 @@ and added to its result, resized bilinearly: it is not clipped away.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -51,6 +51,7 @@ class _Slot:
     device_in: torch.Tensor | None = None  # (batch, samples in)
     device_out: torch.Tensor | None = None  # (batch, samples out)
     outputs: list[np.ndarray] | None = None
+    notes: list[str] = field(default_factory=list)
     done: torch.cuda.Event | None = None
 
 
@@ -85,11 +86,15 @@ class NetworkUpscaler:
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
             np.copyto(target, frame.reshape(-1))
+        self._upscaler.forget()  # so that a batch's result is a matter of that batch alone
+        computed, reused = self._upscaler.computed, self._upscaler.reused
         with torch.inference_mode():
             if self._cuda:
                 self._start_on_cuda(buffers, len(frames))
             else:
                 self._convert(buffers.staged[: len(frames)], picture, [torch.from_numpy(out) for out in outputs])
+        computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
+        buffers.notes = [*self._upscaler.take_notes(), f"patches: {computed} computed, {reused} reused"]
 
     def _start_on_cuda(self, buffers: _Slot, count: int) -> None:
         """Each stream waits for the event of the one before it; the slot's last use is over (`finish` has waited)."""
@@ -117,18 +122,21 @@ class NetworkUpscaler:
             outside = rgb.sub_(inside)
             upscaled = self._upscaler(inside, picture.out_width, picture.out_height)  # (n, 3, out height, out width)
             for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
-                self._give_back(result, rest)
-                from_rgb(result[None], target, out[None])
+                from_rgb(self._whole(result, rest)[None], target, out[None])
             self._beat()
 
-    def _give_back(self, result: torch.Tensor, outside: torch.Tensor) -> None:
-        """Adds to `result` (3, out h, out w) what the network could not see, `outside` (3, h, w)."""
-        for channel, rest in zip(result, outside, strict=True):
-            if self._cuda or float(rest.abs().amax()) > _VISIBLE:
-                channel += F.interpolate(rest[None, None], channel.shape, mode="bilinear", align_corners=False)[0, 0]
+    def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+        """`result` (3, out h, out w), left as it is, plus what the network could not see, `outside` (3, h, w)."""
+        if not self._cuda and float(outside.abs().amax()) <= _VISIBLE:
+            return result
+        resized = F.interpolate(outside[None], result.shape[1:], mode="bilinear", align_corners=False)[0]
+        return resized.add_(result)
 
-    def finish(self, slot: int) -> None:
-        """Waits for the slot's batch; its `outputs` are complete, alpha included, when this returns."""
+    def finish(self, slot: int) -> list[str]:
+        """Waits for the slot's batch; its `outputs` are complete, alpha included, when this returns.
+
+        Returns what there is to say of it in a log, one line each.
+        """
         buffers = self._slots[slot]
         if buffers.done is not None:
             buffers.done.synchronize()
@@ -136,6 +144,7 @@ class NetworkUpscaler:
             for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
                 store_alpha(staged, buffers.picture, out)
         buffers.outputs = buffers.done = None
+        return buffers.notes
 
     def _fit(self, buffers: _Slot, picture: PictureSettings, count: int) -> None:
         """Buffers for `count` frames of that picture; those that are there are kept where they fit."""

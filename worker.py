@@ -155,6 +155,8 @@ class Worker:
             write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
         self.beat()
         log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
+        for note in self.upscaler.notes:
+            log.info("batch %d: %s", batch.number, note)
         self.row["batches_done"] += 1
         self.row["frames_done"] += len(outputs)
         self.results.send(("batch", batch.path, batch.number))

@@ -26,6 +26,13 @@ class Doubler:
 
     def __init__(self, settings, beat):
         self.beat, self.frames = beat, []
+        self.computed = self.reused = 0
+
+    def forget(self):
+        pass
+
+    def take_notes(self):
+        return []
 
     def __call__(self, rgb, width, height):
         assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.dtype == torch.float32
@@ -193,7 +200,27 @@ def test_large_pictures_pass_a_few_at_a_time(upscaler, monkeypatch):
     assert all(np.array_equal(a, b) for a, b in zip(want, got, strict=True))
     monkeypatch.setattr(pictures, "RGB_BYTES", {"cpu": 1, "cuda": 1})
     assert pictures.frames_at_once(picture, "cuda:1") == 1
-    assert pictures.network_bytes(picture, 8, "cpu") > 8 * (24 * 16 * 3 // 2 + 48 * 32 * 3 // 2)
+
+
+def test_a_large_frame_is_reused_from_call_to_call_but_not_from_batch_to_batch(monkeypatch):
+    """Frames that pass one at a time: of one that changed in a corner only the patches there are computed."""
+    picture = settings(width=96, height=72, out_width=192, out_height=144)
+    first = frame(picture, 1)
+    second = first.copy()
+    second[:8] += 60
+    real = make_upscaler(ModelSettings(precision="fp32", patch_size=32), lambda: None)
+    patches = 3
+    real.submit([first, second, first], picture)
+    want = [out.copy() for out in real.collect()]
+    assert real.notes == [f"patches: {patches + 2} computed, {2 * patches - 2} reused"]
+    monkeypatch.setattr(pictures, "RGB_BYTES", {"cpu": 1})
+    for frames, computed in (([first, second, first], patches + 2), ([first], patches), ([second], patches)):
+        real.submit(frames, picture)
+        got = real.collect()
+        assert real.notes == [f"patches: {computed} computed, {len(frames) * patches - computed} reused"]
+    assert np.array_equal(got[0], want[1])
+    real.submit([first, second, first], picture)
+    assert all(np.array_equal(a, b) for a, b in zip(want, real.collect(), strict=True))
 
 
 def test_misuse_is_told(upscaler):

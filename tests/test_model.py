@@ -41,7 +41,7 @@ def tiny(tmp_path):
 def test_any_size_comes_from_the_smallest_factor_that_reaches_it(tiny, size, factor):
     frames = nets.picture(13, 17, frames=2)
     upscaler = Upscaler(tiny())
-    out = upscaler(frames, *size)
+    out = upscaler(frames, *size).clone()
     assert out.shape == (2, 3, size[1], size[0]) and out.dtype == torch.float32
     assert out.min() >= 0 and out.max() <= 1
     native = upscaler(frames, 17 * factor, 13 * factor)
@@ -123,8 +123,9 @@ def test_little_free_memory_makes_small_patches_from_the_start(tiny, monkeypatch
     plenty = Upscaler(tiny(patch_size=0))
     expected = plenty(frames, 280, 200)
     per_pixel = memory.bytes_per_pixel(model.build(nets.compact(), 2).module, CPU)
-    monkeypatch.setattr(model, "free_bytes", lambda device: int(4000 * per_pixel / memory.KEEP))
-    scarce = Upscaler(tiny(patch_size=0), share=1.0)
+    result = 3 * 280 * 200 * 4
+    monkeypatch.setattr(model, "free_bytes", lambda device: int(3 * (4000 * per_pixel + result) / memory.KEEP))
+    scarce = Upscaler(tiny(patch_size=0, sharers=3))
     assert torch.allclose(scarce(frames, 280, 200), expected, atol=1e-6)
     assert plenty.computed == 1 and scarce.computed >= 4 and scarce.take_notes() == []
 
@@ -208,7 +209,7 @@ def test_on_cuda_it_is_the_same_picture(tiny, compiled):
 def test_a_full_gpu_halves_the_work_and_goes_on(tiny):
     frames = nets.picture(200, 300, frames=4)
     expected = Upscaler(tiny())(frames, 600, 400)
-    upscaler = Upscaler(tiny(nets.compact(64, 4), device="cuda:0", patch_size=0), share=1.0)
+    upscaler = Upscaler(tiny(nets.compact(64, 4), device="cuda:0", patch_size=0))
     torch.cuda.set_per_process_memory_fraction(0.002)
     try:
         assert upscaler(frames.cuda(), 600, 400).shape == expected.shape
