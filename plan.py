@@ -203,6 +203,7 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
         ModelSettings(
             model, device, options.precision, options.patch_size, options.batch_size, core_share(workers),
             options.denoise, options.strength, options.compile,
+            sharers=1 if options.slurm else devices.count(device),  # what a task may take is Slurm's to say
         )
         for device in devices
     )  # fmt: skip
