@@ -164,6 +164,7 @@ def _job_options(group: _Group) -> None:
     group.value("--work-dir", "DIR", "where OUTPUT.work goes; beside the output where nothing is said", Path)
     group.value("--work-space", "SIZE", "most that frames may take on disk, e.g. 500M")
     group.value("--segment-frames", "N", "frames in a segment: what a crash may cost; a minute's work at the most")
+    group.value("--frame-format", "NAME", "of the frames at work: npy, or png: slower, 8-bit RGB, for a person to open")
     group.switch("--keep-work", "keep the work directory after success")
     group.switch("--restart", "start afresh, whatever an earlier run has done")
     group.switch("--no-clobber", "leave an output that is there, and exit 0")

@@ -2,12 +2,15 @@
 
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
 from errors import InputError
+from frame import FORMATS
+from settings import PictureSettings
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -52,3 +55,21 @@ def write_frame(path: Path, samples: np.ndarray) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def as_stored(picture: PictureSettings, frame_format: str) -> PictureSettings:
+    """A job's picture in storage: as it is decoded and encoded, or 8-bit RGB in files that a person can open."""
+    if frame_format == "npy":
+        return picture
+    rgb = {"pixel_format": "rgb24", "matrix": "gbr", "full_range": True}
+    return replace(picture, **rgb, **{f"out_{name}": value for name, value in rgb.items()})
+
+
+def check_frame_format(frame_format: str, picture: PictureSettings) -> list[str]:
+    """What --frame-format can't keep, a line each; InputError for an alpha channel."""
+    if frame_format == "npy":
+        return []
+    source, result = FORMATS[picture.pixel_format], FORMATS[picture.out_pixel_format]
+    if source.alpha and result.alpha:
+        raise InputError("--frame-format png keeps no alpha channel; leave it out")
+    return ["--frame-format png takes the frames through 8-bit RGB"] if source.depth > 8 else []

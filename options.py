@@ -65,6 +65,7 @@ class Options:
     container: str = "auto"
     work_dir: Path | None = None
     work_space: int | None = None
+    frame_format: str = "npy"
     keep_work: bool = False
     restart: bool = False
     no_clobber: bool = False
@@ -81,9 +82,9 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "denoise": number(0, 1),
     "strength": number(0, 1),
     "workers": whole(1, MAX_WORKERS),
-    "slurm_workers": whole(1, MAX_SLURM_WORKERS),
     "segment_of": parse_part,
     "join_segments": whole(2, MAX_PARTS),
+    "slurm_workers": whole(1, MAX_SLURM_WORKERS),
     "batch_size": whole(1, MAX_BATCH),
     "patch_size": whole(MIN_PATCH, MAX_PATCH, 0),
     "precision": one_of("auto", "fp32", "bf16", "fp16"),
@@ -95,6 +96,7 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "settle": number(0, 1e9),
     "container": one_of("auto", "mp4", "mkv", "mov", "webm"),
     "work_space": parse_bytes,
+    "frame_format": one_of("npy", "png"),
     "segment_frames": whole(1, 1_000_000),
     "stall_timeout": number(1, 1e6),
     "progress": one_of("auto", "bars", "plain", "json", "none"),

@@ -17,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-import frame
 import status
 from dispatch import BatchDone, Crew, Work, WorkerError, WorkerLost
 from errors import Stopped
-from framefile import write_npy
 from job import Job
 from manifest import Manifest, write_manifest
 from plan import Plan
 from segments import OpenSegment, finish
+from storage import FrameStore
 from video import VideoError
 from window import Entry, Window
 
@@ -58,6 +57,7 @@ class Pipeline:
         """`say` takes one line for the user, `show(tally, rows)` is called a few times a second."""
         self.plan, self.job, self.crew, self.say, self.show = plan, job, crew, say, show
         self.window = Window(plan.window)
+        self.frames = FrameStore(plan, job)
         self.tally = Tally(plan.info.frame_count)
         self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
         self.works: dict[Path, tuple[Work, list[int]]] = {}  # manifests not done yet, the numbers of their frames
@@ -140,7 +140,7 @@ class Pipeline:
             if damage := self._damage(numbers):
                 self.say(f"{damage}; {work.frames} are done again")
                 for number in numbers:
-                    self._file("output_frames", number).unlink(missing_ok=True)
+                    self.frames.discard(number)
                 self.crew.redo(work, f"left this: {damage}")
                 return
             del self.works[event.path]
@@ -151,7 +151,7 @@ class Pipeline:
         """What is wrong with the upscaled frames of these numbers as they lie there; nothing if they are whole."""
         for number in numbers:
             try:
-                self._load(number)
+                self.frames.samples(number)
             except WorkerError as error:
                 return str(error)
         return ""
@@ -191,12 +191,12 @@ class Pipeline:
         with self.plan.source.open(last) as decoder:
             for decoded in decoder:
                 last = decoded.number
-                samples = self._flat(decoded.planes)
+                samples = self.frames.flat(decoded.planes)
                 held = previous is not None and np.array_equal(samples, previous)
                 if not self.window.wait_for_room():
                     return
                 if not held:
-                    self._store(decoded.number, samples)
+                    self.frames.put(decoded.number, samples)
                     batch.append(decoded.number)
                     previous = samples
                 self.tally.held += held
@@ -213,24 +213,9 @@ class Pipeline:
         self.tally.total = last
         self.window.end()
 
-    def _flat(self, planes: list[np.ndarray]) -> np.ndarray:
-        """A decoded frame's planes one after another without padding: a flat array."""
-        p = self.plan.picture
-        fmt = frame.FORMATS[p.pixel_format]
-        samples = np.empty(frame.sample_count(fmt, p.width, p.height), fmt.dtype)
-        for target, plane in zip(frame.planes(samples, fmt, p.width, p.height), planes, strict=True):
-            target[...] = plane.reshape(target.shape)
-        return samples
-
-    def _store(self, number: int, samples: np.ndarray) -> None:
-        p = self.plan.picture
-        shape = frame.stored_shape(frame.FORMATS[p.pixel_format], p.width, p.height)
-        with self._file("input_frames", number).open("wb") as file:
-            write_npy(file, samples.reshape(shape))
-
     def _deal(self, number: int, frames: list[int]) -> None:
         """Write the manifest of one batch and have the main loop hand it out."""
-        p, options = self.plan.picture, self.plan.options
+        p, options = self.frames.picture, self.plan.options
         manifest = Manifest(
             worker=number % options.workers,
             input_dir=self.job.folder("input_frames"),
@@ -241,7 +226,7 @@ class Pipeline:
             pixel_format=p.pixel_format,
             colour=f"{p.matrix} {'full' if p.full_range else 'limited'}",
             total_frames=len(frames),
-            batches={number: tuple(frame.frame_name(n) for n in frames)},
+            batches={number: tuple(map(self.frames.name, frames))},
             chroma_location=p.chroma_location,
             frame_size=(p.width, p.height),
             output_size=(p.out_width, p.out_height),
@@ -263,34 +248,15 @@ class Pipeline:
             with OpenSegment(self.job, self.plan) as segment:
                 while entry is not None:
                     if not entry.held:
-                        previous = self._load(entry.number)
+                        previous = self.frames.planes(entry.number)
                     segment.write(previous, entry.pts)
                     if not entry.held:
-                        self._remove(entry.number)
+                        self.frames.remove(entry.number)
                     self.window.release(entry)
                     self.tally.done += 1
                     if segment.is_full():
                         break
                     entry = self.window.take()
-
-    def _load(self, number: int) -> list[np.ndarray]:
-        """The planes of an upscaled frame, memory-mapped."""
-        p = self.plan.picture
-        fmt, size = frame.FORMATS[p.out_pixel_format], p.stored_size
-        try:
-            samples = np.load(self._file("output_frames", number), mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError, EOFError) as error:
-            raise WorkerError(f"frame {number} came back damaged: {error}") from error
-        if samples.dtype != fmt.dtype or samples.size != frame.sample_count(fmt, *size):
-            raise WorkerError(f"frame {number} came back with the wrong size")
-        return frame.planes(samples, fmt, *size)
-
-    def _remove(self, number: int) -> None:
-        for folder in ("input_frames", "output_frames"):
-            self._file(folder, number).unlink(missing_ok=True)
-
-    def _file(self, folder: str, number: int) -> Path:
-        return self.job.folder(folder) / frame.frame_name(number)
 
     # After
 

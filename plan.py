@@ -13,6 +13,7 @@ from encode import FALLBACK_RATE, EncodeSettings, encode_settings
 from encoders import keeps_alpha
 from errors import InputError
 from frame import FORMATS, frame_bytes
+from framefile import as_stored, check_frame_format
 from ledger import SegmentRecord
 from mux import check_container
 from notation import FrameRange
@@ -51,10 +52,15 @@ class Plan:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame in storage, its input and its output together."""
-        p = self.picture
+        p = self.stored
         return frame_bytes(FORMATS[p.pixel_format], p.width, p.height) + frame_bytes(
             FORMATS[p.out_pixel_format], *p.stored_size
         )
+
+    @property
+    def stored(self) -> PictureSettings:
+        """The frames as they are in storage."""
+        return as_stored(self.picture, self.options.frame_format)
 
     def clip(self, records: list[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
         """From where to where, in seconds of the input, other streams are copied; None is all of them."""
@@ -99,7 +105,8 @@ def make_plan(options: Options) -> Plan:
         width, height, encoding.pixel_format,
         encoding.colour.matrix, encoding.colour.full_range, encoding.colour.chroma_location,
     )  # fmt: skip
-    batch_size, window = window_frames(options, picture, work_dir)
+    warnings = [*warnings, *check_frame_format(options.frame_format, picture)]
+    batch_size, window = window_frames(options, as_stored(picture, options.frame_format), work_dir)
     if source.most is not None:  # few frames are shared by all workers
         batch_size = min(batch_size, -(-source.most // workers))
     return Plan(
@@ -257,6 +264,7 @@ def identity(
         **source.identity(),
         "frames": source.info.identity(),
         "picture": asdict(picture),
+        "frame_format": options.frame_format,
         "model": model_identity(options, found),
         "encoding": encoding.identity(),
     }
@@ -277,5 +285,5 @@ def model_identity(options: Options, found: weights.Weights | None) -> dict:
 def parameters(options: Options) -> dict:
     """Everything asked for that changes a result, whatever the input, as JSON has it; for folders."""
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container")
+    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format")
     return {"model": model_identity(options, found)} | {name: str(getattr(options, name)) for name in names}

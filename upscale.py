@@ -66,8 +66,9 @@ def upscale_video(
     deinterlace: str = Options.deinterlace, frame_rate: str | float | Fraction | None = None,
     frames: str | FrameRange | None = None, time: str | TimeRange | None = None,
     compare: str | os.PathLike[str] | None = None,
-    work_dir: str | os.PathLike[str] | None = None, work_space: str | int | None = None, keep_work: bool = False,
-    restart: bool = False, no_clobber: bool = False, stall_timeout: float = Options.stall_timeout,
+    work_dir: str | os.PathLike[str] | None = None, work_space: str | int | None = None,
+    frame_format: str = Options.frame_format, keep_work: bool = False, restart: bool = False,
+    no_clobber: bool = False, stall_timeout: float = Options.stall_timeout,
     segment_frames: int = Options.segment_frames,
     progress: str = "none", log_file: str | os.PathLike[str] | None = None, verbosity: int = 0,
 ) -> Result:  # fmt: skip

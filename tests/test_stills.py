@@ -12,8 +12,12 @@ import numpy as np
 import pytest
 from clips import make_clip, number_of
 
-from errors import InputError
+from errors import InputError, UpscaleError
+from job import Job
+from options import Options
+from plan import make_plan
 from stills import files_of_pattern, is_pattern, numbered_name, numbered_pictures
+from storage import FrameStore
 
 ROOT = Path(__file__).parent.parent
 SIZE = (20, 14)  # width, height
@@ -192,3 +196,42 @@ def test_names_of_numbered_pictures(tmp_path):
     assert not is_pattern(tmp_path / "100%.png") and not is_pattern(tmp_path / "%d.mp4")
     (tmp_path / "%d.png").touch()
     assert not is_pattern(tmp_path / "%d.png")  # a file of just that name
+
+
+def test_frames_at_work_that_a_person_can_open(tmp_path):
+    clip = make_clip(tmp_path / "in.mp4", 20)
+    for kind in ("npy", "png"):
+        done = run(clip, tmp_path / f"{kind}.mkv", "1.5", "--frame-format", kind, "--crf", "4")
+        assert done.returncode == 0, done.stderr
+    lumas = []
+    for kind in ("npy", "png"):
+        with av.open(str(tmp_path / f"{kind}.mkv")) as video:
+            lumas.append([frame.to_ndarray(format="gray").astype(float) for frame in video.decode(video=0)])
+    assert len(lumas[0]) == len(lumas[1]) == 20
+    # The same but for what 8-bit RGB can't hold: the clip's saturated corners.
+    assert all(np.abs(a - b).mean() < 3 for a, b in zip(*lumas, strict=True))
+
+
+def test_pngs_go_through_the_workers(tmp_path):
+    store, job = store_of(tmp_path)
+    picture = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) + 60
+    planes = [picture, np.full((3, 4), 120, np.uint8), np.full((3, 4), 140, np.uint8)]
+    store.put(3, store.flat(planes))
+    opened = cv2.imread(str(job.folder("input_frames") / "frame_000003.png"))
+    assert opened.shape == (6, 8, 3) and store.name(3) == "frame_000003.png"
+    twice_as_large = cv2.resize(opened, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
+    cv2.imwrite(str(job.folder("output_frames") / "frame_000003.png"), twice_as_large)
+    luma = store.planes(3)[0]
+    assert luma.shape == (12, 16) and np.abs(luma[::2, ::2].astype(int) - picture).max() <= 2
+    (job.folder("output_frames") / "frame_000003.png").write_bytes(b"torn")
+    with pytest.raises(UpscaleError, match="frame 3 came back damaged"):
+        store.samples(3)
+    store.remove(3)
+    assert not list(job.folder("input_frames").iterdir()) + list(job.folder("output_frames").iterdir())
+
+
+def store_of(tmp_path):
+    clip = make_clip(tmp_path / "in.mp4", 2, width=8, height=6)
+    plan = make_plan(Options(clip, tmp_path / "out.mp4", model="lanczos", frame_format="png"))
+    job = Job(plan.work_dir).open(plan.identity, plan.output)
+    return FrameStore(plan, job), job

@@ -110,7 +110,7 @@ def test_half_a_frame_is_never_visible(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(np.lib.format, "write_array", torn)
+    monkeypatch.setattr("framefile.write_npy", torn)
     with pytest.raises(OSError, match="No space"):
         write_frame(tmp_path / "frame_000001.npy", picture(1))
     assert not (tmp_path / "frame_000001.npy").exists()
