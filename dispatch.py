@@ -103,6 +103,10 @@ class Crew:
             if slot.process is None:
                 self._start(slot)
 
+    def move(self, scratch: Path) -> None:
+        """Leave no more traces in the last job's directory: the next one's is `scratch`."""
+        self.scratch = self.starter.scratch = scratch
+
     def _start(self, slot: Slot) -> None:
         self.rows[slot.index] = status.empty_row()
         row = self.rows[slot.index]

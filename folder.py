@@ -71,7 +71,7 @@ def run_folder(options: Options, run: Callable, progress: Progress) -> tuple[int
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{options.input}: {len(items)} videos and pictures")
-    with Crews((options.work_dir or options.output).absolute()) as crews:
+    with Crews(keep=True) as crews:
         for item in items:
             status, facts = do_item(item, options, finished, lambda one: run(one, crews))
             counts[status] += 1

@@ -31,7 +31,7 @@ class ProcessStarter:
     def __init__(self, scratch: Path, modules: Sequence[str]):
         """`scratch`: a directory of this user alone, where the server's socket is for a moment at its start."""
         self.context = multiprocessing.get_context("forkserver")
-        self._scratch = scratch
+        self.scratch = scratch
         self._server = forkserver._forkserver
         self._ours = self._server._forkserver_pid is None  # else the program that called us has its own
         self._address = ""
@@ -57,7 +57,7 @@ class ProcessStarter:
             return
         config = multiprocessing.current_process()._config
         before = config.get("tempdir")
-        folder = os.open(self._scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         resource_tracker.ensure_running()  # before: it sets a signal mask of its own
         mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the server inherits it
         try:
