@@ -135,7 +135,7 @@ def upscaled(small: torch.Tensor, settings: ModelSettings, width: int, height: i
     small = small.to(upscaler.device)
     upscaler(small[:1], width, height)
     start = time.perf_counter()
-    frames = [upscaler(frame[None], width, height).cpu() for frame in small]
+    frames = [upscaler(frame[None], width, height).cpu().clone() for frame in small]
     return torch.cat(frames), (time.perf_counter() - start) / len(small)
 
 
