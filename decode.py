@@ -77,11 +77,27 @@ class Decoder:
 
     def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
         """((number, pts), frame) of the frames that are wanted and of those before that the deinterlacer needs."""
-        timed = ((f.pts, f.dts, f.duration, f) for f in self._reader)
         before = _FIELDS_AROUND if self._info.bwdif else 0
-        for number, (pts, frame) in enumerate(self._times.repair(timed), 1):
+        for number, (pts, frame) in enumerate(self._times.repair(self._timed()), 1):
             if number > self._skip - before:
                 yield (number, pts), frame
+
+    def _timed(self) -> Iterator[tuple[int | None, int | None, int, object]]:
+        """(pts, dts, duration, frame) as the file has them.
+
+        AVI has decoding times only, and what FFmpeg makes presentation times of them is wrong for B-frames. Its
+        frames are shown when they come out of the decoder, as FFmpeg's own best_effort_timestamp has it.
+        """
+        by_decoding = self._reader.container.format.name == "avi"
+        pts = None
+        for frame in self._reader:
+            if not by_decoding:
+                pts = frame.pts
+            elif frame.dts is not None:
+                pts = frame.dts
+            elif pts is not None:  # the last ones, that only come out when the packets are through
+                pts += frame.duration or 1
+            yield pts, frame.dts, frame.duration, frame
 
     def _finish(self, last: int) -> None:
         reader, warnings = self._reader, self._times.warnings()

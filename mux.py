@@ -121,7 +121,7 @@ class _Join:
         out.metadata.update(kept_tags(source.metadata))
         out.set_chapters(self._chapters(source))
         out.start_encoding()
-        repairs = {index: streams.Repair() for index in self._targets}
+        repairs = {index: streams.Repair(strict=not matroska_out) for index in self._targets}
         others = self._other_packets(source, copied, repairs)
         for packet in heapq.merge(self._track.packets(picture, self._shift), others, key=_decoding_time):
             out.mux_one(packet)

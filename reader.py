@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import av
+from av.codec.context import Flags
 from av.stream import Discard, Disposition
 
 from errors import InputError
@@ -214,4 +215,7 @@ def _decoder(stream, alpha: bool, threads: int) -> av.VideoCodecContext:
         decoder.extradata = own.extradata
     decoder.thread_count, decoder.thread_type = threads, "AUTO"
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
+    decoder.flags |= Flags.output_corrupt  # a frame with a hole is better than none, and is counted
+    if decoder.codec.name == "libdav1d":  # with frames in flight, an error takes all of them along
+        decoder.options |= {"max_frame_delay": "1"}
     return decoder

@@ -16,6 +16,7 @@ import subtitles
 from containers import CONTAINERS, MUXER_OPTIONS, kept_tags
 from video import open_input
 
+_MOST_PRIMING = 4096  # samples; more than that below zero is sound
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 
 
@@ -174,9 +175,11 @@ def add_primed(out: OutputContainer, stream: Stream, path: Path) -> Stream:
         return add_copy(out, stream)
     with open_input(path) as source:
         first = next((p for p in source.demux(source.streams[stream.index]) if p.size), None)
-        if first is None or first.pts is None or first.pts >= 0:
-            return add_copy(out, stream)
+        if first is None or first.pts is None or first.pts >= 0 or (codec == "aac" and not context.extradata):
+            return add_copy(out, stream)  # AAC of a transport stream: what is below zero is no priming
         padding = round(-first.pts * stream.time_base * context.sample_rate)
+        if padding > _MOST_PRIMING:
+            return add_copy(out, stream)
         extradata, rate, channels = context.extradata or b"", context.sample_rate, context.channels
         header = matroska.audio_template(codec, extradata, rate, channels, padding, bytes(first))
     with av.open(io.BytesIO(header)) as template:
@@ -195,15 +198,29 @@ def is_headless(packet: av.Packet) -> bool:
     return packet.size < 7 or bytes(packet)[0] != 0xFF or bytes(packet)[1] & 0xF6 != 0xF0
 
 
+def _in_samples(packet: av.Packet) -> None:
+    """Counts the times of sound in samples where that is finer than its time base."""
+    base, stream = packet.time_base, packet.stream
+    context = stream.codec_context if stream is not None and stream.type == "audio" else None
+    rate = context.sample_rate if context is not None else 0
+    if rate and base * rate > 1:
+        times = (packet.pts, packet.dts, packet.duration or 0)
+        packet.pts, packet.dts, packet.duration = (t if t is None else round(t * base * rate) for t in times)
+        packet.time_base = Fraction(1, rate)
+
+
 class Repair:
     """Gives every packet of a stream times that grow; `repaired` counts those whose times were wrong.
 
-    `dropped` counts the packets that the muxer would have choked on (see `is_headless`).
+    `strict`: no two may be the same, as MP4 has it; Matroska's milliseconds are too coarse for that (TrueHD has
+    1200 packets a second). So that nothing drifts, equal times are then spread by ticks of a sample, not of
+    the input's time base, and are no fault. `dropped` counts the packets that the muxer would have choked on (see `is_headless`).
 
     One packet is held back: a time that lies after its successor's is a damaged one, and is replaced.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool) -> None:
+        self._strict = strict
         self.repaired = self.dropped = 0
         self._held: av.Packet | None = None
         self._last: int | None = None  # decoding time of the last packet that went out, ticks
@@ -215,14 +232,17 @@ class Repair:
             self.dropped += 1
             return
         if packet is not None:
+            _in_samples(packet)
             self._complete(packet)
         held, self._held = self._held, packet
         if held is None:
             return
         if packet is not None and self._last is not None and held.dts > packet.dts > self._last:
             self._move(held, min(self._end, packet.dts - 1))
-        if self._last is not None and held.dts <= self._last:
-            self._move(held, self._last + 1)
+        if self._last is not None and held.dts < self._last:
+            self._move(held, self._last + self._strict)
+        elif self._last is not None and held.dts == self._last:
+            held.dts += self._strict
         if held.pts < held.dts:
             held.pts = held.dts
         self._last, self._end = held.dts, held.pts + (held.duration or 0)

@@ -144,7 +144,7 @@ def _alpha(first, stream, keep: bool, notes: list[str]) -> bool:
     if keep:
         return has_alpha(name)
     used = has_hidden_alpha(stream) or has_alpha(name)
-    if used and stream.codec_context.codec.canonical_name in _ALPHA_ALWAYS:
+    if used and (name == "pal8" or stream.codec_context.codec.canonical_name in _ALPHA_ALWAYS):
         pixels = first.to_ndarray(format="rgba")
         used = bool((pixels[..., 3] < 255).any())
     if used:

@@ -1,0 +1,122 @@
+"""Kinds of files that once came out wrong, each from decoding to the joined output, as a player sees them."""
+
+import random
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from clips import make_clip, number_of, video_frame
+from passthrough import passthrough, see
+
+from decode import Decoder
+from video import probe
+
+MS = Fraction(1, 1000)
+
+
+def short_packets(path: Path) -> Path:
+    """Sound in packets of 40 samples, 1200 a second as TrueHD has them: Matroska gives several the same time."""
+
+    def add(container, _stream):
+        sound = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        packets = []
+        for index in range(300):
+            packet = av.Packet(bytes([index % 256]) * 80)
+            packet.pts = packet.dts = index * 40
+            packet.duration, packet.time_base, packet.stream = 40, Fraction(1, 48000), sound
+            packets.append(packet)
+        return packets
+
+    return make_clip(path, 6, setup=add)
+
+
+@pytest.mark.parametrize("container", ["mkv", "mov"])
+def test_packets_shorter_than_a_millisecond_do_not_drift(tmp_path, container):
+    source = short_packets(tmp_path / "c.mkv")
+    before = see(source)[1]
+    assert len(set(before.pts)) < len(before.pts) == 300
+    result = passthrough(source, tmp_path / f"o.{container}")
+    after = see(result.path)[1]
+    assert result.warnings == []
+    assert b"".join(after.data) == b"".join(before.data)
+    assert after.pts[0] == before.pts[0] and abs(after.pts[-1] + after.durations[-1] - Fraction(1, 4)) <= MS
+    if container == "mkv":
+        assert after.pts == before.pts
+
+
+def test_avi_with_b_frames_is_shown_at_an_even_pace(tmp_path):
+    source = make_clip(tmp_path / "c.avi", 14, options={"preset": "medium", "bf": "2", "crf": "10"})
+    with Decoder(probe(source)) as decoder:
+        frames = [(frame.pts, number_of(frame.planes[0])) for frame in decoder]
+    assert decoder.warnings == []
+    assert [pts - frames[0][0] for pts, _ in frames] == [shown for _, shown in frames] == list(range(14))
+
+
+def test_sound_before_a_wrapping_clocks_zero_is_no_priming(tmp_path):
+    """A transport stream whose sound and picture both begin before the clock's zero: players see them together."""
+    ticks = [(1 << 33) + time for time in (-10800, -7200, -3600, 0, 3600, 7200)]
+    options = {"crf": "10", "preset": "ultrafast", "bf": "0"}
+    source = make_clip(
+        tmp_path / "c.ts", 6, time_base=Fraction(1, 90000), pts=ticks, options=options,
+        sound=True, sound_start=Fraction((1 << 33) - 12600, 90000),
+    )  # fmt: skip
+    before = see(source)
+    assert before[1].pts[0] < 0
+    result = passthrough(source, tmp_path / "o.mkv")
+    after = see(result.path)
+    assert [one.kind for one in after] == ["video", "audio"]
+    assert abs((after[1].pts[0] - after[0].pts[0]) - (before[1].pts[0] - before[0].pts[0])) <= MS
+    with av.open(str(result.path)) as container:
+        assert sum(frame.samples for frame in container.decode(audio=0)) > 8000
+
+
+@pytest.mark.parametrize("threads", [0, 1, 3])
+def test_damage_in_av1_costs_no_frames_beside_it(tmp_path, threads):
+    """dav1d's frame threads would throw away all that they have in flight."""
+    options = {"preset": "10", "svtav1-params": "keyint=1"}
+    source = make_clip(tmp_path / "c.mp4", 20, codec="libsvtav1", options=options)
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][9]
+        start, size = packet.pos, packet.size
+    data = bytearray(source.read_bytes())
+    data[start + 2 : start + size] = random.Random(1).randbytes(size - 2)
+    source.write_bytes(data)
+    with Decoder(probe(source), threads=threads) as decoder:
+        shown = [number_of(frame.planes[0]) for frame in decoder]
+    assert {number for number in range(20) if number != 9} <= set(shown)
+    assert len(decoder.warnings) == 1 and "damaged input" in decoder.warnings[0]
+
+
+def test_hevc_pictures_that_lean_on_a_lost_one_are_kept(tmp_path):
+    options = {"preset": "ultrafast", "x265-params": "log-level=none:keyint=30:bframes=0:scenecut=0"}
+    pictures = [video_frame(index, 128, 96) for index in range(20)]
+    source = make_clip(
+        tmp_path / "c.mp4", 20, width=128, height=96, codec="libx265", options=options, pictures=pictures
+    )
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(video=0) if p.size][5]
+        start = packet.pos
+    data = bytearray(source.read_bytes())
+    data[start + 4 : start + 10] = b"\xff" * 6  # the NAL unit's header: this picture is gone
+    source.write_bytes(data)
+    with Decoder(probe(source)) as decoder:
+        frames = [frame.number for frame in decoder]
+    assert len(frames) >= 19
+    assert len(decoder.warnings) == 1 and "damaged input" in decoder.warnings[0]
+
+
+def test_palette_without_transparent_pixels_has_no_alpha_to_drop(tmp_path):
+    source = tmp_path / "c.avi"
+    with av.open(str(source), "w") as out:
+        stream = out.add_stream("rawvideo", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "pal8"
+        for index in range(3):
+            indices = np.full((48, 64), index, np.uint8)
+            palette = np.full((256, 4), 255, np.uint8)  # (index, argb)
+            frame = av.VideoFrame.from_ndarray((indices, palette), format="pal8")
+            frame.pts = index
+            out.mux(stream.encode(frame))
+        out.mux(stream.encode(None))
+    assert not any("alpha" in note for note in probe(source).notes)
