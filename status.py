@@ -150,12 +150,16 @@ def read_json(job_dir: Path, running: bool = True) -> list[dict]:
 
 
 def health(status: dict, now: float | None = None) -> str:
-    """`alive`, `stalled` (processing, but silent for 30 s) or `gone` (there is no such process)."""
-    pid = int(status.get("pid") or 0)
-    if pid <= 0:
+    """`alive`, `stalled` (processing, but silent for 30 s) or `gone` (there is no such process).
+
+    Of a task on another node only its silence is known; the main process writes the heartbeats that it saw.
+    """
+    pid, elsewhere = int(status.get("pid") or 0), "@" in str(status.get("device"))
+    if pid <= 0 and not (elsewhere and status.get("heartbeat")):
         return "gone"
     try:
-        os.kill(pid, 0)
+        if not elsewhere:
+            os.kill(pid, 0)
     except ProcessLookupError:
         return "gone"
     except PermissionError:

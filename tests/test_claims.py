@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from fractions import Fraction
 from pathlib import Path
 
@@ -222,6 +223,17 @@ def test_time_is_the_watchers_own():
     pulse.see("a", 4, now=105.0)  # its counter began anew, or its clock goes backward: a sign of life
     assert pulse.silent("a", now=105.5) == 0.5
     assert pulse.silent("never seen", now=7.0) == 0.0 and pulse.silent("never seen", now=9.0) == 2.0
+
+
+def test_the_health_of_a_task_on_another_node_is_its_silence(job):
+    found = roster.Roster(job, "t0", np.zeros(1, status.row_dtype()))
+    row = {"state": status.PROCESSING, "device": "cuda:0", "frames_done": 3}
+    about = {"token": "t0", "id": "0-0123abcd", "state": "ready", "node": "n7", "count": 1, "row": row}
+    claims.put_json(job / claims.TASKS / "task_0.json", about)
+    found.look(0.0, 0.5)
+    seen = asdict(status.picture(found.rows[0], 0, job))
+    assert (seen["device"], seen["frames_done"], status.health(seen)) == ("cuda:0@n7", 3, "alive")
+    assert status.health(seen, time.time() + 31) == "stalled"
 
 
 # A task
