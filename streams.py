@@ -214,7 +214,8 @@ class Repair:
 
     `strict`: no two may be the same, as MP4 has it; Matroska's milliseconds are too coarse for that (TrueHD has
     1200 packets a second). So that nothing drifts, equal times are then spread by ticks of a sample, not of
-    the input's time base, and are no fault. `dropped` counts the packets that the muxer would have choked on (see `is_headless`).
+    the input's time base, and are no fault. `dropped` counts the packets that the muxer would have choked on
+    (see `is_headless`).
 
     One packet is held back: a time that lies after its successor's is a damaged one, and is replaced.
     """
