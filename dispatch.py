@@ -68,6 +68,7 @@ class Slot:
     starts: int = 0
     failed_starts: int = 0  # in a row
     last_words: str = ""  # why it is about to end, if it said so
+    lost: str = ""  # why the one before died
     beat: float = 0.0  # the last heartbeat seen
     silence: float = 0.0  # seconds that it has had work and given no sign of life
 
@@ -184,6 +185,7 @@ class Crew:
             # Not at once when one dies: a signal that killed all may be meant for this process too.
             if slot.process is None and slot.failed_starts < STRIKES:
                 self._start(slot)
+                self.events.append(WorkerLost(slot.index, slot.lost, True))
         self._hand_out()
         sources = {}
         for slot in self.slots:
@@ -259,7 +261,9 @@ class Crew:
         replaced = slot.failed_starts < STRIKES
         if not replaced and not any(other.process is not None and other.ready for other in self.slots):
             raise WorkerError(f"worker {slot.index} could not start, {STRIKES} times; the last time it {why}")
-        self.events.append(WorkerLost(slot.index, why, replaced))
+        slot.lost = why
+        if not replaced:
+            self.events.append(WorkerLost(slot.index, why, False))
         for work in given if slot.ready else ():
             self.strikes.setdefault(work.path, 0)
         if given and at_fault:  # the first it was given is the one that it died of

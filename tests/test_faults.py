@@ -10,7 +10,6 @@ import resource
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -101,7 +100,7 @@ def segments(work: Path, count: int):
 # The main process
 
 
-@pytest.mark.parametrize("seed", [1, 2, 3])
+@pytest.mark.parametrize("seed", [1, 2])
 def test_main_process_killed_at_random_moments(start, tmp_path, expected, seed):
     moments = random.Random(seed)
     for _ in range(3):
@@ -512,7 +511,7 @@ def test_a_link_as_output_is_followed_and_stays(start, tmp_path, expected):
 
 @pytest.mark.parametrize(
     "name",
-    ["quo'te\"", " edge spaces ", "new\nline", "-dash", "--restart", "\udcff\udcfe", "$(touch x);`id`", "50%d#?*"],
+    ["$(touch x);`id` quo'te\"", " edge 50%d#?* ", "new\nline", "-dash", "--restart", "\udcff\udcfe"],
 )
 def test_any_name_works(tmp_path, source, expected, name):
     """For INPUT, OUTPUT, and --work-dir, given relative to the current directory."""
@@ -557,7 +556,7 @@ def test_weights_that_run_code_are_refused(tmp_path, source):
     torch.save({"params": Poison()}, tmp_path / "new.pth")
     (tmp_path / "old.pth").write_bytes(pickle.dumps(Poison()))
     for name in ("new.pth", "old.pth"):
-        run = Run(tmp_path, source, tmp_path / "out.mp4", "2", "--model", tmp_path / name, "--device", "cpu")
+        run = Run(tmp_path, source, tmp_path / "out.mp4", "2", "--model", tmp_path / name, "--workers", "1")
         assert name in run.fail(2)
     assert not (tmp_path / "poisoned").exists() and not (tmp_path / "out.mp4.work").exists()
 
@@ -621,7 +620,3 @@ def test_twice_in_one_process(tmp_path, source, expected):
     Run(tmp_path, source, *outputs, script=tmp_path / "twice.py").succeed()
     for output in outputs:
         check(output, expected)
-
-
-if __name__ == "__main__":
-    sys.exit(pytest.main([__file__]))
