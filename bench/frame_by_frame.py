@@ -1,0 +1,68 @@
+"""Real-ESRGAN's own way with a video, for comparison: its classes, one process, frame after frame, whole frames.
+
+    python bench/frame_by_frame.py IN OUT [--crf 17] [--preset medium]
+
+What realesrgan's inference_realesrgan_video.py does with -n realesr-animevideov3 -s 2 --fp32: an ffmpeg program
+decodes into a pipe, RealESRGANer.enhance takes each frame, another ffmpeg encodes what comes through a pipe.
+"""
+
+import argparse
+import subprocess
+import sys
+import tempfile
+import warnings
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import numpy as np
+import torch
+
+import weights
+from architectures import alias_functional_tensor
+from video import probe
+
+
+def enhancer():
+    """RealESRGANer with the packaged weights in fp32."""
+    warnings.simplefilter("ignore")  # its imports are full of deprecated names
+    alias_functional_tensor()
+    from realesrgan import RealESRGANer
+    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
+
+    network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4, act_type="prelu")
+    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
+        torch.save({"params": weights.load("realesr-animevideov3")}, file.name)
+        return RealESRGANer(
+            scale=4, model_path=file.name, model=network, tile=0, tile_pad=10, pre_pad=0, half=False, device="cpu"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("source")
+    parser.add_argument("output")
+    parser.add_argument("--crf", default="17")
+    parser.add_argument("--preset", default="medium")
+    args = parser.parse_args()
+    info, model = probe(args.source), enhancer()
+    width, height, rate = info.width, info.height, str(info.frame_rate)
+    quiet = ["ffmpeg", "-v", "error", "-nostdin", "-y"]
+    raw = ["-f", "rawvideo", "-pix_fmt", "bgr24"]
+    encoding = ["-pix_fmt", "yuv420p", "-c:v", "libx264", "-crf", args.crf, "-preset", args.preset]
+    size = f"{2 * width}x{2 * height}"
+    with (
+        subprocess.Popen([*quiet, "-i", args.source, *raw, "-"], stdout=subprocess.PIPE) as reader,
+        subprocess.Popen([*quiet, *raw, "-s", size, "-r", rate, "-i", "-", *encoding, args.output],
+                         stdin=subprocess.PIPE) as writer,
+    ):  # fmt: skip
+        while data := reader.stdout.read(width * height * 3):
+            picture = np.frombuffer(data, np.uint8).reshape(height, width, 3)
+            writer.stdin.write(model.enhance(picture, outscale=2)[0].tobytes())
+        writer.stdin.close()
+        if writer.wait():
+            sys.exit("frame_by_frame: ffmpeg could not encode")
+
+
+if __name__ == "__main__":
+    main()
