@@ -233,8 +233,10 @@ def _official_weights(folder: Path) -> Path:
 
 
 def machine() -> str:
-    model = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").open() if x.startswith("model name")), "CPU")
-    return f"{len(os.sched_getaffinity(0))} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}"
+    """The machine in one line, for the table's head."""
+    names = [line for line in Path("/proc/cpuinfo").read_text().splitlines() if line.startswith("model name")]
+    model = names[0].partition(":")[2].strip() if names else platform.machine()
+    return f"{len(os.sched_getaffinity(0))} cores of {model}, Python {platform.python_version()}"
 
 
 def main() -> int:
