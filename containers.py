@@ -26,6 +26,12 @@ _OLD_TAGS = {  # they tell of the file that was, not of the one that is written
     "encoder", "vendor_id", "rotate", "duration", "alpha_mode", "major_brand", "minor_version", "compatible_brands",
 }  # fmt: skip
 _OLD_PREFIXES = ("_statistics", "bps", "number_of_frames", "number_of_bytes", "duration-")  # of Matroska's statistics
+# ISO 639-2's codes of languages that QuickTime has a number for, by the only code that libavformat finds it with.
+QUICKTIME_LANGUAGES = {
+    "fre": "fra", "deu": "ger", "nld": "dut", "swe": "sve", "nob": "nor", "nno": "nor", "ell": "gre", "isl": "ice",
+    "zho": "chi", "fas": "iri", "per": "iri", "sqi": "alb", "rum": "ron", "cze": "ces", "slo": "slk", "mkd": "mac",
+    "msa": "may", "eus": "baq", "cym": "wel", "hye": "arm", "kat": "geo", "bod": "tib", "mya": "bur",
+}  # fmt: skip
 _REFUSED = {("mov", "av1"), ("mov", "vp9")}  # by libavformat, but only when it writes the header
 _MAX_TIMESCALE = 10_000_000  # ticks a second that MP4's 32-bit sample durations bear
 

@@ -16,7 +16,7 @@ from av.stream import Discard, Stream
 import matroska
 import streams
 import subtitles
-from containers import CONTAINERS, check_codec, container_of, kept_tags, lost_tags, muxer_options
+from containers import CONTAINERS, QUICKTIME_LANGUAGES, check_codec, container_of, kept_tags, lost_tags, muxer_options
 from encode import EncodeSettings
 from errors import UpscaleError
 from sink import Sink
@@ -76,7 +76,8 @@ def join(
             failed, *kinds = kinds
             if not kinds:
                 raise UpscaleError(f"the {container} output can't be put together: {error}") from error
-            lost = " and ".join(sorted(failed - kinds[0]))
+            with open_input(info.path) as source:
+                lost = " and ".join(sorted((failed - kinds[0]) & {stream.type for stream in source.streams}))
             warnings = [*warnings, f"damaged input: {lost} streams can't be copied ({error.strerror}), left out"]
 
 
@@ -118,6 +119,10 @@ class _Join:
         if matroska_out:
             picture.metadata["title"] = picture.metadata.get("title", "") + matroska.DISPLAY_ROOM
         self._add_streams(out, source, copied)
+        if self._container == "mov":
+            for stream in out.streams:
+                if stream.metadata.get("language") in QUICKTIME_LANGUAGES:
+                    stream.metadata["language"] = QUICKTIME_LANGUAGES[stream.metadata["language"]]
         out.metadata.update(kept_tags(source.metadata))
         out.set_chapters(self._chapters(source))
         out.start_encoding()

@@ -17,6 +17,7 @@ from containers import CONTAINERS, MUXER_OPTIONS, kept_tags
 from video import open_input
 
 _MOST_PRIMING = 4096  # samples; more than that below zero is sound
+_LONGEST = (1 << 31) - 1  # ticks
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 
 
@@ -225,6 +226,7 @@ class Repair:
         self.repaired = self.dropped = 0
         self._held: av.Packet | None = None
         self._last: int | None = None  # decoding time of the last packet that went out, ticks
+        self._own = 0  # the one that it came with
         self._end = 0  # where it ends, ticks
 
     def push(self, packet: av.Packet | None) -> Iterator[av.Packet]:
@@ -240,13 +242,12 @@ class Repair:
             return
         if packet is not None and self._last is not None and held.dts > packet.dts > self._last:
             self._move(held, min(self._end, packet.dts - 1))
-        if self._last is not None and held.dts < self._last:
-            self._move(held, self._last + self._strict)
-        elif self._last is not None and held.dts == self._last:
-            held.dts += self._strict
+        own = held.dts
+        if self._last is not None and own < self._last + self._strict:
+            self._move(held, self._last + self._strict, fault=own < self._own)
         if held.pts < held.dts:
             held.pts = held.dts
-        self._last, self._end = held.dts, held.pts + (held.duration or 0)
+        self._own, self._last, self._end = own, held.dts, held.pts + (held.duration or 0)
         yield held
 
     def report(self) -> str | None:
@@ -256,6 +257,8 @@ class Repair:
         return "; ".join(parts) or None
 
     def _complete(self, packet: av.Packet) -> None:
+        if packet.duration and packet.duration > _LONGEST:  # "until the next one", which MP4's muxer refuses
+            packet.duration = 0
         if packet.dts is None and packet.pts is None:
             before = self._held
             packet.dts = before.dts + (before.duration or 1) if before is not None else self._end
@@ -265,7 +268,7 @@ class Repair:
         if packet.dts is None:
             packet.dts = packet.pts
 
-    def _move(self, packet: av.Packet, dts: int) -> None:
+    def _move(self, packet: av.Packet, dts: int, fault: bool = True) -> None:
         packet.pts += dts - packet.dts
         packet.dts = dts
-        self.repaired += 1
+        self.repaired += fault

@@ -11,6 +11,8 @@ from clips import make_clip, number_of, video_frame
 from passthrough import passthrough, see
 
 from decode import Decoder
+from streams import Repair
+from subtitles import ASS_HEADER
 from video import probe
 
 MS = Fraction(1, 1000)
@@ -120,3 +122,47 @@ def test_palette_without_transparent_pixels_has_no_alpha_to_drop(tmp_path):
             out.mux(stream.encode(frame))
         out.mux(stream.encode(None))
     assert not any("alpha" in note for note in probe(source).notes)
+
+
+@pytest.mark.parametrize(("language", "in_mov"), [("deu", "ger"), ("fre", "fra"), ("jpn", "jpn"), ("swe", "sve")])
+def test_quicktime_keeps_languages_under_its_own_codes(tmp_path, language, in_mov):
+    def add(container, stream):
+        stream.metadata["language"] = language
+
+    source = make_clip(tmp_path / "c.mkv", 3, setup=add)
+    passthrough(source, tmp_path / "o.mp4")
+    assert see(tmp_path / "o.mp4")[0].metadata["language"] == language
+    passthrough(source, tmp_path / "o.mov")
+    assert see(tmp_path / "o.mov")[0].metadata["language"] == in_mov
+
+
+def test_captions_of_one_moment_are_no_damage(tmp_path):
+    """Six lines that appear together; MP4 wants a tick between them."""
+
+    def add(container, stream):
+        text = container.add_stream("subrip")
+        text.codec_context.subtitle_header, text.codec_context.time_base = ASS_HEADER, MS
+        packets = []
+        for index in range(6):
+            packet = av.Packet(f"line {index}".encode())
+            packet.pts = packet.dts = 40
+            packet.duration, packet.time_base, packet.stream = 80, MS, text
+            packets.append(packet)
+        return packets
+
+    source = make_clip(tmp_path / "c.mkv", 6, setup=add)
+    for name, spread in (("o.mkv", 0), ("o.mp4", 5)):
+        result = passthrough(source, tmp_path / name)
+        after = next(one for one in see(result.path) if one.kind == "subtitle")
+        assert result.warnings == []
+        starts = [pts for pts, data in zip(after.pts, after.data, strict=True) if b"line" in data]
+        assert len(starts) == 6 and starts[0] == 40 * MS and starts[-1] == (40 + spread) * MS
+
+
+@pytest.mark.parametrize(("duration", "written"), [(500, 500), ((1 << 32) - 1, 0)])
+def test_an_endless_duration_does_not_cost_the_stream(duration, written):
+    packet = av.Packet(b"x")
+    packet.pts = packet.dts = 0
+    packet.duration, packet.time_base = duration, MS
+    repair = Repair(strict=True)
+    assert [p.duration for p in [*repair.push(packet), *repair.push(None)]] == [written]
