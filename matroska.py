@@ -23,6 +23,12 @@ VIDEO_CODECS = {
     "ffv1": "V_FFV1",
 }
 AUDIO_CODECS = {"aac": "A_AAC", "mp3": "A_MPEG/L3", "ac3": "A_AC3", "eac3": "A_EAC3"}
+# FFmpeg's audio codecs that Matroska holds in Windows' way (A_MS/ACM), and their numbers there (libavformat/riff.c).
+ACM_CODECS = {
+    "wmav1": 0x160, "wmav2": 0x161, "wmapro": 0x162, "wmalossless": 0x163, "wmavoice": 0x0A, "adpcm_ms": 0x02,
+    "adpcm_ima_wav": 0x11, "pcm_alaw": 0x06, "pcm_mulaw": 0x07, "gsm_ms": 0x31, "truespeech": 0x22,
+}  # fmt: skip
+_ACM_PLACEHOLDER = (b"A_MPEG/L2", b"A_MS/ACM\0")  # PyAV refuses the second; an EBML text may end in zeros
 DISPLAY_ROOM = " " * 400  # spaces at the end of a track's name, to be replaced by a display size
 _LONGEST_ELEMENT = 1 << 31  # bytes; clusters are closed at 5 MB or one frame
 
@@ -128,6 +134,26 @@ def audio_template(codec: str, extradata: bytes, rate: int, channels: int, paddi
     return _one_track(track, packet)
 
 
+def wave_format(path: Path, codec: str, extradata: bytes, rate: int, channels: int) -> bytes | None:
+    """The WAVEFORMATEX of a stream as AVI and ASF have it in the first megabyte; None where it is not there."""
+    with open(path, "rb") as file:
+        head = file.read(1 << 20)
+    start = head.find(struct.pack("<HHI", ACM_CODECS[codec], channels, rate))  # tag, channels, Hz
+    while 0 <= start <= len(head) - 18 - len(extradata):
+        # then bytes/s (4), block size (2), bits (2), size of what follows (2)
+        if head[start + 18 : start + 18 + len(extradata)] == extradata:
+            return head[start : start + 16] + struct.pack("<H", len(extradata)) + extradata
+        start = head.find(head[start : start + 8], start + 1)
+    return None
+
+
+def acm_template(wave: bytes, rate: int, channels: int) -> bytes:
+    """A file with one audio track of that WAVEFORMATEX under the name of MP2, until `finish_tracks` renames it."""
+    audio = _put(0xB5, float(rate)) + _put(0x9F, channels)
+    track = _put(0xD7, 1) + _put(0x73C5, 1) + _put(0x83, 2) + _put(0x86, _ACM_PLACEHOLDER[0])
+    return _one_track(track + _put(0x63A2, wave) + _put(0xE1, audio), b"\0")
+
+
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     """A size in pixels of the display aspect ratio that such a picture has, exactly if it can be.
 
@@ -140,16 +166,16 @@ def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
     return ratio.numerator * times, ratio.denominator * times
 
 
-def set_display_size(path: Path, size: tuple[int, int]) -> None:
+def finish_tracks(path: Path, size: tuple[int, int]) -> None:
     """Writes a display size into the first video track of a finished file, in the place of `DISPLAY_ROOM`.
 
     libavformat writes one only for a sample aspect ratio in a place that PyAV can't reach. The track's name
-    must end in `DISPLAY_ROOM`. ValueError where there is no such track.
+    must end in `DISPLAY_ROOM`. Tracks of `acm_template` get their codec. ValueError where there is no such room.
     """
     with open(path, "r+b") as file:
         start, tracks = _tracks(file)
         entries = [(ident, _with_display(body, size) if ident == 0xAE else body) for ident, body in _children(tracks)]
-        content = b"".join(_put(ident, body) for ident, body in entries if ident not in (CRC32, VOID))
+        content = b"".join(_put(ident, _with_codec(body)) for ident, body in entries if ident not in (CRC32, VOID))
         room = len(tracks) - 6 - len(content)  # 6: the CRC-32
         if room < 0 or 0 < room < 9:
             raise ValueError("no room for a display size")
@@ -175,6 +201,13 @@ def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
     while file.tell() < len(content):
         ident, length = _element(file)
         yield ident, file.read(length)
+
+
+def _with_codec(track: bytes) -> bytes:
+    """The track as it is, or with ACM as its codec: no real MP2 has private data."""
+    elements = dict(_children(track))
+    name, acm = _ACM_PLACEHOLDER
+    return track.replace(name, acm, 1) if elements.get(0x86) == name and 0x63A2 in elements else track
 
 
 def _with_display(track: bytes, size: tuple[int, int]) -> bytes:

@@ -143,6 +143,8 @@ class _Join:
             stream = source.streams[item.index]
             if item.kind == "text":
                 self._targets[item.index] = streams.add_text(out, stream, item.codec)
+            elif item.kind == "acm":
+                self._targets[item.index] = streams.add_acm(out, source, stream)
             elif item.kind == "copy" and self._container in ("mkv", "webm") and self._clip is None:
                 self._targets[item.index] = streams.add_primed(out, stream, self._info.path)
             elif item.kind in ("copy", "cover"):

@@ -25,8 +25,9 @@ _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 class Copied:
     """A stream of the input that goes into the output: `index` there, `kind` how.
 
-    `kind` is "copy", "text" (subtitles that become `codec`), "attachment" (a font), "cover" (a picture that
-    stays a stream, MP4) or "attached cover" (a picture that becomes an attachment, Matroska).
+    `kind` is "copy", "acm" (sound that Matroska holds in Windows' way), "text" (subtitles that become `codec`),
+    "attachment" (a font), "cover" (a picture that stays a stream, MP4) or "attached cover" (a picture that
+    becomes an attachment, Matroska).
     """
 
     index: int
@@ -81,11 +82,29 @@ def _fit(source: InputContainer, stream: Stream, container: str) -> Copied | Non
         return None
     if _header_works(container, lambda out: add_copy(out, stream)):
         return Copied(stream.index, "copy")
+    if container == "mkv" and _wave_format(source, stream) is not None:
+        return Copied(stream.index, "acm")
     if stream.type == "subtitle" and stream.codec_context is not None:
         name, codec = stream.codec_context.codec.canonical_name, subtitles.TEXT_CODEC[container]
         if name in subtitles.READABLE and _header_works(container, lambda out: add_text(out, stream, codec)):
             return Copied(stream.index, "text", codec)
     return None
+
+
+def _wave_format(source: InputContainer, stream: Stream) -> bytes | None:
+    context = stream.codec_context if stream.type == "audio" else None
+    if context is None or context.codec.canonical_name not in matroska.ACM_CODECS:
+        return None
+    path, name = Path(source.name.removeprefix("file:")), context.codec.canonical_name
+    return matroska.wave_format(path, name, context.extradata or b"", context.sample_rate, context.channels)
+
+
+def add_acm(out: OutputContainer, source: InputContainer, stream: Stream) -> Stream:
+    """Like `add_copy` for Matroska, of sound that PyAV refuses to put there; `matroska.finish_tracks` completes it."""
+    context = stream.codec_context
+    header = matroska.acm_template(_wave_format(source, stream), context.sample_rate, context.channels)
+    with av.open(io.BytesIO(header)) as template:
+        return add_copy(out, stream, template.streams[0])
 
 
 def _fit_cover(stream: Stream, container: str) -> Copied | None:

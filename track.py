@@ -111,7 +111,7 @@ class Track:
         """Puts the sample aspect ratio into a finished Matroska file whose track's name ends in the room for it."""
         settings = self.settings
         size = matroska.display_size(settings.width, settings.height, settings.sample_aspect_ratio)
-        matroska.set_display_size(Path(name), size)
+        matroska.finish_tracks(Path(name), size)
 
     def _steady_rate(self) -> Fraction:
         """The frame rate if all frames last as long as that, to the tick; 0 if they do not."""

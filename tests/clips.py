@@ -52,6 +52,7 @@ def fill_plane(plane, values: np.ndarray) -> None:
 def add_sound(container, seconds: Fraction, codec: str = "aac", start: Fraction = Fraction(0), rate: int = 48000):
     """Adds a stream of a 440 Hz tone; returns (stream, its packets), not yet muxed. `start` is in seconds."""
     stream = container.add_stream(codec, rate=rate, layout="mono")
+    stream.bit_rate = 64000
     size, packets = 1024, []
     for first in range(0, int(seconds * rate), size):
         tone = np.sin(2 * np.pi * 440 * np.arange(first, first + size) / rate) * 0.3

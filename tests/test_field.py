@@ -166,3 +166,32 @@ def test_an_endless_duration_does_not_cost_the_stream(duration, written):
     packet.duration, packet.time_base = duration, MS
     repair = Repair(strict=True)
     assert [p.duration for p in [*repair.push(packet), *repair.push(None)]] == [written]
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"), [("c.wmv", "wmav2"), ("c.avi", "adpcm_ms"), ("c.avi", "adpcm_ima_wav"), ("c.avi", "pcm_mulaw")]
+)
+def test_sound_in_windows_way_is_copied_to_matroska(tmp_path, name, codec):
+    source = make_clip(tmp_path / name, 10, codec="mpeg4", sound=codec)
+    result = passthrough(source, tmp_path / "o.mkv")
+    assert result.notes == result.warnings == []
+
+    def samples(path: Path) -> bytes:
+        with av.open(str(path)) as container:
+            return b"".join(frame.to_ndarray().tobytes() for frame in container.decode(audio=0))
+
+    assert see(result.path)[1].codec == codec
+    assert see(result.path)[1].data == see(source)[1].data
+    assert samples(result.path) == samples(source) != b""
+
+
+def test_matroska_with_very_many_tracks(tmp_path):
+    def add(container, stream):
+        for index in range(60):
+            text = container.add_stream("subrip")
+            text.codec_context.subtitle_header, text.codec_context.time_base = ASS_HEADER, MS
+            text.metadata.update({"language": "eng", "title": f"{index}"})
+
+    source = make_clip(tmp_path / "c.mkv", 3, setup=add)
+    passthrough(source, tmp_path / "o.mkv")
+    assert [one.metadata["title"] for one in see(tmp_path / "o.mkv")[1:]] == [f"{index}" for index in range(60)]
