@@ -1,8 +1,8 @@
 """The main process's side of workers that are tasks of a Slurm array job: the interface of dispatch.Crew, by files.
 
-One array job is submitted; its tasks claim manifests from the work directory (claims.py) for as long as the job
-goes on. What they did is heard from files, that they are alive is seen by counters in files (roster.py), and
-Slurm is asked now and then, in a thread of its own, which of them it still has. Nothing here waits for a node.
+One array job is submitted; its tasks claim manifests from the work directory (claims.py). What they did is heard
+from files, that they are alive is seen by counters in files (roster.py), and Slurm is asked now and then, in a
+thread of its own, which of them it still has. Nothing here waits for a node.
 """
 
 import contextlib
@@ -17,13 +17,13 @@ from pathlib import Path
 import claims
 import slurm
 import status
-from claims import COORDINATOR, SETTINGS, SLURM_JOBS, TASKS, TOKEN
+from claims import COORDINATOR, SLURM_JOBS, TASKS
 from dispatch import STRIKES, BatchDone, Work, WorkerError, WorkerLost
 from manifest import read_manifest
 from roster import Heart, Roster, Task
 from settings import ModelSettings
 from slurm import TaskState, Watch, attempt, end_job
-from terms import NOT_SHARED
+from terms import NOT_SHARED, Terms, not_shared, write_terms
 
 LOST_SECONDS = 30.0  # silence after which a task counts as dead; less where --stall-timeout says so
 BEAT_SECONDS = 2.0  # between two signs of life, the coordinator's and the tasks'
@@ -37,10 +37,8 @@ SILENT_START = 300.0  # seconds that a running task may take to show up
 class SlurmCrew:
     """The workers of one job as tasks of a Slurm array; the interface of dispatch.Crew."""
 
-    def __init__(
-        self, settings: Sequence[ModelSettings], job: Path, stall_timeout: float = 600.0, name: str = "video",
-        sbatch: Sequence[str] = (),
-    ):  # fmt: skip
+    def __init__(self, settings: Sequence[ModelSettings], job: Path, stall_timeout: float = 600.0, name: str = "video",
+                 sbatch: Sequence[str] = ()):  # fmt: skip
         """One task for each of `settings`, which are all the same; `job` is the job's directory.
 
         `sbatch` are more options for sbatch. A task that is silent for `stall_timeout` seconds, at most
@@ -82,11 +80,9 @@ class SlurmCrew:
         for row, one in zip(self.rows, self.settings, strict=True):
             row["batch"], row["device"] = -1, b"waits for Slurm" if one.device == "auto" else one.device.encode()
         patience = max(2 * self.lost_after, 5 * self.beat)
-        terms = {"model": asdict(self.settings[0]), "beat": self.beat, "patience": patience}
-        claims.put_json(self.job / TASKS / SETTINGS, terms)
+        write_terms(self.job, self.token, Terms(asdict(self.settings[0]), self.beat, patience))
         self.heart = Heart(self.job / TASKS / COORDINATOR, self.token, self.beat)
         self.heart.write()
-        claims.put(self.job / TASKS / TOKEN, self.token + "\n")
         text = slurm.script(self.job, self.token, self.seen_seconds)
         self.number = slurm.submit(text, len(self.tasks), self.name, self.sbatch)
         claims.put(self.job / TASKS / SLURM_JOBS, self.number + "\n")
@@ -140,11 +136,7 @@ class SlurmCrew:
         directory, where none is left, or where a worker met an error that another try would meet again.
         """
         self.events = []
-        others = list(others)
-        if others:
-            connection.wait(others, min(timeout, LONGEST_WAIT))
-        else:
-            time.sleep(min(timeout, LONGEST_WAIT))
+        connection.wait(list(others), min(timeout, LONGEST_WAIT))
         now = time.monotonic()
         self.clock, self.looked = self.clock + min(now - self.looked, LONGEST_LOOK), now
         self._look_at_results(self.clock)
@@ -268,12 +260,12 @@ class SlurmCrew:
         if state is not None and state.alive:
             running = time.monotonic() - task.since
             if state.state == "RUNNING" and running > SILENT_START and not self.roster.shown_up:
-                raise WorkerError(self._not_shared())
+                raise WorkerError(not_shared(self.job))
             return
         task.ended = "forgotten by Slurm" if state is None else state.state
         if state is not None and state.exit_status == NOT_SHARED:
             if not self.roster.shown_up:
-                raise WorkerError(self._not_shared())
+                raise WorkerError(not_shared(self.job))
             self.events.append(WorkerLost(task.index, "is on a node that does not see the work directory", False))
             return
         if state is None or state.state.startswith("CANCELLED") or task.final or task.failed_starts >= STRIKES:
@@ -294,12 +286,6 @@ class SlurmCrew:
                 f"tasks end before they can start ({state.state}, exit status {state.exit_status}); "
                 f"see {self.job / 'logs' / f'worker_{task.index}.log'}"
             )
-
-    def _not_shared(self) -> str:
-        return (
-            f"the nodes do not see {self.job}: a work directory for --slurm must lie on storage that all nodes share; "
-            "choose one with --work-dir"
-        )
 
 
 @dataclass

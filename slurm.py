@@ -238,7 +238,7 @@ def end_earlier_tasks(job: Path) -> None:
     except (OSError, ValueError):
         return
     before = claims.read_json(job / TASKS / COORDINATOR)
-    if before.get("node") != socket.gethostname() and not before.get("over"):
+    if before.get("node") not in (None, socket.gethostname()) and not before.get("over"):
         time.sleep(OTHER_NODE_SECONDS)
         if claims.read_json(job / TASKS / COORDINATOR).get("count") != before.get("count"):
             raise BusyError(f"another run is at work on this output, on {before.get('node')}; wait for it or stop it")

@@ -3,11 +3,11 @@
 import os
 import socket
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import claims
-from claims import SETTINGS, TASKS
+from claims import SETTINGS, TASKS, TOKEN
 from devices import cuda_device_count
 from errors import InputError, UpscaleError
 from settings import LANCZOS, ModelSettings
@@ -34,6 +34,20 @@ class Terms:
     patience: float
 
 
+def not_shared(job: Path) -> str:
+    """What the coordinator says where no task sees its work directory."""
+    return (
+        f"the nodes do not see {job}: a work directory for --slurm must lie on storage that all nodes share; "
+        "choose one with --work-dir"
+    )
+
+
+def write_terms(job: Path, token: str, terms: Terms) -> None:
+    """Coordinator: the terms into the work directory; the token last, for it is what tasks look for."""
+    claims.put_json(job / TASKS / SETTINGS, asdict(terms))
+    claims.put(job / TASKS / TOKEN, token + "\n")
+
+
 def take_terms(job: Path, token: str = "", seconds: float = claims.SEEN_SECONDS) -> tuple[Terms, str]:
     """(the coordinator's terms, its token); NotSharedError where they are not seen here.
 
@@ -41,7 +55,7 @@ def take_terms(job: Path, token: str = "", seconds: float = claims.SEEN_SECONDS)
     in the work directory, or that is another directory of the same name. Empty: any.
     """
     node = socket.gethostname()
-    if claims.wait_until_seen([job / TASKS / claims.TOKEN, job / TASKS / SETTINGS], seconds):
+    if claims.wait_until_seen([job / TASKS / TOKEN, job / TASKS / SETTINGS], seconds):
         raise NotSharedError(
             f"node {node} does not see the job in {job}: a work directory for --slurm must lie on storage that "
             "all nodes share; choose one with --work-dir"

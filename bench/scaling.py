@@ -6,9 +6,9 @@
 `--gpu` is what one worker upscales, frames/s of a 720p input; other sizes are taken by their pixels. `--storage`
 is the shared storage's bandwidth in GB/s, for all that goes in and out of it; `--cores` are the coordinator's.
 
-Every batch is simulated as an event: decoded as soon as the window has room, claimed by a worker when one is
-free and looks, its frames read, upscaled, written, and encoded in the order of the video. Decoding and encoding
-share the coordinator's cores, storage serves one transfer after the other.
+Every batch is simulated: decoded as soon as the window has room, claimed by a worker when one is free and looks,
+its frames read, upscaled, written (a worker moves one batch while it upscales another), and encoded in the order
+of the video. Decoding and encoding share the coordinator's cores, storage serves one transfer after the other.
 """
 
 import argparse
@@ -19,14 +19,16 @@ import math
 import sys
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 PIXELS = {"720p": 1280 * 720, "1080p": 1920 * 1080, "2160p": 3840 * 2160}
 WORKERS = (1, 2, 3, 6, 10, 20, 30, 60, 100, 200, 300, 600, 1000)
 ROUNDS = 12  # batches a worker at the least, so that starting and ending weigh little
 LEAST_BATCHES = 300
-CLAIM_WAIT = 0.5  # seconds until an idle worker looks again, on average: task.LONGEST_PAUSE
+CLAIM_WAITS = 0.01, 0.5  # seconds until an idle worker looks again, on average: at first, and after long (task.py)
+CLAIM_GROWTH = 0.25  # of the time that it has been idle, between the two
+WINDOW_BYTES = 32 << 30  # of frames in storage at the most: half the memory of a coordinator with 64 GiB (plan.py)
 
 
 @dataclass(frozen=True)
@@ -85,14 +87,18 @@ class Job:
     """One job with so many workers; `window` batches may be in storage at a time."""
 
     def __init__(self, costs: Costs, workers: int, batches: int):
-        self.c, self.workers, self.batches, self.window = costs, workers, batches, 3 * workers
+        self.c, self.workers, self.batches = costs, workers, batches
+        most = WINDOW_BYTES // (costs.batch * (costs.in_bytes + costs.out_bytes))
+        self.window = max(1, min(3 * workers, most))
         self.loop = Loop()
         self.decoder, self.encoder, self.storage, self.main = (Server(self.loop) for _ in range(4))
+        self.gpus = [Server(self.loop) for _ in range(workers)]
         self.queue: deque[int] = deque()
-        self.idle = workers
-        self.decoded = self.encoded = 0
+        # Each worker has one batch on its device and the next one on its way: two that look for work.
+        self.idle = deque((worker, 0.0) for worker in (*range(workers), *range(workers)))  # (worker, since)
+        self.decoded = self.read = self.encoded = 0
         self.complete: set[int] = set()
-        self.encoding = self.decoding = False
+        self.reading = self.decoding = False
 
     def run(self) -> float:
         """Frames/s."""
@@ -119,41 +125,44 @@ class Job:
     def _publish(self, number: int) -> None:
         self.queue.append(number)
         if self.idle:
-            self.idle -= 1
             # Of several idle workers the first to look finds it.
-            self.loop.at(self.loop.now + CLAIM_WAIT / (self.idle + 1), self._claim)
+            looks = len(self.idle)
+            worker, since = self.idle.popleft()
+            wait = max(CLAIM_WAITS[0], min(CLAIM_WAITS[1], CLAIM_GROWTH * (self.loop.now - since)))
+            self.loop.at(self.loop.now + wait / looks, lambda: self._claim(worker))
 
-    def _claim(self) -> None:
+    def _claim(self, worker: int) -> None:
         if not self.queue:
-            self.idle += 1
+            self.idle.append((worker, self.loop.now))
             return
-        number = self.queue.popleft()
-        frames = self.c.batch
-        self.storage.take(
-            frames * self.c.in_bytes / self.c.bandwidth,
-            lambda: self.loop.at(
-                self.loop.now + self.c.claim + frames * self.c.upscale,
-                lambda: self.storage.take(frames * self.c.out_bytes / self.c.bandwidth, lambda: self._upscaled(number)),
-            ),
-        )
+        number, c = self.queue.popleft(), self.c
+        read, write = c.batch * c.in_bytes / c.bandwidth, c.batch * c.out_bytes / c.bandwidth
 
-    def _upscaled(self, number: int) -> None:
-        self.complete.add(number)
-        self._encode()
-        self._claim()
+        def upscale() -> None:
+            self.gpus[worker].take(c.claim + c.batch * c.upscale, lambda: self.storage.take(write, done))
+
+        def done() -> None:
+            self.complete.add(number)
+            self._read()
+            self._claim(worker)
+
+        self.storage.take(read, upscale)
+
+    def _read(self) -> None:
+        """The encoder's next batch, while it still has the one before at work."""
+        if self.reading or self.read not in self.complete or self.read > self.encoded + 1:
+            return
+        self.reading = True
+        self.storage.take(self.c.batch * self.c.out_bytes / self.c.bandwidth, self._encode)
 
     def _encode(self) -> None:
-        if self.encoding or self.encoded not in self.complete:
-            return
-        self.encoding = True
-        self.storage.take(
-            self.c.batch * self.c.out_bytes / self.c.bandwidth,
-            lambda: self.encoder.take(self.c.batch * self.c.encode, self._next),
-        )
+        self.read, self.reading = self.read + 1, False
+        self.encoder.take(self.c.batch * self.c.encode, self._encoded)
+        self._read()
 
-    def _next(self) -> None:
-        self.encoded, self.encoding = self.encoded + 1, False
-        self._encode()
+    def _encoded(self) -> None:
+        self.encoded += 1
+        self._read()
         self._decode()
 
     def busy(self) -> dict[str, float]:
@@ -205,6 +214,20 @@ def curve(costs: Costs, title: str) -> list[tuple[int, float]]:
     return points
 
 
+def split(costs: Costs, title: str, frames: int) -> None:
+    """Print what 1 to 64 jobs by --segment-of make of a video of `frames` frames, with 1,000 workers in all.
+
+    The storage is shared by all; the last part decodes everything before it first, and its rate counts.
+    """
+    print(f"\n{title}, {frames} frames, 1000 workers, by --segment-of")
+    print("  parts  frames/s   a part  skipping")
+    for parts in (1, 2, 4, 8, 16, 32, 64):
+        rate, _, _ = simulate(replace(costs, bandwidth=costs.bandwidth / parts), max(1, 1000 // parts))
+        skip = frames * (parts - 1) / parts * costs.decode
+        seconds = skip + frames / parts / rate
+        print(f"{parts:7d} {frames / seconds:9.1f} {rate:8.1f} {100 * skip / seconds:8.0f}%")
+
+
 def svg(curves: dict[str, list[tuple[int, float]]]) -> str:
     """The curves on logarithmic axes."""
     width, height, left, bottom = 720, 440, 60, 50
@@ -244,6 +267,7 @@ def main() -> int:
     parser.add_argument("--gpu", type=float, action="append", help="frames/s of one worker at 720p; 22.6 and 139.7")
     parser.add_argument("--cores", type=float, default=16, help="of the coordinator")
     parser.add_argument("--storage", type=float, default=1.25, help="GB/s of the shared storage")
+    parser.add_argument("--split", type=int, metavar="FRAMES", help="also what --segment-of makes of so many frames")
     parser.add_argument("--svg", type=Path)
     args = parser.parse_args()
     measured = json.loads(args.costs.read_text())
@@ -251,7 +275,10 @@ def main() -> int:
     for size in args.size or measured["sizes"]:
         for gpu in args.gpu or (22.6, 139.7):
             title = f"{size} to twice its size, {gpu:g} frames/s at 720p a GPU, {args.cores:g} cores"
-            curves[title] = curve(costs_of(measured, size, gpu, args.cores, args.storage * 1e9), title)
+            costs = costs_of(measured, size, gpu, args.cores, args.storage * 1e9)
+            curves[title] = curve(costs, title)
+            if args.split:
+                split(costs, title, args.split)
     if args.svg:
         args.svg.write_text(svg(curves))
     return 0

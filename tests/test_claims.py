@@ -373,10 +373,10 @@ def fake(monkeypatch):
 def crew(job, fake, monkeypatch):
     monkeypatch.setattr(cluster, "CLAIM_SECONDS", 0.02)
     monkeypatch.setattr(cluster, "LONGEST_WAIT", 0.01)
-    crew = cluster.SlurmCrew([ModelSettings(LANCZOS, "auto")] * 2, job, stall_timeout=0.5)
+    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.05)
+    crew = cluster.SlurmCrew([ModelSettings(LANCZOS, "auto")] * 2, job)
     fake.all_run(2)
     crew.start()
-    crew.stall_timeout = 60.0  # silence of a whole task is another matter
     yield crew
     fake.states = {}
     crew.stop()
@@ -424,6 +424,7 @@ def test_a_batch_counts_when_its_frames_are_seen(crew):
 
 
 def test_a_silent_tasks_claim_goes_back_and_the_third_ends_the_job(crew):
+    crew.lost_after = 0.3
     work, _ = give(crew, 0)
     speaks(crew, 0, "0-00000000", 1)
     for strike in range(3):
@@ -439,6 +440,7 @@ def test_a_silent_tasks_claim_goes_back_and_the_third_ends_the_job(crew):
 
 
 def test_a_living_task_keeps_its_claim_whatever_its_clock_says(crew):
+    crew.lost_after = 0.5
     work, _ = give(crew, 0)
     claims.claim(crew.job, work.path.name, "0-00000000")
     deadline = time.monotonic() + 1.2  # more than twice what silence may last
@@ -452,7 +454,7 @@ def test_a_living_task_keeps_its_claim_whatever_its_clock_says(crew):
 
 
 def test_a_task_whose_worker_hangs_is_started_again(crew, fake):
-    crew.lost_after, crew.stall_timeout = 60.0, 0.3
+    crew.stall_timeout = 0.3
     work, _ = give(crew, 0)
     claims.claim(crew.job, work.path.name, "0-00000000")
     count = iter(range(10**6))
