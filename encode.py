@@ -6,7 +6,7 @@ order (plus `RANK_OFFSET`), and the true times stand in `mux.Segment.pts`. The e
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -96,7 +96,7 @@ def encode_settings(
         pixel_format=fmt.name,
         width=width,
         height=height,
-        colour=_result_colour(info.colour, source.rgb, fmt.rgb),
+        colour=_result_colour(info.colour, source.rgb, fmt.rgb, full_range=encoder.family != "prores"),
         time_base=info.time_base,
         frame_rate=info.frame_rate,
         sample_aspect_ratio=info.sample_aspect_ratio,
@@ -106,13 +106,16 @@ def encode_settings(
     )
 
 
-def _result_colour(source: Colour, from_rgb: bool, to_rgb: bool) -> Colour:
-    """The output's colour: the source's, but that RGB becomes BT.709 limited range YUV."""
-    if from_rgb == to_rgb:
-        return source
+def _result_colour(source: Colour, from_rgb: bool, to_rgb: bool, full_range: bool) -> Colour:
+    """The output's colour: the source's, but that RGB becomes BT.709 limited range YUV.
+
+    Without `full_range` full range becomes limited: ProRes is never anything else to its decoders.
+    """
     if to_rgb:
-        return Colour("gbr", True, source.primaries, source.transfer, source.chroma_location)
-    return Colour("bt709", False, source.primaries, source.transfer, "left")
+        return source if from_rgb else replace(source, matrix="gbr", full_range=True)
+    if from_rgb:
+        return Colour("bt709", False, source.primaries, source.transfer, "left")
+    return replace(source, full_range=source.full_range and full_range)
 
 
 class SegmentWriter:

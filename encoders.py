@@ -190,7 +190,8 @@ def result_format(encoder: Encoder, source: PixelFormat, alpha: bool, asked: str
     if encoder.family == "prores":
         wanted = ["yuva444p10le"] if alpha else ["yuv422p10le"]
     elif encoder.family == "ffv1":
-        wanted = [source.name if alpha else opaque(source).name, "yuv444p16le"]
+        own = source.name if alpha else opaque(source).name
+        wanted = [own.replace("12le", "16le") if alpha else own, "yuv444p16le"]  # 12 bit with alpha: few can decode it
     elif alpha:
         wanted = (["yuva420p10le"] if deep else []) + ["yuva420p", *wanted]
     for name in wanted:

@@ -180,6 +180,12 @@ def test_colour_is_written_into_the_stream(tmp_path, codec):
     assert (frame.colorspace, frame.color_range, frame.color_primaries, frame.color_trc) == (9, 2, 9, 18)
 
 
+def test_prores_is_limited_range_whatever_its_source_was():
+    colour = Colour("smpte170m", True, "bt709", "bt709", "center")
+    assert settings_of(video("yuv420p", colour=colour), "o.mov", codec="prores").colour.full_range is False
+    assert settings_of(video("yuv420p", colour=colour)).colour == colour
+
+
 def test_rgb_becomes_bt709_limited():
     colour = Colour("gbr", True, "bt709", "iec61966-2-1", "left")
     result = settings_of(video("rgb24", colour=colour)).colour
