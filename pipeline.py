@@ -127,6 +127,7 @@ class Pipeline:
                 status.write_json(self.crew.array, self.job.directory)
                 written = time.monotonic()
             self.show(self.tally, self.crew.rows)
+        status.write_json(self.crew.array, self.job.directory)  # what the workers came to, for --keep-work
 
     def _take(self, event: BatchDone | WorkerLost | str) -> None:
         if isinstance(event, str):
