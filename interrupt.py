@@ -1,6 +1,7 @@
 """What a terminal and cron do to the command: signals, Ctrl-Z, streams that are closed, and how to resume.
 
-The first SIGINT, SIGTERM or SIGHUP ends a run in good order, the second at once. Ctrl-Z wipes the bars before
+The first SIGINT, SIGTERM or SIGHUP ends a run in good order, at the latest after `EXIT_SECONDS`, the second at
+once. Ctrl-Z wipes the bars before
 the process is stopped; after `fg` they are drawn anew.
 """
 
@@ -9,6 +10,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
@@ -18,6 +20,10 @@ from errors import Stopped, UpscaleError, full_disk
 if TYPE_CHECKING:
     from pipeline import Pipeline
     from progress import Progress
+
+
+EXIT_SECONDS = 9.5  # after a signal, for everything
+WATCH = "signal watch"  # a thread's name
 
 
 class Signals:
@@ -31,9 +37,16 @@ class Signals:
         self.received = 0
         self.finishing = False
 
-    def install(self, progress: "Progress") -> None:
-        """Take the signals over; one that is ignored (SIGHUP under nohup) stays ignored."""
+    def install(self, progress: "Progress", argv: Sequence[str] = ()) -> None:
+        """Take the signals over; one that is ignored (SIGHUP under nohup) stays ignored.
+
+        `argv` are the command's arguments, for what an error says.
+        """
         self.progress = progress
+        reader, writer = os.pipe2(os.O_CLOEXEC)
+        os.set_blocking(writer, False)
+        signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
+        threading.Thread(target=self._watch, args=(reader, argv), name=WATCH, daemon=True).start()
         for number in self.NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
@@ -76,6 +89,19 @@ class Signals:
         self.pipeline.signal = number
         self.pipeline.wake()
 
+    def _watch(self, reader: int, argv: Sequence[str]) -> None:
+        """End the process in time even where the main thread is in a C function or waits for a disk.
+
+        A handler in Python runs only when that returns; the wake-up descriptor is written to at once.
+        """
+        while (number := os.read(reader, 1)[0]) not in self.NUMBERS:
+            pass
+        time.sleep(EXIT_SECONDS)
+        while self.finishing:
+            time.sleep(0.1)
+        self.progress.error(stopped_line(number, argv), 128 + number)
+        os._exit(128 + number)
+
     def _stop(self, number: int, _frame) -> None:
         """Ctrl-Z: stop as any program does, but leave a clean screen first."""
         self.progress.suspend()
@@ -102,6 +128,11 @@ def open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
+def stopped_line(number: int, argv: Sequence[str]) -> str:
+    """What a command says that was ended by that signal."""
+    return f"{Stopped(number)}; to resume: {resume_command(argv)}"
+
+
 def resume_command(argv: Sequence[str]) -> str:
     """The command that goes on where this one ended, from any directory; --restart would throw away what is done."""
     names = argv.index("--") if "--" in argv else len(argv)
@@ -124,7 +155,7 @@ def quote(word: str) -> str:
 
 def leave(status: int) -> NoReturn:
     """End the process, also where a thread is still in an encoder or a slow disk and does not come back."""
-    if threading.active_count() == 1:
+    if all(thread is threading.main_thread() or thread.name == WATCH for thread in threading.enumerate()):
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         try:

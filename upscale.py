@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from errors import BusyError, InputError, Stopped, UpscaleError
-from interrupt import Signals, leave, open_standard_streams, resume_command, why
+from interrupt import Signals, leave, open_standard_streams, stopped_line, why
 from notation import FrameRange, Scale, TimeRange
 from options import Options, make_options
 
@@ -251,7 +251,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     open_standard_streams()
     argv = sys.argv[1:] if argv is None else list(argv)
     progress, signals = Progress(), Signals()
-    signals.install(progress)  # before anything that takes time is imported
+    signals.install(progress, argv)  # before anything that takes time is imported
     try:
         from arguments import parse_options
 
@@ -264,9 +264,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(options, progress, signals)
     except Exception as error:
         if signals.received:  # whatever the exception that it was has become on its way
-            stopped = Stopped(signals.received)
-            progress.error(f"{stopped}; to resume: {resume_command(argv)}", stopped.exit_status)
-            return stopped.exit_status
+            progress.error(stopped_line(signals.received, argv), 128 + signals.received)
+            return 128 + signals.received
         if isinstance(error, UpscaleError):
             progress.error(why(error), error.exit_status)
             return error.exit_status

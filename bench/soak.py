@@ -183,6 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     args = parser.parse_args(argv)
+    signal.signal(signal.SIGHUP, lambda *_: None)  # under nohup the runs would be deaf to it as well
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     status = soak(args.rounds, args.seed, folder)
     if status == 0:

@@ -2,7 +2,7 @@
 
 The fault happens where a worker reads the frame POISON, `TIMES` times in all; FOLDER counts. `slow` is no fault,
 but 30 ms for every frame, so that there is a middle to do something in. Faults of the main process: `slow_join`,
-`slow_close`, `slow_load`.
+`slow_close`, `slow_load`, `stuck_load`.
 """
 
 import ctypes
@@ -95,6 +95,11 @@ def slow_main(kind: str) -> None:
 
         real_close = encode.SegmentWriter.close
         encode.SegmentWriter.close = lambda self: time.sleep(FOREVER) or real_close(self)
+    if kind == "stuck_load":  # in a C function that no signal interrupts: a mutex locked twice
+        import plan
+
+        libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
+        plan.make_plan = lambda options: claim() and [libc.pthread_mutex_lock(mutex) for _ in range(2)]
     if kind == "slow_load":
         import plan
 

@@ -195,7 +195,10 @@ def test_a_signal_to_the_whole_group_restarts_nobody(start, tmp_path):
     assert "takes its place" not in run.errors
 
 
-def test_an_encoder_that_does_not_come_back_is_not_waited_for_and_a_second_signal_ends_at_once(start, tmp_path):
+def test_what_does_not_come_back_is_not_waited_for_and_a_second_signal_ends_at_once(start, tmp_path):
+    stuck = start(fault="stuck_load:1", output="c.mp4")
+    wait_until(lambda: list(tmp_path.glob("fault-0/happened-*")), "the main thread hangs")
+    stuck.signal(signal.SIGHUP)
     runs = [start(fault="slow_close:0", output=f"{name}.mp4") for name in "ab"]
     for run, name in zip(runs, "ab", strict=True):
         wait_until(lambda name=name: list(tmp_path.glob(f"{name}.mp4.work/segments/*.tmp")), "a segment is open")
@@ -205,6 +208,7 @@ def test_an_encoder_that_does_not_come_back_is_not_waited_for_and_a_second_signa
     runs[1].signal(signal.SIGINT)
     assert runs[1].wait(3) == 130
     assert runs[0].wait(EXIT_SECONDS) == 143
+    assert "SIGHUP" in stuck.fail(129)
     for run in runs:
         run.check_gone()
 
