@@ -133,7 +133,9 @@ def finds_its_model_unusable(index, array, tasks, results, settings, log_folder)
 
 def fails_for_good(index, array, tasks, results, settings, log_folder):
     begin(results)
-    results.send(("fatal", tasks.recv(), "damaged"))
+    path = tasks.recv()
+    time.sleep(0.5)  # so that the work can be dropped before it is told
+    results.send(("fatal", path, "damaged"))
     time.sleep(1000)
 
 
