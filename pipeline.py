@@ -24,6 +24,7 @@ from job import Job
 from manifest import Manifest, write_manifest
 from plan import Plan
 from segments import OpenSegment, finish
+from settings import LANCZOS
 from storage import FrameStore
 from video import VideoError
 from window import Entry, Window
@@ -186,6 +187,7 @@ class Pipeline:
     def _decode(self) -> None:
         """Frames into storage, batches into manifests; a frame equal to the one before is not stored."""
         batch: list[int] = []
+        size = self._size_of_batch(self.job.frames_done)
         number_of = itertools.count()
         previous: np.ndarray | None = None
         last = self.job.frames_done
@@ -203,9 +205,9 @@ class Pipeline:
                 self.tally.held += held
                 self.window.add(Entry(decoded.number, decoded.pts, held, held))
                 # A long still must not keep the frames before it from being upscaled.
-                if len(batch) == self.plan.batch_size or (batch and last - batch[0] > 8 * self.plan.batch_size):
+                if len(batch) >= size or (batch and last - batch[0] > 8 * self.plan.batch_size):
                     self._deal(next(number_of), batch)
-                    batch = []
+                    batch, size = [], self._size_of_batch(last)
             if batch:
                 self._deal(next(number_of), batch)
             self.warnings = decoder.warnings
@@ -213,6 +215,17 @@ class Pipeline:
             raise VideoError(f"{self.plan.options.input}: no frame of it decodes")
         self.tally.total = last
         self.window.end()
+
+    def _size_of_batch(self, dealt: int) -> int:
+        """How many frames the next batch takes: fewer near the end, so that the workers end together.
+
+        Only where a network runs on a CPU: there the last batches are long, and small ones cost nothing more.
+        """
+        left = (self.plan.info.frame_count or 0) - dealt
+        options, models = self.plan.options, self.plan.models
+        if left <= 0 or options.slurm or models[0].model == LANCZOS or any(m.device != "cpu" for m in models):
+            return self.plan.batch_size
+        return min(self.plan.batch_size, -(-left // len(models)))
 
     def _deal(self, number: int, frames: list[int]) -> None:
         """Write the manifest of one batch and have the main loop hand it out."""

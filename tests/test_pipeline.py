@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -21,8 +22,10 @@ from interrupt import quote
 from job import Job, claim_output
 from notation import parse_scale
 from options import Options
+from pipeline import Pipeline
 from plan import make_plan
 from segments import OpenSegment, verify
+from settings import ModelSettings
 from window import HELD, Entry, Window
 
 # The window
@@ -246,3 +249,28 @@ def test_a_plain_word_stays_as_it_is():
         "'it'\"'\"'s'",
         "'/é.mp4'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("frames", "changes", "sizes"),
+    [
+        (60, {}, [8, 8, 8, 6, 5, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1]),
+        (16, {}, [3, 3, 2, 2, 1, 1, 1, 1, 1, 1]),
+        (None, {}, [8, 8, 8, 8, 8, 8, 8, 4]),
+        (40, {}, [7, 6, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 8, 8, 4]),  # there are more than the container says
+        (60, {"slurm": True}, [8, 8, 8, 8, 8, 8, 8, 4]),
+        (60, {"model": "lanczos"}, [8, 8, 8, 8, 8, 8, 8, 4]),
+        (60, {"device": "cuda:0"}, [8, 8, 8, 8, 8, 8, 8, 4]),
+    ],
+)
+def test_batches_are_smaller_near_the_end_where_a_network_runs_on_a_cpu(frames, changes, sizes):
+    model = ModelSettings(model=changes.get("model", "net"), device=changes.get("device", "cpu"))
+    plan = SimpleNamespace(
+        info=SimpleNamespace(frame_count=frames), batch_size=8, models=(model,) * 6,
+        options=SimpleNamespace(slurm=changes.get("slurm", False)),
+    )  # fmt: skip
+    found, there = [], 16 if frames == 16 else 60
+    while sum(found) < there:
+        size = Pipeline._size_of_batch(SimpleNamespace(plan=plan), sum(found))
+        found.append(min(size, there - sum(found)))
+    assert found == sizes
