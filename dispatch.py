@@ -22,6 +22,7 @@ from settings import LANCZOS, ModelSettings
 
 OUTSTANDING = 2  # manifests in one worker's pipe: the one at work and the next
 STRIKES = 3  # workers that one manifest may kill, and tries that a worker has to start
+LOADING_SECONDS = 60.0  # that a worker may be silent for before it is ready, however short the stall timeout
 LONGEST_LOOK = 2.0  # seconds between two looks that count as silence: not the hours that this process was stopped
 
 
@@ -245,7 +246,8 @@ class Crew:
                 slot.beat, slot.silence = beat, 0.0
                 continue
             slot.silence += step
-            if slot.process is not None and slot.silence > self.stall_timeout:
+            limit = self.stall_timeout if slot.ready else max(self.stall_timeout, LOADING_SECONDS)
+            if slot.process is not None and slot.silence > limit:
                 self._bury(slot, f"gave no sign of life for {slot.silence:.0f} s")
 
     def _bury(self, slot: Slot, why: str) -> None:
