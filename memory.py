@@ -1,6 +1,5 @@
 """Memory of a device: what is free, what a patch needs, which errors mean there was too little."""
 
-import ctypes
 import os
 from pathlib import Path
 
@@ -10,7 +9,6 @@ from torch import nn
 KEEP = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
 SPARE = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
 PROBE = 64  # pixels, side of the patch that activations are measured with
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 # Allocators' own words where they raise a plain RuntimeError (c10/core/CPUAllocator.cpp, cuDNN, cuBLAS).
 OUT_OF_MEMORY = (
     "can't allocate memory",
@@ -19,20 +17,6 @@ OUT_OF_MEMORY = (
     "cudnn_status_alloc_failed",
     "cublas_status_alloc_failed",
 )
-
-
-def steady_malloc() -> None:
-    """Lets glibc keep the memory of freed activations instead of returning it to the kernel at each free.
-
-    By default each layer's output is mapped and unmapped anew and its pages are faulted in again: a sixth
-    of the network's time for one 320x180 frame, a third for a batch of 8. Without glibc nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, 1 << 30)
-    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 import weights
+from allocator import steady_malloc
 from errors import InputError
 from forward import SMALLEST, WHOLE, Forward
-from memory import KEEP, PROBE, bytes_per_pixel, free_bytes, steady_malloc
+from memory import KEEP, PROBE, bytes_per_pixel, free_bytes
 from network import Network, build, factor_for, native_factor, runner
 from patches import MERGE
 from rescale import rescale

@@ -22,6 +22,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allocator import steady_malloc
 from errors import BusyError, InputError, Stopped, UpscaleError
 from interrupt import Signals, leave, open_standard_streams, stopped_line, why
 from notation import FrameRange, Scale, TimeRange
@@ -224,6 +225,8 @@ def text(path: str | os.PathLike[str]) -> str:
 def command(options: Options, progress: "Progress", signals: Signals) -> int:
     """What the options ask for: a look, a folder, or one job; the exit status."""
     import folder
+
+    steady_malloc()
 
     def one(options: Options, crews: "Crews | None" = None) -> Result:
         return run(options, progress, signals, crews)

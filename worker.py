@@ -34,6 +34,7 @@ import numpy as np
 import frame
 import manifest as manifests
 import status
+from allocator import steady_malloc
 from batch import make_upscaler
 from claims import SEEN_SECONDS
 from errors import UpscaleError, full_disk
@@ -71,6 +72,7 @@ def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_f
     the worker logs until the first one comes. Ends with status 1 after an error.
     """
     tie_to_main()
+    steady_malloc()
     row = status.rows(array)[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
     row["batch"], row["state"] = -1, status.IDLE
