@@ -165,7 +165,7 @@ def test_freed_memory_is_kept_for_the_next_layer():
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n        torch.ones(64 << 18)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "first = faults()\nmemory.steady_malloc()\nfaults()\nsteady = faults()\n"
+        "first = faults()\nallocator.steady_malloc()\nfaults()\nsteady = faults()\n"
         "assert steady < first / 10, (first, steady)\n"
     )
     if "glibc" not in __import__("platform").libc_ver()[0]:
