@@ -119,7 +119,7 @@ def best_bare_settings(width: int, height: int, seconds: float) -> tuple[int, in
 def _bare(width: int, height: int, seconds: float, threads: int, start, rates) -> None:
     import torch
 
-    from memory import steady_malloc
+    from allocator import steady_malloc
     from model import DTYPES, choose_precision
     from network import build, runner
     from settings import ModelSettings

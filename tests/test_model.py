@@ -159,7 +159,7 @@ def test_a_real_allocation_failure_is_recognised():
 
 def test_freed_memory_is_kept_for_the_next_layer():
     code = (
-        "import resource, torch, memory\n"
+        "import resource, torch, allocator\n"
         "torch.set_num_threads(1)\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
