@@ -46,7 +46,10 @@ def test_text_is_the_contract():
     )
 
 
-@pytest.mark.parametrize("name", ["plain", "new\nline", " spaces ", "quo'te\"", "-dash", "a,b", "\udcff\udcfe", "file:x"])
+NAMES = ["plain", "new\nline", " spaces ", "quo'te\"", "-dash", "a,b", "\udcff\udcfe", "file:x"]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_write_then_read_gives_the_same(tmp_path, name):
     folder = tmp_path / name
     folder.mkdir()
