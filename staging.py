@@ -127,10 +127,14 @@ class NetworkUpscaler:
 
     def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
         """`result` (3, out h, out w), left as it is, plus what the network could not see, `outside` (3, h, w)."""
-        if not self._cuda and float(outside.abs().amax()) <= _VISIBLE:
-            return result
-        resized = F.interpolate(outside[None], result.shape[1:], mode="bilinear", align_corners=False)[0]
-        return resized.add_(result)
+        whole = result
+        for number, rest in enumerate(outside):
+            if self._cuda or float(rest.abs().amax()) > _VISIBLE:
+                if whole is result:
+                    whole = result.clone()
+                size = result.shape[1:]
+                whole[number] += F.interpolate(rest[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        return whole
 
     def finish(self, slot: int) -> list[str]:
         """Waits for the slot's batch; its `outputs` are complete, alpha included, when this returns.
