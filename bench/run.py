@@ -82,7 +82,7 @@ def network(bench: Bench) -> Iterator[Row]:
     }
     found = alternate(sides, bench.times)
     ratios = []
-    for one, two, shorter, longer in zip(*(found[name] for name in sides), strict=False):
+    for one, shorter, two, longer in zip(*(found[name] for name in sides), strict=False):
         bare = (one + two) / 2
         ratios.append(((many - few) / (longer - shorter) / bare, few / shorter / bare, many / longer / bare, bare))
     middle = [sorted(column)[len(column) // 2] for column in zip(*ratios, strict=True)]
