@@ -106,7 +106,7 @@ class Forward:
     def _grid(self, frames: torch.Tensor) -> Grid:
         network = self.network
         rows, columns = frames.shape[-2:]
-        return grid(rows, columns, self.budget, network.halo, network.multiple, network.minimum)
+        return grid(rows, columns, self.budget, network.halo, max(network.step, network.multiple), network.minimum)
 
     def _compute(self, frames: torch.Tensor, plan: Grid, chunk: list[Task]) -> torch.Tensor:
         """One forward pass: (B, 3, height * factor, width * factor), at least a picture for each task, clipped."""

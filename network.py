@@ -12,6 +12,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import winograd
 from architectures import realesrgan_classes
 from weights import WeightsError
 
@@ -24,9 +25,10 @@ class Network:
     """A network in evaluation mode, float32 on the CPU.
 
     `module` takes (N, 3, H, W) in [0, 1] and gives (N, 3, H * factor, W * factor), not clipped; H and W
-    must be multiples of `multiple` and at least `minimum`. `native` is the factor of the weights, of which
-    `factor` may be a divisor (means of blocks). A pixel of the input matters to the output up to `halo`
-    pixels away, or nearly so. `tiles` is False where the whole frame matters. `kind` names the architecture.
+    must be multiples of `multiple` and at least `minimum`, and patches of a frame start at multiples of `step`.
+    `native` is the factor of the weights, of which `factor` may be a divisor (means of blocks). A pixel of the
+    input matters to the output up to `halo` pixels away, or nearly so. `tiles` is False where the whole frame
+    matters. `kind` names the architecture.
     """
 
     module: nn.Module
@@ -36,6 +38,7 @@ class Network:
     halo: int
     multiple: int = 1
     minimum: int = 1
+    step: int = 1
     tiles: bool = True
     half: bool = True
     bfloat16: bool = True
@@ -85,14 +88,17 @@ class CompactRunner(nn.Module):
     In half precision the class's own pass rounds the picture to 8 bits (bf16) before the network and after;
     here only the residual is rounded. Against float32, animevideov3 at x2 on a frame of a film: 59.5 dB the
     class's own way, 66.4 dB with the sum in float32, 74.7 dB with the first layer in float32 as well, which
-    costs 0.4 % more time. In float32 the result is the class's own to the bit.
+    costs 0.4 % more time. In float32 the result is the class's own to the bit. With `paired` the layers between
+    the first and the last are computed by winograd.PairedRows.
     """
 
-    def __init__(self, module: nn.Module, dtype: torch.dtype):
+    def __init__(self, module: nn.Module, dtype: torch.dtype, paired: bool = False):
         super().__init__()
         head_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self.head = nn.Sequential(*module.body[:2]).to(head_dtype)
         self.body = nn.Sequential(*module.body[2:]).to(dtype)
+        if paired:
+            self.body = nn.Sequential(winograd.PairedRows(module.body[2:-1], dtype), self.body[-1])
         self.upsampler, self.upscale = module.upsampler, module.upscale
         self.head_dtype, self.dtype = head_dtype, dtype
 
@@ -140,7 +146,11 @@ def runner(network: Network, dtype: torch.dtype, device: torch.device) -> nn.Mod
     inner, size = network.module, 1
     if isinstance(inner, BlockMean):
         inner, size = inner.module, inner.size
-    wrapped = CompactRunner(inner, dtype) if network.kind == "SRVGGNetCompact" else PlainRunner(inner, dtype)
+    if network.kind == "SRVGGNetCompact":
+        paired = device.type == "cpu" and dtype == torch.bfloat16 and winograd.available()
+        wrapped = CompactRunner(inner, dtype, paired)
+    else:
+        wrapped = PlainRunner(inner, dtype)
     whole = BlockMean(wrapped, size) if size > 1 else wrapped
     return whole.to(device).to(memory_format=torch.channels_last).eval()
 
@@ -185,7 +195,8 @@ def _compact(state: dict[str, torch.Tensor], factor: int | None, classes: tuple[
     else:
         module = _by_spandrel(state).module.model
     convolutions = last // 2 + 1  # of 3x3, each reaching one pixel further
-    return Network(module, "SRVGGNetCompact", native, factor, halo=convolutions)
+    # winograd.PairedRows rounds by pairs of rows: the same pairs in a patch as in the frame.
+    return Network(module, "SRVGGNetCompact", native, factor, halo=convolutions, step=2)
 
 
 def _is_rrdb(state: dict[str, torch.Tensor]) -> bool:

@@ -43,16 +43,16 @@ class Grid:
 
 
 @lru_cache(maxsize=64)
-def grid(height: int, width: int, budget: int, halo: int, multiple: int = 1, minimum: int = 1) -> Grid:
+def grid(height: int, width: int, budget: int, halo: int, step: int = 1, minimum: int = 1) -> Grid:
     """The patches with the least to compute, none of more than `budget` pixels (overlap included).
 
-    `height` and `width` must be multiples of `multiple` and at least `minimum`; so are the patches' sides,
-    and they start at multiples. Where even the smallest possible patch exceeds the budget, it is taken.
+    Patches start at multiples of `step`, and their sides are multiples of it where the frame's are; both are at least
+    `minimum`, as the frame's must be. Where even the smallest possible patch exceeds the budget, it is taken.
     """
-    halo = _up(halo, multiple)
-    columns = list(_counts(width, halo, multiple, minimum))
+    halo = _up(halo, step)
+    columns = list(_counts(width, halo, step, minimum))
     best = None
-    for rows, patch_height in _counts(height, halo, multiple, minimum):
+    for rows, patch_height in _counts(height, halo, step, minimum):
         # Wider patches overlap less, so the widest that fits is the best for this height; if none fits, the narrowest.
         count, patch_width = next((c for c in columns if c[1] * patch_height <= budget), columns[-1])
         area = patch_height * patch_width
@@ -63,32 +63,34 @@ def grid(height: int, width: int, budget: int, halo: int, multiple: int = 1, min
     return Grid(
         patch_height,
         patch_width,
-        tuple(_spans(height, rows, patch_height, multiple)),
-        tuple(_spans(width, count, patch_width, multiple)),
+        tuple(_spans(height, rows, patch_height, step)),
+        tuple(_spans(width, count, patch_width, step)),
     )
 
 
-def _counts(length: int, halo: int, multiple: int, minimum: int) -> Iterator[tuple[int, int]]:
+def _counts(length: int, halo: int, step: int, minimum: int) -> Iterator[tuple[int, int]]:
     """(number of patches, length of each) along an axis, from one patch to the shortest ones.
 
-    `count` patches of `size` leave overlaps of (count * size - length) / (count - 1), at least 2 * halo.
+    `count` patches of `size` leave overlaps of (count * size - length) / (count - 1), at least 2 * halo. All sizes
+    leave the remainder that `length` has, so that the last patch starts at a multiple of `step` too.
     """
     yield 1, length
-    previous = length
-    for count in range(2, length // multiple + 1):
-        size = _up(-(-(length + 2 * halo * (count - 1)) // count), multiple)
-        if max(minimum, 2 * halo + USEFUL) <= size < previous:
+    previous, rest = length, length % step
+    overlap = 2 * halo + (step if rest else 0)  # starts are rounded, which costs an odd overlap some pixels
+    for count in range(2, length // step + 1):
+        size = _up(-(-(length + overlap * (count - 1)) // count) - rest, step) + rest
+        if max(minimum, overlap + USEFUL) <= size < previous:
             yield count, size
             previous = size
 
 
-def _spans(length: int, count: int, size: int, multiple: int) -> Iterator[Span]:
+def _spans(length: int, count: int, size: int, step: int) -> Iterator[Span]:
     """`count` patches of `size` that cover [0, length), given parts meeting in the middle of overlaps."""
-    starts = [(length - size) * i // max(1, count - 1) // multiple * multiple for i in range(count)]
+    starts = [(length - size) * i // max(1, count - 1) // step * step for i in range(count)]
     borders = [0] + [(starts[i] + starts[i - 1] + size) // 2 for i in range(1, count)] + [length]
     for start, first, last in zip(starts, borders, borders[1:], strict=False):
         yield Span(start, first, last)
 
 
-def _up(value: int, multiple: int) -> int:
-    return -(-value // multiple) * multiple
+def _up(value: int, step: int) -> int:
+    return -(-value // step) * step

@@ -1,0 +1,52 @@
+"""Convolutions by pairs of rows: the layers' own results, in every size, and no coarser than bf16 itself."""
+
+import nets
+import pytest
+import torch
+from torch import nn
+
+import network
+import weights
+import winograd
+
+pytestmark = pytest.mark.skipif(not winograd.available(), reason="no bf16 in oneDNN on this processor")
+CPU = torch.device("cpu")
+
+
+def layers(channels: int, count: int) -> nn.Sequential:
+    torch.manual_seed(5)
+    pairs = [(nn.Conv2d(channels, channels, 3, 1, 1), nn.PReLU(channels, init=0.2)) for _ in range(count)]
+    return nn.Sequential(*(layer for pair in pairs for layer in pair)).requires_grad_(False)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 7), (2, 1), (3, 5), (24, 31), (25, 32)])
+@pytest.mark.parametrize("channels", [16, 64, 10])
+def test_any_size_gives_what_the_layers_give(height, width, channels):
+    own = layers(channels, 3)
+    features = torch.randn(2, channels, height, width).contiguous(memory_format=torch.channels_last)
+    paired = winograd.PairedRows(own, torch.float32)(features)
+    assert torch.allclose(paired, own(features), atol=1e-5)
+    assert not torch.allclose(paired, own(features + 0.01), atol=1e-5)  # so the test can fail
+
+
+def test_the_packaged_network_stays_as_exact_as_bf16_is():
+    """Against float32, on a frame that is harder than most: no further away than the class's own pass in bf16."""
+    state, picture = weights.load("realesr-animevideov3"), nets.picture(91, 160)
+
+    def module() -> nn.Module:
+        return network.build(state, 2).module
+
+    def error(upscaled: torch.Tensor) -> float:
+        return (upscaled.clamp(0, 1) - full).square().mean().item()
+
+    full = module()(picture).clamp(0, 1)
+    paired = network.runner(network.build(state, 2), torch.bfloat16, CPU)
+    assert any(isinstance(part, winograd.PairedRows) for part in paired.modules())
+    plain = network.CompactRunner(module(), torch.bfloat16)
+    own = module().bfloat16()(picture.bfloat16()).float()
+    assert error(plain(picture)) < error(paired(picture)) < error(own)
+
+
+def test_float32_is_left_to_the_layers():
+    exact = network.runner(network.build(nets.compact()), torch.float32, CPU)
+    assert not any(isinstance(part, winograd.PairedRows) for part in exact.modules())
