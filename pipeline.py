@@ -221,11 +221,13 @@ class Pipeline:
 
         Only where a network runs on a CPU: there the last batches are long, and small ones cost nothing more.
         """
-        left = (self.plan.info.frame_count or 0) - dealt
-        options, models = self.plan.options, self.plan.models
-        if left <= 0 or options.slurm or models[0].model == LANCZOS or any(m.device != "cpu" for m in models):
+        total, options, models = self.plan.info.frame_count, self.plan.options, self.plan.models
+        if not total or options.slurm or models[0].model == LANCZOS or any(m.device != "cpu" for m in models):
             return self.plan.batch_size
-        return min(self.plan.batch_size, -(-left // len(models)))
+        left = total - dealt
+        if left < -self.plan.batch_size * len(models):
+            return self.plan.batch_size  # the container's count is wrong; a little less than there are is common
+        return max(1, min(self.plan.batch_size, -(-left // len(models))))
 
     def _deal(self, number: int, frames: list[int]) -> None:
         """Write the manifest of one batch and have the main loop hand it out."""

@@ -19,6 +19,7 @@ from tags import Colour
 
 __all__ = ["Colour", "VideoError", "VideoInfo", "open_input", "probe"]
 
+_REORDERED = 16  # frames that a codec may put between a packet and the one before it (H.264, H.265)
 _RATE_PACKETS = 120  # packets whose times tell the real frame rate
 _RATE_BYTES = 32 << 20  # but no more than this is read for it
 _COMMON_RATES = [Fraction(n) for n in (8, 10, 12, 15, 16, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)]
@@ -181,6 +182,8 @@ def _frame_rate(reader: Reader, stream) -> Fraction | None:
     for _ in itertools.takewhile(lambda _: _more_times(reader), reader.packets()):
         pass
     times = sorted(set(reader.packet_times))
+    if len(times) > 3 * _REORDERED:
+        del times[-_REORDERED:]  # between the last ones frames may be missing, whose packets come later in the file
     claimed = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
     claimed = [rate for rate in claimed if 0 < rate <= _MAX_RATE]
     if len(times) < 3:

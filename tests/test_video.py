@@ -148,6 +148,15 @@ def test_common_rates_are_exact(tmp_path, rate, extension):
     assert probe(clips.make_clip(tmp_path / f"c.{extension}", 50, rate=rate)).frame_rate == rate
 
 
+@pytest.mark.parametrize("bframes", range(3, 9))
+def test_b_frames_that_are_not_read_yet_do_not_skew_the_rate(tmp_path, bframes):
+    """The rate is measured on the first packets: the last of them may be shown after some that come later."""
+    gop = f"bframes={bframes}:b-pyramid=none:b-adapt=0:scenecut=0:keyint=400"
+    options = {"preset": "ultrafast", "x264-params": gop}
+    info = probe(clips.make_clip(tmp_path / "c.mkv", 320, options=options))
+    assert (info.frame_rate, info.frame_count) == (25, 320)
+
+
 def test_duration_and_count(tmp_path):
     info = probe(clips.make_clip(tmp_path / "c.mp4", 10, sound=True))
     assert (info.duration, info.frame_count, info.codec) == (Fraction(10, 25), 10, "h264")
