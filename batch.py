@@ -14,7 +14,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from frame import FORMATS
+from frame import FORMATS, equal
 from picture import samples
 from settings import LANCZOS, ModelSettings, PictureSettings
 
@@ -116,10 +116,5 @@ def distinct(frames: list[np.ndarray]) -> list[int]:
     """For each frame the number of the distinct frame that it is, counting up from 0: equal neighbours share one."""
     numbers = [0]
     for before, frame in pairwise(frames):
-        numbers.append(numbers[-1] + (not _equal(before.reshape(-1), frame.reshape(-1))))
+        numbers.append(numbers[-1] + (not equal(before.reshape(-1), frame.reshape(-1))))
     return numbers
-
-
-def _equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """A few samples tell most frames apart, at no cost."""
-    return a.shape == b.shape and np.array_equal(a[::4099], b[::4099]) and np.array_equal(a, b)

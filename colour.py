@@ -12,6 +12,7 @@ Memory beside the result: the chroma of one frame in float, and strips of `STRIP
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -151,7 +152,7 @@ def from_rgb(rgb: torch.Tensor, layout: Layout, out: torch.Tensor) -> torch.Tens
 def planes_of(flat: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
     """Views of the planes of one flat frame, in the shapes of `frame.plane_shapes`; nothing is copied."""
     shapes = plane_shapes(layout.pixel_format, layout.width, layout.height)
-    parts = flat.split([int(np.prod(shape)) for shape in shapes])
+    parts = flat.split([math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 

@@ -87,7 +87,9 @@ class Crew:
         """
         plain = settings[0].model == LANCZOS
         # Imported once, in the fork server; CUDA is not initialised by an import, so forks may use it.
-        self.starter = ProcessStarter(scratch, ["worker", "resize"] if plain else ["worker", "model", "colour"])
+        # The command's module too: each worker imports it as its main module.
+        modules = ["upscale", "worker", *(["resize"] if plain else ["model", "colour"])]
+        self.starter = ProcessStarter(scratch, modules)
         self.target, self.stall_timeout, self.scratch = target, stall_timeout, scratch
         self.slots = [Slot(index, one) for index, one in enumerate(settings)]
         self.array = status.new_array(self.starter.context, len(self.slots))

@@ -5,6 +5,7 @@ milliseconds only, so a segment's packets carry no times: their timestamp is the
 order (plus `RANK_OFFSET`), and the true times stand in `mux.Segment.pts`. The encoder itself sees true times.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
@@ -172,7 +173,7 @@ class SegmentWriter:
         for plane, samples, shape in zip(picture.planes, planes, self._shapes, strict=True):
             if samples.shape != shape:
                 raise ValueError(f"a plane of shape {samples.shape} where {shape} is needed")
-            row = int(np.prod(shape[1:]))  # samples a row, all channels
+            row = math.prod(shape[1:])  # samples a row, all channels
             rows = np.frombuffer(plane, self._format.dtype).reshape(-1, plane.line_size // self._format.dtype.itemsize)
             np.copyto(rows[: shape[0], :row], samples.reshape(shape[0], row))
         for name, value in self._colour.items():

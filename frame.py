@@ -6,6 +6,7 @@ for 8-bit formats and little-endian uint16 for deeper ones (value in the low bit
 Packed RGB (rgb24, rgba, rgb48le, rgba64le) is one plane of shape (height, width, channels).
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -87,7 +88,7 @@ def plane_shapes(fmt: PixelFormat, width: int, height: int) -> list[tuple[int, .
 
 def sample_count(fmt: PixelFormat, width: int, height: int) -> int:
     """Samples in one frame, all planes together."""
-    return sum(int(np.prod(shape)) for shape in plane_shapes(fmt, width, height))
+    return sum(math.prod(shape) for shape in plane_shapes(fmt, width, height))
 
 
 def frame_bytes(fmt: PixelFormat, width: int, height: int) -> int:
@@ -104,10 +105,15 @@ def planes(samples: np.ndarray, fmt: PixelFormat, width: int, height: int) -> li
         )
     views, start = [], 0
     for shape in plane_shapes(fmt, width, height):
-        size = int(np.prod(shape))
+        size = math.prod(shape)
         views.append(flat[start : start + size].reshape(shape))
         start += size
     return views
+
+
+def equal(a: np.ndarray, b: np.ndarray) -> bool:
+    """Whether two flat frames have the same samples; a few of them tell most frames apart, at no cost."""
+    return a.shape == b.shape and np.array_equal(a[::4099], b[::4099]) and np.array_equal(a, b)
 
 
 def stored_shape(fmt: PixelFormat, width: int, height: int) -> tuple[int, ...]:

@@ -1,5 +1,6 @@
 """Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
 
+import io
 import os
 import time
 from dataclasses import replace
@@ -9,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from errors import InputError
-from frame import FORMATS
+from frame import FORMATS, PixelFormat, frame_bytes, stored_shape
 from settings import PictureSettings
 
 
@@ -37,6 +38,14 @@ def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
     samples = np.ascontiguousarray(samples)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
     file.write(samples.reshape(-1).view(np.uint8).data)
+
+
+def npy_bytes(fmt: PixelFormat, width: int, height: int) -> int:
+    """The length of a stored frame's .npy file."""
+    header = io.BytesIO()
+    description = {"descr": fmt.dtype.str, "fortran_order": False, "shape": stored_shape(fmt, width, height)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return len(header.getvalue()) + frame_bytes(fmt, width, height)
 
 
 def write_frame(path: Path, samples: np.ndarray) -> None:

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
+import frame
 import status
 from dispatch import BatchDone, Crew, Work, WorkerError, WorkerLost
 from errors import Stopped
@@ -152,6 +153,8 @@ class Pipeline:
     def _damage(self, numbers: list[int]) -> str:
         """What is wrong with the upscaled frames of these numbers as they lie there; nothing if they are whole."""
         for number in numbers:
+            if self.frames.has_its_size(number):
+                continue
             try:
                 self.frames.samples(number)
             except WorkerError as error:
@@ -195,7 +198,7 @@ class Pipeline:
             for decoded in decoder:
                 last = decoded.number
                 samples = self.frames.flat(decoded.planes)
-                held = previous is not None and np.array_equal(samples, previous)
+                held = previous is not None and frame.equal(samples, previous)
                 if not self.window.wait_for_room():
                     return
                 if not held:

@@ -4,6 +4,8 @@ Every pixel format of FFmpeg has a nearest format in frame.FORMATS that holds it
 where it is not the same layout, libswscale converts.
 """
 
+import math
+
 import av
 import numpy as np
 from av.video.format import VideoFormat
@@ -129,7 +131,7 @@ def _viewable(name: str, kept: PixelFormat) -> bool:
 
 def _view(plane, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
     rows, line = shape[0], abs(plane.line_size)
-    used = int(np.prod(shape[1:])) * dtype.itemsize
+    used = math.prod(shape[1:]) * dtype.itemsize
     lines = np.frombuffer(plane, np.uint8)[: rows * line].reshape(rows, line)  # (rows, bytes of a line)
     if plane.line_size < 0:
         lines = lines[::-1]  # stored bottom up

@@ -25,6 +25,7 @@ from stills import PictureTarget
 from video import VideoInfo
 
 WINDOW_BATCHES = 3  # batches a worker in the window: one at work, one in its queue, one being encoded
+LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out: they take milliseconds, so many in storage gain nothing
 SPARE_BYTES = 64 << 20  # left free on the disk, for the segments of a run that ends because it is full
 
 
@@ -233,14 +234,17 @@ def window_frames(options: Options, picture: PictureSettings, work_dir: Path) ->
     place = work_dir if work_dir.exists() else work_dir.parent
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     space = min(disk, options.work_space if options.work_space is not None else disk, available_memory() // 2)
-    wanted = options.workers * options.batch_size * WINDOW_BATCHES
+    size = options.batch_size
+    if options.model == LANCZOS and not options.slurm:
+        size = max(1, min(size, LANCZOS_BATCH_BYTES // max(1, one)))
+    wanted = options.workers * size * WINDOW_BATCHES
     window = min(wanted, space // one) if one else wanted
     if window < 2:
         raise InputError(
             f"frames of {picture.out_width}x{picture.out_height} need {2 * one / 2**20:.0f} MiB of work space at the "
             f"least, there are {max(0, space) / 2**20:.0f} MiB in {place}; free some or choose another --work-dir"
         )
-    return max(1, min(options.batch_size, window // 2)), window
+    return max(1, min(size, window // 2)), window
 
 
 def available_memory() -> int:

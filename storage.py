@@ -11,7 +11,7 @@ import numpy as np
 import frame
 from dispatch import WorkerError
 from errors import InputError
-from framefile import read_frame, write_frame, write_npy
+from framefile import npy_bytes, read_frame, write_frame, write_npy
 from job import Job
 from plan import Plan
 from resize import Resizer
@@ -26,6 +26,7 @@ class FrameStore:
         self._job, self._decoded = job, plan.picture
         self._format = frame.FORMATS[self.picture.out_pixel_format]
         self._extension = plan.options.frame_format
+        self._file_bytes = npy_bytes(self._format, *self.picture.stored_size) if self._extension == "npy" else -1
         self._to_rgb = self._from_rgb = None
         if self._extension == "png":
             self._to_rgb, self._from_rgb = Resizer(_before(plan)), Resizer(_after(plan))
@@ -55,6 +56,13 @@ class FrameStore:
             return
         with path.open("wb") as file:
             write_npy(file, samples.reshape(shape))
+
+    def has_its_size(self, number: int) -> bool:
+        """Whether an upscaled frame's file is as long as it must be, which is quick to tell; False for pictures."""
+        try:
+            return self._file("output_frames", number).stat().st_size == self._file_bytes
+        except OSError:
+            return False
 
     def samples(self, number: int) -> np.ndarray:
         """An upscaled frame as it is stored; WorkerError where it is not whole."""

@@ -252,6 +252,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from progress import Progress
 
     open_standard_streams()
+    # NumPy's, for products of matrices, of which there are none; they spin for a while where they start.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     argv = sys.argv[1:] if argv is None else list(argv)
     progress, signals = Progress(), Signals()
     signals.install(progress, argv)  # before anything that takes time is imported

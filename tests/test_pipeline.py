@@ -23,9 +23,9 @@ from job import Job, claim_output
 from notation import parse_scale
 from options import Options
 from pipeline import Pipeline
-from plan import make_plan
+from plan import make_plan, window_frames
 from segments import OpenSegment, verify
-from settings import ModelSettings
+from settings import ModelSettings, PictureSettings
 from window import HELD, Entry, Window
 
 # The window
@@ -249,6 +249,23 @@ def test_a_plain_word_stays_as_it_is():
         "'it'\"'\"'s'",
         "'/é.mp4'",
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        ("lanczos", (1280, 720), (2, 36)),  # 6.6 MiB a frame, in and out
+        ("lanczos", (64, 48), (8, 144)),
+        ("lanczos", (7680, 4320), (1, 18)),
+        ("realesr-animevideov3", (1280, 720), (8, 144)),
+    ],
+)
+def test_where_a_frame_is_little_work_a_batch_has_few_bytes(tmp_path, monkeypatch, model, size, expected):
+    monkeypatch.setattr("plan.available_memory", lambda: 1 << 40)
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
+    frames = ("yuv420p", "bt709", False, "left")
+    picture = PictureSettings(*size, *frames, 2 * size[0], 2 * size[1], *frames)
+    assert window_frames(Options("a.mp4", "b.mp4", 2, model=model), picture, tmp_path) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,8 @@ import torch
 import manifest
 import weights
 from architectures import alias_functional_tensor
-from frame import FORMATS
+from frame import FORMATS, pixel_format, stored_shape
+from framefile import npy_bytes
 from worker import picture_settings, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent
@@ -114,6 +115,13 @@ def test_half_a_frame_is_never_visible(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space"):
         write_frame(tmp_path / "frame_000001.npy", picture(1))
     assert not (tmp_path / "frame_000001.npy").exists()
+
+
+@pytest.mark.parametrize(("name", "size"), [("yuv420p", (2560, 1440)), ("yuv420p10le", (33, 21)), ("rgb24", (5, 7))])
+def test_a_frames_file_is_as_long_as_it_is_expected_to_be(tmp_path, name, size):
+    fmt = pixel_format(name)
+    write_frame(tmp_path / "frame_000001.npy", np.zeros(stored_shape(fmt, *size), fmt.dtype))
+    assert (tmp_path / "frame_000001.npy").stat().st_size == npy_bytes(fmt, *size)
 
 
 def test_16_bit_png_keeps_its_depth(tmp_path):
