@@ -22,7 +22,10 @@ WARM = 3  # passes of the bare network before its time counts
 
 @dataclass(frozen=True)
 class Cost:
-    """What a command took: seconds, CPU seconds of all its processes, peak bytes of memory and of `work`."""
+    """What a command took: seconds, CPU seconds of all its processes, peak bytes of memory and of `work`.
+
+    `work` is the work directory without the finished part of the video, which grows into the result.
+    """
 
     seconds: float
     cpu: float
@@ -65,7 +68,7 @@ def upscale(source: Path, output: Path, *options, watch: bool = False) -> Cost:
 def _watch(process: subprocess.Popen, work: Path, peaks: list[int]) -> None:
     while process.poll() is None:
         peaks[0] = max(peaks[0], sum(_proportional_bytes(pid) for pid in _family(process.pid)))
-        peaks[1] = max(peaks[1], _bytes_below(work))
+        peaks[1] = max(peaks[1], _bytes_in_use(work))
         time.sleep(SAMPLE_SECONDS)
 
 
@@ -89,10 +92,14 @@ def _proportional_bytes(pid: int) -> int:
         return 0
 
 
-def _bytes_below(folder: Path) -> int:
+def _bytes_in_use(work: Path) -> int:
     total = 0
-    for place, _, names in os.walk(folder):
+    for place, folders, names in os.walk(work):
+        if "segments" in folders:
+            folders.remove("segments")
         for name in names:
+            if name.startswith("joined."):
+                continue
             try:
                 total += os.lstat(os.path.join(place, name)).st_blocks * 512
             except OSError:

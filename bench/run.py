@@ -182,7 +182,7 @@ def flat(bench: Bench) -> Iterator[Row]:
     each = [1000 * (found[name] - found["start"]) / (n - 8) for name, n in (("few", few), ("many", many))]
     label = f"{many} frames beside {few}, 64x36"
     yield Row(f"{label}: time a frame", f"{each[1]:.2f} ms", f"{each[0]:.2f} ms", each[1] / each[0], "times as much")
-    for name, what in (("memory", "peak memory"), ("work", "peak work directory")):
+    for name, what in (("memory", "peak memory"), ("work", "peak work directory, its segments left out")):
         peak = [max(getattr(cost, name) for cost in costs[n]) / 2**20 for n in (few, many)]
         yield Row(f"{label}: {what}", f"{peak[1]:.1f} MiB", f"{peak[0]:.1f} MiB", peak[1] / peak[0], "times as much")
 
