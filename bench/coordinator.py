@@ -22,17 +22,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import av
 import numpy as np
 
-import claims
-import frame
-import roster
-import status
-from decode import Decoder
-from encode import SegmentWriter, encode_settings
-from manifest import Manifest, write_manifest
-from notation import NAMED_SIZES
-from resize import Resizer
-from settings import PictureSettings
-from video import VideoInfo, probe
+from upscaling.cluster import claims, roster
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import VideoInfo, probe
+from upscaling.encode.segment_writer import SegmentWriter, encode_settings
+from upscaling.frames import pixel_formats
+from upscaling.frames.settings import PictureSettings
+from upscaling.frames.swscale import Resizer
+from upscaling.job.notation import NAMED_SIZES
+from upscaling.workers import status
+from upscaling.workers.manifest import Manifest, write_manifest
 
 BATCH = 8  # frames in a manifest
 LIVE_TASKS = 1000  # whose status files are read
@@ -83,8 +82,8 @@ def upscaled(info: VideoInfo, frames: list[np.ndarray]) -> tuple[PictureSettings
     colour = (info.colour.matrix, info.colour.full_range, info.colour.chroma_location)
     picture = PictureSettings(info.width, info.height, info.pixel_format, *colour,
                               2 * info.width, 2 * info.height, info.pixel_format, *colour)  # fmt: skip
-    resizer, fmt = Resizer(picture), frame.FORMATS[picture.out_pixel_format]
-    results = [np.empty(frame.sample_count(fmt, *picture.stored_size), fmt.dtype) for _ in frames]
+    resizer, fmt = Resizer(picture), pixel_formats.FORMATS[picture.out_pixel_format]
+    results = [np.empty(pixel_formats.sample_count(fmt, *picture.stored_size), fmt.dtype) for _ in frames]
     for one, result in zip(frames, results, strict=True):
         resizer(one, result)
     return picture, results
@@ -106,13 +105,13 @@ def measure_size(clip: Path, size: tuple[int, int], count: int, repeat: int, pla
     stored = per(best(repeat, lambda: store("in", frames)), count)
     store("out", results)
     settings = encode_settings(info, place / "out.mp4", picture.out_width, picture.out_height, preset=preset)
-    fmt = frame.FORMATS[settings.pixel_format]
+    fmt = pixel_formats.FORMATS[settings.pixel_format]
 
     def encode() -> None:
         with SegmentWriter(place / "segment.mkv", settings) as writer:
             for number in range(count):
                 samples = np.load(place / f"out_{number}.npy", mmap_mode="r")
-                writer.write(frame.planes(samples, fmt, settings.width, settings.height), number)
+                writer.write(pixel_formats.planes(samples, fmt, settings.width, settings.height), number)
 
     encoded = per(best(repeat, encode), count)
     return {

@@ -19,11 +19,11 @@ import av.error
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from decode import Decoder
-from encode import colour_codes
-from errors import InputError
-from frame import pixel_format
-from video import VideoInfo, probe
+from upscaling.common.errors import InputError
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import VideoInfo, probe
+from upscaling.encode.segment_writer import colour_codes
+from upscaling.frames.pixel_formats import pixel_format
 
 LARGEST_SHIFT = 0.5  # 8-bit codes that a channel's mean may move
 AV_TOLERANCE = Fraction(1, 1000)  # seconds

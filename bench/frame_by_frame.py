@@ -18,9 +18,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import numpy as np
 import torch
 
-import weights
-from architectures import alias_functional_tensor
-from video import probe
+from upscaling.decode.probe import probe
+from upscaling.inference import weights
+from upscaling.inference.realesrgan_arch import alias_functional_tensor
 
 
 def enhancer():

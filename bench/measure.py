@@ -126,11 +126,11 @@ def best_bare_settings(width: int, height: int, seconds: float) -> tuple[int, in
 def _bare(width: int, height: int, seconds: float, threads: int, start, rates) -> None:
     import torch
 
-    from allocator import steady_malloc
-    from model import DTYPES, choose_precision
-    from network import build
-    from settings import ModelSettings
-    from weights import load
+    from upscaling.common.allocator import steady_malloc
+    from upscaling.frames.settings import ModelSettings
+    from upscaling.inference.network import build
+    from upscaling.inference.upscaler import DTYPES, choose_precision
+    from upscaling.inference.weights import load
 
     torch.set_num_threads(threads)
     steady_malloc()

@@ -23,15 +23,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-import weights
-from colour import Layout, to_rgb
-from decode import Decoder
-from errors import InputError, UpscaleError
-from frame import pixel_format
-from model import Upscaler
-from rescale import rescale
-from settings import LANCZOS, ModelSettings
-from video import probe
+from upscaling.common.errors import InputError, UpscaleError
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import probe
+from upscaling.frames.pixel_formats import pixel_format
+from upscaling.frames.settings import LANCZOS, ModelSettings
+from upscaling.frames.yuv import Layout, to_rgb
+from upscaling.inference import weights
+from upscaling.inference.rescale import rescale
+from upscaling.inference.upscaler import Upscaler
 
 LUMA = (0.2126, 0.7152, 0.0722)  # of BT.709
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004, with its K1 = 0.01 and K2 = 0.03

@@ -14,7 +14,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-import worker
+from upscaling.workers import worker
 
 POISON = "frame_000030.npy"
 FOREVER = 1000  # seconds
@@ -86,22 +86,22 @@ def run_worker(index, array, tasks, results, settings, log_folder) -> None:
 def slow_main(kind: str) -> None:
     """Make a stage of the main process take long."""
     if kind == "slow_join":
-        import mux
+        from upscaling.encode import muxer
 
-        real = mux.heapq.merge
-        mux.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
+        real = muxer.heapq.merge
+        muxer.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
     if kind == "slow_close":
-        import encode
+        from upscaling.encode import segment_writer
 
-        real_close = encode.SegmentWriter.close
-        encode.SegmentWriter.close = lambda self: time.sleep(FOREVER) or real_close(self)
+        real_close = segment_writer.SegmentWriter.close
+        segment_writer.SegmentWriter.close = lambda self: time.sleep(FOREVER) or real_close(self)
     if kind == "stuck_load":  # in a C function that no signal interrupts: a mutex locked twice
-        import plan
+        from upscaling.job import plan
 
         libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
         plan.make_plan = lambda options: claim() and [libc.pthread_mutex_lock(mutex) for _ in range(2)]
     if kind == "slow_load":
-        import plan
+        from upscaling.job import plan
 
         real_plan = plan.make_plan
         plan.make_plan = lambda options: (claim() and time.sleep(FOREVER)) or real_plan(options)
@@ -110,6 +110,6 @@ def slow_main(kind: str) -> None:
 if __name__ == "__main__":
     worker.run_worker = run_worker
     slow_main(fault()[0])
-    import upscale
+    from upscaling.cli import main
 
-    sys.exit(upscale.main())
+    sys.exit(main.main())

@@ -9,11 +9,11 @@ import numpy as np
 from av.stream import Disposition
 from clips import fill_plane
 
-from decode import Decoder
-from encode import EncodeSettings, SegmentWriter, encode_settings
-from frame import pixel_format, plane_shapes
-from mux import Segment, check_container, join
-from video import VideoInfo, probe
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import VideoInfo, probe
+from upscaling.encode.muxer import Segment, check_container, join
+from upscaling.encode.segment_writer import EncodeSettings, SegmentWriter, encode_settings
+from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
 
 def planes_in(planes, info: VideoInfo, settings: EncodeSettings) -> list[np.ndarray]:

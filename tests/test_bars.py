@@ -12,8 +12,8 @@ import pytest
 from clips import make_clip
 from terminal import Terminal
 
-import status
-from bars import worker_text
+from upscaling.cli.bars import worker_text
+from upscaling.workers import status
 
 ROOT = Path(__file__).parent.parent
 VIDEO = r"^clip\.mp4: +[0-9]+%\|"

@@ -10,12 +10,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-import picture as pictures
-import staging
-from batch import distinct, make_upscaler
-from colour import to_rgb
-from frame import FORMATS, planes
-from settings import LANCZOS, ModelSettings, PictureSettings
+from upscaling.frames import conversion as pictures
+from upscaling.frames.pixel_formats import FORMATS, planes
+from upscaling.frames.settings import LANCZOS, ModelSettings, PictureSettings
+from upscaling.frames.yuv import to_rgb
+from upscaling.inference import torch_engine
+from upscaling.inference.engine import distinct, make_upscaler
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = PictureSettings(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")
@@ -45,7 +45,7 @@ class Doubler:
 
 @pytest.fixture
 def upscaler(monkeypatch):
-    monkeypatch.setattr(staging, "Upscaler", Doubler)
+    monkeypatch.setattr(torch_engine, "Upscaler", Doubler)
     return make_upscaler(ModelSettings(), lambda: None)
 
 
@@ -137,7 +137,7 @@ def test_a_real_network_gets_and_gives_the_right_colours():
     assert len(beats) >= 3
     luma = torch.tensor([0.299, 0.587, 0.114])
     for source, output in zip(frames, outputs, strict=True):
-        rgb = to_rgb(torch.from_numpy(source.copy())[None], staging.layouts(picture)[0]).clamp(0, 1)
+        rgb = to_rgb(torch.from_numpy(source.copy())[None], torch_engine.layouts(picture)[0]).clamp(0, 1)
         alone = real._engine._upscaler(rgb, 48, 32)[0]
         want = torch.einsum("c,chw->hw", luma, alone).numpy() * 255
         views = planes(output, FORMATS["yuv420p"], 48, 32)
@@ -237,8 +237,8 @@ def test_misuse_is_told(upscaler):
 def test_lanczos_needs_no_torch():
     code = (
         "import sys, numpy as np\n"
-        "from batch import make_upscaler\n"
-        "from settings import *\n"
+        "from upscaling.inference.engine import make_upscaler\n"
+        "from upscaling.frames.settings import *\n"
         "u = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)\n"
         "p = PictureSettings(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
         "u.submit([np.full(24, 90, np.uint8)], p)\n"

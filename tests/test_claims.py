@@ -16,18 +16,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import claims
-import cluster
-import roster
-import slurm
-import status
-import task
-import terms
-from dispatch import BatchDone, Work, WorkerError, WorkerLost
-from errors import BusyError, InputError, UpscaleError
-from job import Job
-from manifest import Manifest, write_manifest
-from settings import LANCZOS, ModelSettings
+from upscaling.cluster import claims, roster, slurm, slurm_crew, task, terms
+from upscaling.common.errors import BusyError, InputError, UpscaleError
+from upscaling.frames.settings import LANCZOS, ModelSettings
+from upscaling.job.work_dir import Job
+from upscaling.workers import status
+from upscaling.workers.manifest import Manifest, write_manifest
+from upscaling.workers.pool import BatchDone, Work, WorkerError, WorkerLost
 
 ROOT = Path(__file__).parent.parent
 TERMS = terms.Terms({"model": LANCZOS}, beat=0.01, patience=0.3)
@@ -371,10 +366,10 @@ def fake(monkeypatch):
 
 @pytest.fixture
 def crew(job, fake, monkeypatch):
-    monkeypatch.setattr(cluster, "CLAIM_SECONDS", 0.02)
-    monkeypatch.setattr(cluster, "LONGEST_WAIT", 0.01)
-    monkeypatch.setattr(cluster, "BEAT_SECONDS", 0.05)
-    crew = cluster.SlurmCrew([ModelSettings(LANCZOS, "auto")] * 2, job)
+    monkeypatch.setattr(slurm_crew, "CLAIM_SECONDS", 0.02)
+    monkeypatch.setattr(slurm_crew, "LONGEST_WAIT", 0.01)
+    monkeypatch.setattr(slurm_crew, "BEAT_SECONDS", 0.05)
+    crew = slurm_crew.SlurmCrew([ModelSettings(LANCZOS, "auto")] * 2, job)
     fake.all_run(2)
     crew.start()
     yield crew

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-import colour
-from colour import Layout, from_rgb, planes_of, rgb_to_yuv, to_rgb
-from errors import InputError
-from frame import FORMATS, plane_shapes, sample_count
+from upscaling.common.errors import InputError
+from upscaling.frames import yuv
+from upscaling.frames.pixel_formats import FORMATS, plane_shapes, sample_count
+from upscaling.frames.yuv import Layout, from_rgb, planes_of, rgb_to_yuv, to_rgb
 
 PLANAR = [name for name, fmt in FORMATS.items() if fmt.chroma is not None]
 
@@ -93,7 +93,7 @@ def test_known_colours(matrix, full, fmt, rgb, codes):
 
 
 def test_every_matrix_gives_gray_without_chroma():
-    for matrix in colour.MATRICES:
+    for matrix in yuv.MATRICES:
         layout = Layout(FORMATS["yuv444p12le"], 2, 2, matrix)
         y, u, v = values(encoded(flat_rgb((0.5, 0.5, 0.5), layout), layout), layout)
         assert y == 2008
@@ -110,7 +110,7 @@ def test_round_trip_of_every_planar_format(name, location):
         assert_same_picture(got, want, layout, 50)
 
 
-@pytest.mark.parametrize("matrix", sorted(set(colour.MATRICES)))
+@pytest.mark.parametrize("matrix", sorted(set(yuv.MATRICES)))
 def test_round_trip_of_every_matrix(matrix):
     layout = Layout(FORMATS["yuv420p10le"], 40, 22, matrix)
     want = picture(layout)
@@ -207,8 +207,8 @@ def test_strips_do_not_show(monkeypatch):
         whole = encoded(rgb, layout)
         back = to_rgb(whole, layout)
         with monkeypatch.context() as patch:
-            patch.setattr(colour, "STRIP_PIXELS", {"cpu": 1})
-            patch.setattr(colour, "STRIP_ROWS", 6)
+            patch.setattr(yuv, "STRIP_PIXELS", {"cpu": 1})
+            patch.setattr(yuv, "STRIP_ROWS", 6)
             assert torch.equal(encoded(rgb, layout), whole)
             assert torch.equal(to_rgb(whole, layout), back)
 

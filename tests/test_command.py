@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 from clips import make_clip, number_of
 
-import upscale
-from compare import busiest, comparison
-from errors import InputError
-from options import Options
+from upscaling.cli import main
+from upscaling.cli.compare import busiest, comparison
+from upscaling.common.errors import InputError
+from upscaling.job.options import Options
 
 ROOT = Path(__file__).parent.parent
 USAGE = (ROOT / "docs" / "USAGE.md").read_text(encoding="utf-8")
@@ -109,9 +109,9 @@ def breaking_worker(folder):
     (folder / "site" / "sitecustomize.py").write_text(
         "import sys\n"
         f"sys.path.append({str(ROOT)!r})\n"
-        "import errors, resize\n"
+        "from upscaling.common import errors\nfrom upscaling.frames import swscale\n"
         "def fail(*_): raise errors.UpscaleError('no such picture today')\n"
-        "resize.Resizer.__call__ = fail\n"
+        "swscale.Resizer.__call__ = fail\n"
     )
     return folder / "site"
 
@@ -168,7 +168,7 @@ def test_dry_run_tells_and_touches_nothing(clip, tmp_path):
 
 def test_version_imports_no_torch():
     code = (
-        "import sys, upscale\n"
+        "import sys\nfrom upscaling.cli import main as upscale\n"
         "try: upscale.main(['--version'])\n"
         "except SystemExit as end: sys.exit(end.code or ('torch' in sys.modules and 'torch was imported'))\n"
     )
@@ -256,15 +256,15 @@ def test_the_example_of_the_documentation(clip, tmp_path):
 
 def test_the_library_twice_in_one_process(clip, tmp_path):
     for name, frames in (("one.mp4", "1:10"), ("two.mkv", "5:")):
-        result = upscale.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
+        result = main.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
         assert result.output == tmp_path / name and result.frames == {"one.mp4": 10, "two.mkv": 46}[name]
         assert result.seconds > 0 and not result.skipped and any("BT.601" in line for line in result.warnings)
-    again = upscale.upscale_video(clip, tmp_path / "one.mp4", model="lanczos", no_clobber=True)
+    again = main.upscale_video(clip, tmp_path / "one.mp4", model="lanczos", no_clobber=True)
     assert again.skipped and again.frames == 0
 
 
 def test_the_librarys_keywords_are_the_options():
-    defaults = {name: one.default for name, one in inspect.signature(upscale.upscale_video).parameters.items()}
+    defaults = {name: one.default for name, one in inspect.signature(main.upscale_video).parameters.items()}
     for name, default in defaults.items():
         if name not in ("source", "output", "scale", "progress"):
             assert getattr(Options, name) == default, name
@@ -277,6 +277,6 @@ def test_the_librarys_keywords_are_the_options():
 )
 def test_wrong_keywords_are_input_errors(clip, tmp_path, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        upscale.upscale_video(clip, tmp_path / "out.mp4", **wrong)
+        main.upscale_video(clip, tmp_path / "out.mp4", **wrong)
     with pytest.raises(TypeError):
-        upscale.upscale_video(clip, tmp_path / "out.mp4", wokers=2)
+        main.upscale_video(clip, tmp_path / "out.mp4", wokers=2)

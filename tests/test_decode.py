@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 from clips import number_of
 
-from decode import Decoder
-from frame import pixel_format, plane_shapes
-from reader import Reader
-from timestamps import Timestamps
-from video import VideoError, probe
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import VideoError, probe
+from upscaling.decode.reader import Reader
+from upscaling.decode.timestamps import Timestamps
+from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
 
 def decoded(path, *, skip=0, stop=None, threads=0, **how) -> tuple[list[tuple[int, int, int]], list[str]]:

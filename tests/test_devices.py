@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from devices import choose_devices, core_share, cuda_device_count
-from errors import InputError
+from upscaling.common.devices import choose_devices, core_share, cuda_device_count
+from upscaling.common.errors import InputError
 
 
 @pytest.mark.parametrize(

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from dispatch import BatchDone, Crew, Work, WorkerError, WorkerLost
-from errors import InputError
-from manifest import Manifest, write_manifest
-from processes import tie_to_main
-from settings import ModelSettings
-from worker import run_worker
+from upscaling.common.errors import InputError
+from upscaling.frames.settings import ModelSettings
+from upscaling.workers.forkserver import tie_to_main
+from upscaling.workers.manifest import Manifest, write_manifest
+from upscaling.workers.pool import BatchDone, Crew, Work, WorkerError, WorkerLost
+from upscaling.workers.worker import run_worker
 
 
 class Workers:

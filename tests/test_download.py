@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-import download
+from upscaling.common import download
 
 CONTENT = bytes(range(256)) * 5000
 SUM = hashlib.sha256(CONTENT).hexdigest()

@@ -12,12 +12,12 @@ import av
 import numpy as np
 import pytest
 
-import encoders
-from encode import SegmentError, SegmentWriter, encode_settings, verify_segment
-from errors import InputError
-from frame import pixel_format, plane_shapes
-from tags import Colour
-from video import VideoInfo
+from upscaling.common.errors import InputError
+from upscaling.decode.colour_tags import Colour
+from upscaling.decode.probe import VideoInfo
+from upscaling.encode import codecs
+from upscaling.encode.segment_writer import SegmentError, SegmentWriter, encode_settings, verify_segment
+from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
 BT709 = Colour("bt709", False, "bt709", "bt709", "left")
 ENCODERS = ["libx264", "libx265", "libsvtav1", "libvpx-vp9", "prores_ks", "ffv1"]
@@ -74,7 +74,7 @@ def psnr(frame: av.VideoFrame, planes: list[np.ndarray], fmt) -> float:
 
 @pytest.mark.parametrize("codec", ENCODERS)
 def test_frames_come_back_in_order(tmp_path, codec):
-    best = {"crf": encoders.ENCODERS[codec].crf_range[0]} if encoders.ENCODERS[codec].quality else {}
+    best = {"crf": codecs.ENCODERS[codec].crf_range[0]} if codecs.ENCODERS[codec].quality else {}
     settings = settings_of(video(), codec=codec, **best)
     pts = [1001 * i for i in range(7)]
     path = write(tmp_path / "s.mkv", settings, pts)
@@ -133,7 +133,7 @@ def test_small_deep_pictures_avoid_x265():
 @pytest.mark.parametrize("codec", ENCODERS)
 @pytest.mark.parametrize("preset", ["ultrafast", "medium", "veryslow"])
 def test_every_preset_opens_or_is_refused(codec, preset):
-    if encoders.ENCODERS[codec].quality is None:
+    if codecs.ENCODERS[codec].quality is None:
         with pytest.raises(InputError, match=codec):
             settings_of(video(), codec=codec, preset=preset)
     else:
@@ -159,7 +159,7 @@ def test_what_an_encoder_has_not_is_one_line(asked, words):
 
 
 def test_nvenc_is_refused_with_what_is_usable_instead():
-    if "h264_nvenc" in encoders.usable():
+    if "h264_nvenc" in codecs.usable():
         assert settings_of(video(width=256, height=144), codec="h264_nvenc").options["cq"]
     else:
         with pytest.raises(InputError, match=r"h264_nvenc can't be used here .*libx264"):

@@ -10,10 +10,10 @@ import pytest
 from clips import make_clip, number_of, video_frame
 from passthrough import passthrough, see
 
-from decode import Decoder
-from streams import Repair
-from subtitles import ASS_HEADER
-from video import probe
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import probe
+from upscaling.encode.stream_copy import Repair
+from upscaling.encode.subtitles import ASS_HEADER
 
 MS = Fraction(1, 1000)
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from folder import Finished, Item, result_names
+from upscaling.cli.folder import Finished, Item, result_names
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, str(ROOT / "upscale.py"))

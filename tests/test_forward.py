@@ -4,10 +4,9 @@ import nets
 import pytest
 import torch
 
-import network
-import weights
-from errors import UpscaleError
-from forward import WHOLE, Forward
+from upscaling.common.errors import UpscaleError
+from upscaling.inference import network, weights
+from upscaling.inference.tiled_forward import WHOLE, Forward
 
 CPU = torch.device("cpu")
 

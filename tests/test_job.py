@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from errors import BusyError, InputError
-from job import Job, differences, input_identity, read_ledger
+from upscaling.common.errors import BusyError, InputError
+from upscaling.job.work_dir import Job, differences, input_identity, read_ledger
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
@@ -95,7 +95,8 @@ def test_second_run_is_refused_and_told_the_pid(directory):
 
 def test_a_lock_whose_owner_was_killed_does_not_block(directory):
     code = (
-        "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path; from job import Job\n"
+        "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
+        "from upscaling.job.work_dir import Job\n"
         "Job(Path(sys.argv[2])).open({}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(directory)], check=False)

@@ -10,8 +10,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import manifest
-from manifest import Manifest, ManifestError, deal, format_manifest, parse_manifest, read_manifest, write_manifest
+from upscaling.workers import manifest
+from upscaling.workers.manifest import (
+    Manifest,
+    ManifestError,
+    deal,
+    format_manifest,
+    parse_manifest,
+    read_manifest,
+    write_manifest,
+)
 
 ROOT = Path(__file__).parent.parent
 GOOD = Manifest(

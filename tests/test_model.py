@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 import torch
 
-import memory
-import model
-import rescale as rescale_module
-from errors import InputError
-from model import Upscaler, choose_precision
-from rescale import rescale
-from settings import ModelSettings
-from weights import WeightsError
+from upscaling.common.errors import InputError
+from upscaling.frames.settings import ModelSettings
+from upscaling.inference import memory
+from upscaling.inference import rescale as rescale_module
+from upscaling.inference import upscaler as model
+from upscaling.inference.rescale import rescale
+from upscaling.inference.upscaler import Upscaler, choose_precision
+from upscaling.inference.weights import WeightsError
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
@@ -159,7 +159,7 @@ def test_a_real_allocation_failure_is_recognised():
 
 def test_freed_memory_is_kept_for_the_next_layer():
     code = (
-        "import resource, torch, allocator\n"
+        "import resource, torch\nfrom upscaling.common import allocator\n"
         "torch.set_num_threads(1)\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"

@@ -12,14 +12,14 @@ from av.stream import Disposition
 from clips import add_sound, make_clip, number_of, video_frame
 from passthrough import decoded, passthrough, see, times
 
-import mux
-from containers import container_of
-from encode import RANK_OFFSET, SegmentError
-from errors import InputError
-from matroska import display_size
-from mux import Segment, check_container, join
-from streams import Repair
-from subtitles import ASS_HEADER, convert
+from upscaling.common.errors import InputError
+from upscaling.encode import muxer
+from upscaling.encode.containers import container_of
+from upscaling.encode.matroska import display_size
+from upscaling.encode.muxer import Segment, check_container, join
+from upscaling.encode.segment_writer import RANK_OFFSET, SegmentError
+from upscaling.encode.stream_copy import Repair
+from upscaling.encode.subtitles import ASS_HEADER, convert
 
 MS = Fraction(1, 1000)
 HOLDERS = [
@@ -443,8 +443,8 @@ def test_text_subtitles_are_converted(data, source, target, result):
     ],
 )
 def test_impossible_outputs_are_refused_before_anything_runs(tmp_path, plain, name, codec, words):
-    from encode import encode_settings
-    from video import probe
+    from upscaling.decode.probe import probe
+    from upscaling.encode.segment_writer import encode_settings
 
     info = probe(plain)
     with pytest.raises(InputError, match=words):
@@ -488,4 +488,4 @@ def test_display_size_has_the_exact_ratio_if_it_can(size, aspect, result):
 
 
 def test_ranks_leave_room_for_any_reordering():
-    assert RANK_OFFSET > 64 and mux.Segment is Segment
+    assert RANK_OFFSET > 64 and muxer.Segment is Segment

@@ -6,8 +6,7 @@ import nets
 import pytest
 import torch
 
-import ncnn
-import weights
+from upscaling.inference import ncnn_files, weights
 
 
 @pytest.mark.parametrize("half", [True, False])
@@ -18,20 +17,20 @@ def test_both_architectures_come_back_whichever_file_is_named(tmp_path, state, h
     param = nets.save_ncnn(state, tmp_path / "net", half)
     expected = nets.rounded(state) if half else state
     for file in (param, param.with_suffix(".bin")):
-        found = ncnn.read(file)
+        found = ncnn_files.read(file)
         assert list(found) == list(expected)
         assert all(torch.equal(torch.from_numpy(values), expected[name]) for name, values in found.items())
 
 
 def test_scale_is_read_from_the_layer_list(tmp_path):
     for state, scale in ((nets.compact(scale=2), 2), (nets.compact(scale=4), 4), (nets.rrdb(), 4)):
-        assert ncnn.scale(nets.save_ncnn(state, tmp_path / "net")) == scale
+        assert ncnn_files.scale(nets.save_ncnn(state, tmp_path / "net")) == scale
 
 
 def test_the_packaged_files_have_the_layers_of_their_networks():
-    state = ncnn.read(weights.locate("realesr-animevideov3").files[0])
+    state = ncnn_files.read(weights.locate("realesr-animevideov3").files[0])
     assert len(state) == 18 * 2 + 17 and state["body.34.weight"].shape == (48, 64, 3, 3)
-    state = ncnn.read(weights.locate("RealESRGAN_x4plus_anime_6B").files[0])
+    state = ncnn_files.read(weights.locate("RealESRGAN_x4plus_anime_6B").files[0])
     assert len(state) == 2 * (6 * 15 + 6) and state["body.5.rdb3.conv5.weight"].shape == (64, 192, 3, 3)
     # trained slopes and biases, not noise: the file was read at the right places
     assert abs(float(state["conv_first.bias"].mean())) < 1 and abs(float(state["conv_last.weight"].mean())) < 0.1
@@ -40,8 +39,8 @@ def test_the_packaged_files_have_the_layers_of_their_networks():
 def broken(tmp_path, change):
     param = nets.save_ncnn(nets.compact(), tmp_path / "net")
     change(param, param.with_suffix(".bin"))
-    with pytest.raises(ncnn.NcnnError) as caught:
-        ncnn.read(param)
+    with pytest.raises(ncnn_files.NcnnError) as caught:
+        ncnn_files.read(param)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -78,8 +77,8 @@ def test_broken_files_are_one_line(tmp_path, change, words):
 def test_another_slope_than_rrdbnets_is_refused(tmp_path):
     param = nets.save_ncnn(nets.rrdb(), tmp_path / "net")
     replace(param, "-23310=1,2.000000e-01", "-23310=1,1.000000e-01")
-    with pytest.raises(ncnn.NcnnError, match="slope"):
-        ncnn.read(param)
+    with pytest.raises(ncnn_files.NcnnError, match="slope"):
+        ncnn_files.read(param)
 
 
 def test_random_damage_raises_nothing_else(tmp_path):
@@ -94,8 +93,8 @@ def test_random_damage_raises_nothing_else(tmp_path):
                 data[chance.randrange(len(data))] = chance.randrange(256)
             file.write_bytes(bytes(data[: chance.choice([len(data), chance.randrange(len(data))])]))
         try:
-            ncnn.read(param)
-            ncnn.scale(param)
-        except ncnn.NcnnError:
+            ncnn_files.read(param)
+            ncnn_files.scale(param)
+        except ncnn_files.NcnnError:
             refused += 1
     assert refused > 250

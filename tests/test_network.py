@@ -12,15 +12,13 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-import architectures
-import network
-import weights
+from upscaling.inference import network, realesrgan_arch, weights
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")
 
 pytestmark = pytest.mark.skipif(
-    architectures.realesrgan_classes() is None, reason="realesrgan is not installed (Python 3.13 and newer)"
+    realesrgan_arch.realesrgan_classes() is None, reason="realesrgan is not installed (Python 3.13 and newer)"
 )
 
 
@@ -33,7 +31,7 @@ def inference():
 def plain(state: dict, picture: torch.Tensor, **arguments) -> torch.Tensor:
     """realesrgan's or basicsr's class, filled and called the ordinary way."""
     name = "SRVGGNetCompact" if "body.0.weight" in state else "RRDBNet"
-    module = next(c for c in architectures.realesrgan_classes() if c.__name__ == name)(**arguments)
+    module = next(c for c in realesrgan_arch.realesrgan_classes() if c.__name__ == name)(**arguments)
     module.load_state_dict(state)
     return module.eval()(picture)
 
@@ -160,7 +158,7 @@ def test_half_precision_keeps_the_picture_itself_exact():
 
 def test_importing_the_classes_is_light_and_leaves_no_trace():
     code = (
-        "import sys, torch, network\n"
+        "import sys, torch\nfrom upscaling.inference import network\n"
         "assert network.realesrgan_classes()[1].__module__ == 'basicsr.archs.rrdbnet_arch'\n"
         "heavy = {'torchvision', 'scipy', 'skimage', 'cv2', 'lmdb', 'basicsr', 'realesrgan'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"
@@ -173,7 +171,7 @@ def enhancer(tmp_path_factory):
     """realesrgan's own RealESRGANer with the packaged weights, fp32, whole frames."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # realesrgan's imports are full of deprecated names
-        architectures.alias_functional_tensor()
+        realesrgan_arch.alias_functional_tensor()
         from realesrgan import RealESRGANer
         from realesrgan.archs.srvgg_arch import SRVGGNetCompact
     file = nets.save_pth(weights.load("realesr-animevideov3"), tmp_path_factory.mktemp("net") / "v3.pth", "params")
@@ -182,8 +180,8 @@ def enhancer(tmp_path_factory):
 
 
 def test_realesrgans_own_enhance_gives_the_same_frame(enhancer):
-    from model import Upscaler
-    from settings import ModelSettings
+    from upscaling.frames.settings import ModelSettings
+    from upscaling.inference.upscaler import Upscaler
 
     frame = (nets.picture(36, 52)[0] * 255).round().byte()  # (3, 36, 52)
     theirs, _ = enhancer.enhance(frame.permute(1, 2, 0).numpy()[:, :, ::-1])  # BGR in and out

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from arguments import parse_options
-from encoders import find
-from errors import InputError
-from notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
-from options import Options
+from upscaling.cli.arguments import parse_options
+from upscaling.common.errors import InputError
+from upscaling.encode.codecs import find
+from upscaling.job.notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
+from upscaling.job.options import Options
 
 ROOT = Path(__file__).parent.parent
 

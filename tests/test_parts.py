@@ -11,9 +11,9 @@ import av
 import pytest
 from clips import make_clip
 
-from errors import InputError
-from notation import FrameRange, parse_part
-from parts import frame_range
+from upscaling.common.errors import InputError
+from upscaling.job.notation import FrameRange, parse_part
+from upscaling.job.parts import frame_range
 
 ROOT = Path(__file__).parent.parent
 FRAMES = 40

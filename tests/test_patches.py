@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from patches import MERGE, USEFUL, grid
+from upscaling.inference.tiling import MERGE, USEFUL, grid
 
 CASES = [
     (180, 320, MERGE * 256**2, 18, 1),

@@ -15,18 +15,18 @@ from clips import make_clip
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-import job as jobs
-from encode import SegmentWriter
-from errors import BusyError, Stopped
-from interrupt import quote
-from job import Job, claim_output
-from notation import parse_scale
-from options import Options
-from pipeline import Pipeline
-from plan import make_plan, window_frames
-from segments import OpenSegment, verify
-from settings import ModelSettings, PictureSettings
-from window import HELD, Entry, Window
+from upscaling.cli.signals import quote
+from upscaling.common.errors import BusyError, Stopped
+from upscaling.encode.segment_writer import SegmentWriter
+from upscaling.frames.settings import ModelSettings, PictureSettings
+from upscaling.job import work_dir as jobs
+from upscaling.job.notation import parse_scale
+from upscaling.job.options import Options
+from upscaling.job.pipeline import Pipeline
+from upscaling.job.plan import make_plan, window_frames
+from upscaling.job.segments import OpenSegment, verify
+from upscaling.job.window import HELD, Entry, Window
+from upscaling.job.work_dir import Job, claim_output
 
 # The window
 
@@ -261,7 +261,7 @@ def test_a_plain_word_stays_as_it_is():
     ],
 )
 def test_where_a_frame_is_little_work_a_batch_has_few_bytes(tmp_path, monkeypatch, model, size, expected):
-    monkeypatch.setattr("plan.available_memory", lambda: 1 << 40)
+    monkeypatch.setattr("upscaling.job.plan.available_memory", lambda: 1 << 40)
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
     frames = ("yuv420p", "bt709", False, "left")
     picture = PictureSettings(*size, *frames, 2 * size[0], 2 * size[1], *frames)

@@ -5,11 +5,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from errors import UpscaleError
-from frame import FORMATS, planes
-from picture import samples
-from resize import Resizer
-from settings import PictureSettings
+from upscaling.common.errors import UpscaleError
+from upscaling.frames.conversion import samples
+from upscaling.frames.pixel_formats import FORMATS, planes
+from upscaling.frames.settings import PictureSettings
+from upscaling.frames.swscale import Resizer
 
 BASE = PictureSettings(16, 12, "yuv420p", "bt709", False, "left", 32, 24, "yuv420p", "bt709", False, "left")
 

@@ -15,7 +15,7 @@ import av
 import pytest
 from clips import make_clip
 
-import claims
+from upscaling.cluster import claims
 
 ROOT = Path(__file__).parent.parent
 FRAMES = 32

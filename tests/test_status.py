@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-import status
+from upscaling.workers import status
 
 ROOT = Path(__file__).parent.parent
 
@@ -34,8 +34,10 @@ def job(tmp_path):
 
 
 def look(job, *options):
-    return subprocess.run([sys.executable, str(ROOT / "status.py"), str(job), *options], capture_output=True, text=True,
-                          check=False, timeout=60)  # fmt: skip
+    return subprocess.run(
+        [sys.executable, "-m", "upscaling.workers.status", str(job), *options],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+    )  # fmt: skip
 
 
 class Held:

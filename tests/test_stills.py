@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 from clips import make_clip, number_of
 
-from errors import InputError, UpscaleError
-from job import Job
-from options import Options
-from plan import make_plan
-from stills import files_of_pattern, is_pattern, numbered_name, numbered_pictures
-from storage import FrameStore
+from upscaling.common.errors import InputError, UpscaleError
+from upscaling.frames.image_files import files_of_pattern, is_pattern, numbered_name, numbered_pictures
+from upscaling.job.frame_store import FrameStore
+from upscaling.job.options import Options
+from upscaling.job.plan import make_plan
+from upscaling.job.work_dir import Job
 
 ROOT = Path(__file__).parent.parent
 SIZE = (20, 14)  # width, height

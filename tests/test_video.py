@@ -14,13 +14,13 @@ import field_clips
 import numpy as np
 import pytest
 
-import video
-from frame import FORMATS, plane_shapes
-from interlace import FieldDetector
-from orient import Orientation, from_degrees, from_matrix
-from pixels import PlaneViewer, kept_format
-from reader import shown
-from video import VideoError, probe
+from upscaling.decode import probe as video
+from upscaling.decode.deinterlace import FieldDetector
+from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
+from upscaling.decode.planes import PlaneViewer, kept_format
+from upscaling.decode.probe import VideoError, probe
+from upscaling.decode.reader import shown
+from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
 FULL = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 2}

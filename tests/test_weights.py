@@ -11,9 +11,9 @@ import pytest
 import torch
 from test_download import site  # noqa: F401  (a fixture)
 
-import download
-import weights
-from weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
+from upscaling.common import download
+from upscaling.inference import weights
+from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
 
 ROOT = Path(__file__).parent.parent
 
@@ -128,7 +128,7 @@ def test_packaged_names_need_no_cache_no_network_and_no_torch(cache):
     names = [name for name, entry in weights.MODELS.items() if entry.packaged]
     assert names == ["realesr-animevideov3", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B"]
     code = (
-        "import sys, weights\n"
+        "import sys\nfrom upscaling.inference import weights\n"
         f"for name in {names}:\n    found = weights.locate(name)\n    assert found.scale == 4, found\n"
         "assert not {'torch', 'cv2', 'tqdm'} & set(sys.modules)"
     )

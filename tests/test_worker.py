@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 import torch
 
-import manifest
-import weights
-from architectures import alias_functional_tensor
-from frame import FORMATS, pixel_format, stored_shape
-from framefile import npy_bytes
-from worker import picture_settings, read_frame, write_frame
+from upscaling.frames.frame_files import npy_bytes
+from upscaling.frames.pixel_formats import FORMATS, pixel_format, stored_shape
+from upscaling.inference import weights
+from upscaling.inference.realesrgan_arch import alias_functional_tensor
+from upscaling.workers import manifest
+from upscaling.workers.worker import picture_settings, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent
 alias_functional_tensor()  # or realesrgan's basicsr does not import
@@ -111,7 +111,7 @@ def test_half_a_frame_is_never_visible(tmp_path, monkeypatch):
         file.write(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("framefile.write_npy", torn)
+    monkeypatch.setattr("upscaling.frames.frame_files.write_npy", torn)
     with pytest.raises(OSError, match="No space"):
         write_frame(tmp_path / "frame_000001.npy", picture(1))
     assert not (tmp_path / "frame_000001.npy").exists()

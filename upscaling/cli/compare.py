@@ -1,0 +1,116 @@
+"""The before/after picture of --compare: plain resize left, result right, the same crop of both zoomed below."""
+
+from pathlib import Path
+
+import numpy as np
+
+from upscaling.common.errors import UpscaleError
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.probe import VideoInfo, probe
+from upscaling.frames.image_files import write_picture
+from upscaling.frames.pixel_formats import FORMATS
+from upscaling.frames.settings import PictureSettings
+from upscaling.frames.swscale import Resizer
+from upscaling.job.plan import Plan
+from upscaling.job.work_dir import Job
+
+PANEL = 800  # pixels across of each half; smaller pictures are enlarged to it by whole pixels
+CROP = 5  # the crop is a fifth of the picture on each side
+GAP, LABEL = 8, 32  # pixels
+DARK, LIGHT, MARK = (24, 24, 24), (235, 235, 235), (255, 200, 0)  # RGB
+
+
+def write_comparison(plan: Plan, job: Job, path: Path) -> None:
+    """Write the picture for a finished job whose segments are still there: the frame in the middle of it."""
+    number = (job.frames_done + 1) // 2
+    size = (plan.picture.out_width, plan.picture.out_height)
+    before = after = None
+    with plan.source.open(number - 1) as decoder:
+        for decoded in decoder:
+            before = in_rgb(decoded.planes, plan.info, size)
+            break
+    record = next(record for record in job.records if record.first + len(record.pts) > number)
+    info = probe(job.folder("segments") / record.file, deinterlace="off")
+    with Decoder(info, skip=number - record.first) as decoder:
+        for decoded in decoder:
+            after = in_rgb(decoded.planes, info, (info.width, info.height))
+            break
+    if before is None or after is None:
+        raise UpscaleError(f"frame {number} can't be decoded again for --compare")
+    after = np.ascontiguousarray(after[: size[1], : size[0]])  # without the edge that the codec needed
+    factor = f"{size[0] / plan.picture.width:.3g}x"
+    name = Path(plan.options.model).name
+    write_picture(path.absolute(), comparison(before, after, f"plain resize (Lanczos) {factor}", f"{name} {factor}"))
+
+
+def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> np.ndarray:
+    """A decoded frame as RGB of (width, height) `size`, uint8 (height, width, 3); a plain Lanczos resize."""
+    picture = PictureSettings(
+        info.width, info.height, info.pixel_format,
+        info.colour.matrix, info.colour.full_range, info.colour.chroma_location,
+        *size, "rgb24", "gbr", True, info.colour.chroma_location,
+    )  # fmt: skip
+    flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
+    out = np.empty(size[0] * size[1] * 3, FORMATS["rgb24"].dtype)
+    Resizer(picture)(flat, out)
+    return out.reshape(size[1], size[0], 3)
+
+
+def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> np.ndarray:
+    """The whole picture of two of the same size: uint8 RGB (height, width, 3), with labels."""
+    top, side = busiest(after)
+    rows, columns = after.shape[0] // CROP, after.shape[1] // CROP
+    halves = []
+    for picture, label in ((before, left), (after, right)):
+        whole, scale = fitted(picture)
+        x, y = round(side * scale), round(top * scale)
+        _frame(whole, x, y, round(columns * scale), round(rows * scale))
+        crop = np.ascontiguousarray(picture[top : top + rows, side : side + columns])
+        zoomed = _resized(crop, whole.shape[1], round(whole.shape[1] * rows / columns), crisp=True)
+        gap = np.full((GAP, whole.shape[1], 3), DARK, np.uint8)
+        halves.append(np.vstack([_label(label, whole.shape[1]), whole, gap, zoomed]))
+    gap = np.full((halves[0].shape[0], GAP, 3), DARK, np.uint8)
+    return np.hstack([halves[0], gap, halves[1]])
+
+
+def busiest(picture: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the crop with the most detail: the largest mean of gradients."""
+    import cv2
+
+    rows, columns = max(1, picture.shape[0] // CROP), max(1, picture.shape[1] // CROP)
+    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
+    energy = np.abs(cv2.Sobel(gray, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(gray, cv2.CV_32F, 0, 1))
+    mean = cv2.boxFilter(energy, -1, (columns, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
+    inside = mean[: picture.shape[0] - rows + 1, : picture.shape[1] - columns + 1]
+    row, column = np.unravel_index(int(np.argmax(inside)), inside.shape)
+    return int(row), int(column)
+
+
+def fitted(picture: np.ndarray) -> tuple[np.ndarray, float]:
+    """The picture PANEL pixels wide or a little less, and the scale: enlarged by whole pixels only, else averaged."""
+    width = picture.shape[1]
+    scale = PANEL // width if width <= PANEL else PANEL / width
+    return _resized(picture, round(width * scale), round(picture.shape[0] * scale), crisp=scale >= 1), scale
+
+
+def _resized(picture: np.ndarray, width: int, height: int, crisp: bool) -> np.ndarray:
+    import cv2
+
+    larger = width >= picture.shape[1]
+    how = cv2.INTER_NEAREST if crisp and larger else cv2.INTER_AREA
+    return cv2.resize(picture, (width, max(1, height)), interpolation=how)
+
+
+def _frame(picture: np.ndarray, x: int, y: int, width: int, height: int) -> None:
+    import cv2
+
+    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), MARK, 2)
+
+
+def _label(text: str, width: int) -> np.ndarray:
+    import cv2
+
+    bar = np.full((LABEL, width, 3), DARK, np.uint8)
+    printable = text.encode("ascii", "replace").decode()  # the font has no more
+    cv2.putText(bar, printable, (GAP, LABEL - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.6, LIGHT, 1, cv2.LINE_AA)
+    return bar

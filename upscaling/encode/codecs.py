@@ -1,0 +1,229 @@
+"""Which encoder a result gets, and what --codec, --crf, --preset and --pix-fmt mean to each."""
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from functools import lru_cache
+
+import av
+import av.error
+
+from upscaling.common.errors import InputError
+from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
+from upscaling.job.notation import did_you_mean
+
+os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _x265_params
+
+# x264's preset names, quickest first; every encoder with a speed takes them.
+PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
+AUTO = "auto"
+ALIASES = {
+    "h264": "libx264", "x264": "libx264", "avc": "libx264",
+    "hevc": "libx265", "h265": "libx265", "x265": "libx265",
+    "av1": "libsvtav1", "svtav1": "libsvtav1",
+    "vp9": "libvpx-vp9", "prores": "prores_ks",
+}  # fmt: skip
+# Formats that the encoder has under another layout; libswscale repacks them without loss.
+_REPACKED = {
+    "nvenc": {"yuv420p10le": "p010le", "yuv422p": "nv16", "yuv422p10le": "p210le"},
+    "ffv1": {"rgb24": "bgr0", "rgba": "bgra"},
+}
+
+
+@dataclass(frozen=True)
+class Encoder:
+    """One encoder: `quality` is its option for --crf (None: it has none), `crf` the default, in `crf_range`.
+
+    `presets` maps every --preset that it takes to its options. `min_size` is the smallest (width, height)
+    in pixels that it is known to survive.
+    """
+
+    name: str
+    family: str  # the coded format's name in FFmpeg
+    presets: dict[str, dict[str, str]]
+    preset: str | None
+    quality: str | None = None
+    crf: int | None = None
+    crf_range: tuple[int, int] = (0, 51)
+    options: dict[str, str] = field(default_factory=dict)
+    min_size: tuple[int, int] = (1, 1)
+
+    def repacked(self, name: str) -> str:
+        """The pixel format that the encoder itself is given for frames in `name`."""
+        return _REPACKED.get("nvenc" if self.name.endswith("_nvenc") else self.name, {}).get(name, name)
+
+
+def _ladder(values: str, option: Callable[[str], dict[str, str]]) -> dict[str, dict[str, str]]:
+    return {name: option(value) for name, value in zip(PRESETS, values.split(), strict=True)}
+
+
+def _vp9_speed(value: str) -> dict[str, str]:
+    speed = int(value)  # 6 and more are for the realtime deadline alone
+    return {"deadline": "realtime" if speed > 5 else "good", "cpu-used": value}
+
+
+def _nvenc(family: str) -> Encoder:
+    ladder = _ladder("p1 p1 p2 p3 p3 p4 p5 p6 p7 p7", lambda v: {"preset": v})
+    native = {f"p{n}": {"preset": f"p{n}"} for n in range(1, 8)}
+    options = {"rc": "vbr", "b": "0", "tune": "hq"}
+    return Encoder(f"{family}_nvenc", family, ladder | native, "p5", "cq", 20, (1, 51), options, (160, 64))
+
+
+_SVT = _ladder("12 11 10 9 8 7 5 4 2 0", lambda v: {"preset": v}) | {str(n): {"preset": str(n)} for n in range(14)}
+_VP9 = _ladder("8 7 5 5 4 3 2 1 0 0", _vp9_speed) | {str(n): _vp9_speed(str(n)) for n in range(9)}
+_PRORES = {p: {"profile": p} for p in ("proxy", "lt", "standard", "hq", "4444", "4444xq")}
+# x265 writes to stderr by itself; an open GOP would lean on the segment before it.
+_X265 = {"x265-params": "log-level=none:open-gop=0"}
+_X26 = {name: {"preset": name} for name in PRESETS}
+ENCODERS: dict[str, Encoder] = {
+    e.name: e
+    for e in (
+        Encoder("libx264", "h264", _X26, "medium", "crf", 17),
+        # Narrower than 64 pixels x265 4.x writes past its buffers (seen with glibc's malloc checks).
+        Encoder("libx265", "hevc", _X26, "medium", "crf", 19, options=_X265, min_size=(64, 16)),
+        Encoder("libsvtav1", "av1", _SVT, "8", "crf", 26, (1, 63), min_size=(4, 4)),
+        Encoder("libvpx-vp9", "vp9", _VP9, "4", "crf", 24, (0, 63), {"b": "0", "row-mt": "1"}),
+        Encoder("prores_ks", "prores", _PRORES, None, options={"vendor": "apl0"}),
+        Encoder("ffv1", "ffv1", {}, None, options={"level": "3", "slicecrc": "1", "g": "1"}),
+        _nvenc("h264"), _nvenc("hevc"), _nvenc("av1"),
+    )
+}  # fmt: skip
+
+
+def find(name: str) -> Encoder:
+    """The encoder of that name or alias; InputError where there is none."""
+    try:
+        return ENCODERS[ALIASES.get(name, name)]
+    except KeyError:
+        near = did_you_mean(name, [*ENCODERS, *ALIASES])
+        raise InputError(f"unknown codec {name!r}{near}; usable here: {', '.join(usable())}") from None
+
+
+def takes(encoder: Encoder) -> list[str]:
+    """The pixel formats of `frame.FORMATS` that the encoder takes, here."""
+    try:
+        own = {f.name for f in av.codec.Codec(encoder.name, "w").video_formats or ()}
+    except av.codec.codec.UnknownCodecError:
+        return []
+    return [name for name in FORMATS if encoder.repacked(name) in own]
+
+
+def try_open(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> str | None:
+    """Opens the encoder, really; None where that works, else libav's words for why not."""
+    if width < encoder.min_size[0] or height < encoder.min_size[1]:
+        return f"it needs at least {encoder.min_size[0]}x{encoder.min_size[1]} pixels"
+    try:
+        context = av.CodecContext.create(encoder.name, "w")
+        context.width, context.height, context.pix_fmt = width, height, encoder.repacked(pix_fmt)
+        context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
+        context.options = dict(options)
+        context.open()
+    except (av.error.FFmpegError, ValueError) as error:
+        return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+@lru_cache(maxsize=1)
+def usable() -> tuple[str, ...]:
+    """Names of the encoders that open on this machine, each tried with a small picture."""
+    formats = {name: takes(encoder) for name, encoder in ENCODERS.items()}
+    return tuple(
+        name
+        for name, encoder in ENCODERS.items()
+        if formats[name] and try_open(encoder, 256, 128, formats[name][0], encoder.options) is None
+    )
+
+
+def check_opens(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> None:
+    """InputError where the encoder does not open for such frames; says whether it is the frames or the encoder."""
+    refusal = try_open(encoder, width, height, pix_fmt, options)
+    if refusal is None:
+        return
+    if encoder.name not in usable():
+        plain = try_open(encoder, 256, 128, takes(encoder)[0], encoder.options) if takes(encoder) else "not built in"
+        raise InputError(f"{encoder.name} can't be used here ({plain}); usable: {', '.join(usable())}")
+    others = ", ".join(name for name in usable() if name != encoder.name)
+    raise InputError(f"{encoder.name} can't encode {width}x{height} {pix_fmt}: {refusal}; others: {others}")
+
+
+def choose(codec: str, extension: str, source: PixelFormat, size: tuple[int, int]) -> Encoder:
+    """The encoder for --codec: `auto` is H.264 for 8 bit and HEVC Main 10 for more, VP9 or AV1 in WebM.
+
+    `extension` is the output's, `source` the format that frames come in, `size` the result's (width,
+    height). HEVC gives way to H.264 where the picture is too small for x265.
+    """
+    if codec != AUTO:
+        return find(codec)
+    deep = source.depth > 8
+    if extension == "webm":
+        vp9 = find("libvpx-vp9")  # many builds of libvpx have no 10 bit
+        return find("libsvtav1") if deep and not source.alpha and "yuv420p10le" not in takes(vp9) else vp9
+    hevc = find("libx265")
+    fits = size[0] >= hevc.min_size[0] and size[1] >= hevc.min_size[1]
+    return hevc if deep and fits else find("libx264")
+
+
+def keeps_alpha(codec: str, extension: str) -> bool:
+    """True where an alpha channel can be kept: ProRes 4444 in MOV or Matroska, VP9 in WebM or Matroska, FFV1."""
+    if codec == AUTO:
+        return extension == "webm"
+    return (ALIASES.get(codec, codec), extension) in {
+        ("prores_ks", "mov"), ("prores_ks", "mkv"), ("libvpx-vp9", "webm"), ("libvpx-vp9", "mkv"),
+        ("ffv1", "mkv"), ("ffv1", "mov"),
+    }  # fmt: skip
+
+
+def result_format(encoder: Encoder, source: PixelFormat, alpha: bool, asked: str | None) -> PixelFormat:
+    """The result's pixel format: as asked, or the usual one of the encoder for that source.
+
+    `alpha`: the source's alpha channel is to be kept. InputError where the encoder does not take what was
+    asked for.
+    """
+    taken = takes(encoder)
+    if asked is not None:
+        if asked not in taken:
+            raise InputError(f"{encoder.name} does not take --pix-fmt {asked}; it takes {', '.join(taken)}")
+        return pixel_format(asked)
+    deep = source.depth > 8
+    wanted = ["yuv420p10le", "yuv420p"] if deep else ["yuv420p"]
+    if encoder.family == "prores":
+        wanted = ["yuva444p10le"] if alpha else ["yuv422p10le"]
+    elif encoder.family == "ffv1":
+        own = source.name if alpha else opaque(source).name
+        wanted = [own.replace("12le", "16le") if alpha else own, "yuv444p16le"]  # 12 bit with alpha: few can decode it
+    elif alpha:
+        wanted = (["yuva420p10le"] if deep else []) + ["yuva420p", *wanted]
+    for name in wanted:
+        if name in taken:
+            return pixel_format(name)
+    raise InputError(f"{encoder.name} can't be used here; usable: {', '.join(usable())}")
+
+
+def opaque(source: PixelFormat) -> PixelFormat:
+    """The same format without an alpha channel."""
+    return next(f for f in FORMATS.values() if f == replace(source, name=f.name, alpha=False))
+
+
+def encoder_options(encoder: Encoder, fmt: PixelFormat, crf: float | None, preset: str | None) -> dict[str, str]:
+    """libav's options for the quality and speed asked for; InputError where the encoder has no such thing."""
+    options = dict(encoder.options)
+    if crf is not None and encoder.quality is None:
+        raise InputError(f"{encoder.name} has no --crf: its quality is fixed by what it is")
+    if encoder.quality is not None:
+        low, high = encoder.crf_range
+        value = encoder.crf if crf is None else crf
+        if not low <= value <= high:
+            raise InputError(f"--crf of {encoder.name} is from {low} (best) to {high}, not {value}")
+        options[encoder.quality] = f"{value:g}"
+    if preset is not None and preset not in encoder.presets:
+        known = ", ".join(encoder.presets)
+        raise InputError(
+            f"--preset of {encoder.name} is one of {known}; not {preset!r}"
+            if known
+            else f"{encoder.name} has no --preset"
+        )
+    options |= encoder.presets.get(preset or encoder.preset or "", {})
+    if encoder.family == "vp9" and fmt.alpha:
+        options["auto-alt-ref"] = "0"  # libvpx refuses alternate references with alpha
+    return options

@@ -1,0 +1,84 @@
+"""Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
+
+import io
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from upscaling.common.errors import InputError
+from upscaling.frames.pixel_formats import FORMATS, PixelFormat, frame_bytes, stored_shape
+from upscaling.frames.settings import PictureSettings
+
+
+def read_frame(path: Path) -> np.ndarray:
+    """A frame file as an array in its stored shape: memory-mapped for .npy, RGB (height, width, 3) for .png."""
+    if path.suffix == ".npy":
+        try:
+            return np.load(path, mmap_mode="r", allow_pickle=False)
+        except (ValueError, EOFError) as error:
+            raise InputError(f"{path}: not a frame: {error}") from error
+    import cv2  # only frames that a person can open need it
+
+    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_COLOR)
+    if picture is None:
+        raise InputError(f"{path}: not a picture that can be read")
+    return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
+
+
+def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
+    """An array in NumPy's format 1.0 (NEP 1).
+
+    Not by numpy.lib.format.write_array: it goes through C's stdio, which drops the error of a disk that is full
+    when the file is closed.
+    """
+    samples = np.ascontiguousarray(samples)
+    np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
+    file.write(samples.reshape(-1).view(np.uint8).data)
+
+
+def npy_bytes(fmt: PixelFormat, width: int, height: int) -> int:
+    """The length of a stored frame's .npy file."""
+    header = io.BytesIO()
+    description = {"descr": fmt.dtype.str, "fortran_order": False, "shape": stored_shape(fmt, width, height)}
+    np.lib.format.write_array_header_1_0(header, description)
+    return len(header.getvalue()) + frame_bytes(fmt, width, height)
+
+
+def write_frame(path: Path, samples: np.ndarray) -> None:
+    """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
+    # Digits: the process, and the moment, because a process of another node may have the same number.
+    temporary = path.with_name(f"{path.name}.{os.getpid()}{time.time_ns()}.tmp")
+    try:
+        with temporary.open("wb") as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
+            if path.suffix == ".npy":
+                write_npy(file, samples)
+            else:
+                import cv2
+
+                file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def as_stored(picture: PictureSettings, frame_format: str) -> PictureSettings:
+    """A job's picture in storage: as it is decoded and encoded, or 8-bit RGB in files that a person can open."""
+    if frame_format == "npy":
+        return picture
+    rgb = {"pixel_format": "rgb24", "matrix": "gbr", "full_range": True}
+    return replace(picture, **rgb, **{f"out_{name}": value for name, value in rgb.items()})
+
+
+def check_frame_format(frame_format: str, picture: PictureSettings) -> list[str]:
+    """What --frame-format can't keep, a line each; InputError for an alpha channel."""
+    if frame_format == "npy":
+        return []
+    source, result = FORMATS[picture.pixel_format], FORMATS[picture.out_pixel_format]
+    if source.alpha and result.alpha:
+        raise InputError("--frame-format png keeps no alpha channel; leave it out")
+    return ["--frame-format png takes the frames through 8-bit RGB"] if source.depth > 8 else []

@@ -1,0 +1,245 @@
+"""Planar YUV to RGB in float and back, on the device of the tensors: matrices, ranges, siting, bit depths.
+
+The samples of a frame (see `frame`) become RGB float32 in (3, height, width), nominally [0, 1], and the other
+way round with one rounding at the very end. Nothing is clipped on the way to RGB: YUV that lies outside the
+RGB cube (super-whites, deep colours) gives RGB outside [0, 1] and comes back as it was.
+
+Sources: ITU-T H.273 (2021), clause 8.3 "Matrix coefficients" with its table 4 (Kr, Kb, YCgCo, the identity) and its
+equations for narrow and full range; ITU-R BT.601-7, BT.709-6, BT.2020-2; for the chroma location H.273 clause 8.7.
+
+Memory beside the result: the chroma of one frame in float, and strips of `STRIP_PIXELS`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import torch
+
+from upscaling.common.errors import InputError
+from upscaling.frames.chroma import BETWEEN, COSITED, REACH_DOWN, Siting, interpolated, luma_fold, reduced, taken
+from upscaling.frames.pixel_formats import PixelFormat, plane_shapes
+
+# Kr and Kb by FFmpeg's name: H.273 table 4.
+_LUMA_WEIGHTS = {
+    "bt709": (0.2126, 0.0722),
+    "fcc": (0.30, 0.11),
+    "bt470bg": (0.299, 0.114),
+    "smpte170m": (0.299, 0.114),
+    "bt601": (0.299, 0.114),
+    "smpte240m": (0.212, 0.087),
+    "bt2020nc": (0.2627, 0.0593),
+}
+# Constant luminance, ICtCp and their like are not linear in RGB. What matters here is that a matrix is invertible and
+# the same both ways, so they are read as their nearest linear kin: the network sees slightly other colours,
+# the output gets back exactly the code values that such a file means.
+_READ_AS = {
+    "bt2020c": "bt2020nc",
+    "bt2020_ncl": "bt2020nc",
+    "bt2020_cl": "bt2020nc",
+    "ictcp": "bt2020nc",
+    "smpte2085": "bt2020nc",
+    "chroma-derived-nc": "bt709",
+    "chroma-derived-c": "bt709",
+    "ycocg": "ycgco",
+    "rgb": "gbr",
+}
+MATRICES = (*_LUMA_WEIGHTS, "ycgco", "gbr", *_READ_AS)
+
+# Pixels (one channel) of a strip that is converted at a time: small enough for a core's cache, large enough for a GPU.
+STRIP_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23}
+STRIP_ROWS = 64  # at least, so that the rows that neighbouring strips share stay few; even
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the samples of a flat frame are.
+
+    `width` and `height` are pixels; `matrix` is one of MATRICES and `full_range` as FFmpeg's -colorspace and
+    -color_range, both without meaning for packed RGB, which is full-range RGB always; `chroma_location` is 'left',
+    'center' or 'topleft' ('top' too; the rare 'bottom' ones are read as halfway between rows; others as 'left').
+    """
+
+    pixel_format: PixelFormat
+    width: int
+    height: int
+    matrix: str = "bt709"
+    full_range: bool = False
+    chroma_location: str = "left"
+
+    @property
+    def peak(self) -> int:
+        """The largest sample value."""
+        return (1 << self.pixel_format.depth) - 1
+
+
+@lru_cache(maxsize=32)
+def rgb_to_yuv(matrix: str, full_range: bool, depth: int) -> tuple[np.ndarray, np.ndarray]:
+    """((3, 3) weights, (3,) offsets) in float64: codes (Y, Cb, Cr) = weights @ (R, G, B in [0, 1]) + offsets.
+
+    InputError for a matrix that is not in MATRICES.
+    """
+    matrix = _READ_AS.get(matrix, matrix)
+    unit = 1 << (depth - 8)
+    peak = (1 << depth) - 1
+    luma, luma_zero = (peak, 0) if full_range else (219 * unit, 16 * unit)
+    chroma, chroma_zero = (peak if full_range else 224 * unit), 128 * unit
+    if matrix == "gbr":  # the identity: Y = G, Cb = B, Cr = R, all scaled as luma
+        return luma * np.array([[0.0, 1, 0], [0, 0, 1], [1, 0, 0]]), np.full(3, float(luma_zero))
+    if matrix == "ycgco":
+        weights = np.array([[0.25, 0.5, 0.25], [-0.25, 0.5, -0.25], [0.5, 0, -0.5]])
+    elif matrix in _LUMA_WEIGHTS:
+        kr, kb = _LUMA_WEIGHTS[matrix]
+        y = np.array([kr, 1 - kr - kb, kb])
+        weights = np.stack(
+            [y, (np.array([0.0, 0, 1]) - y) / (2 * (1 - kb)), (np.array([1.0, 0, 0]) - y) / (2 * (1 - kr))]
+        )
+    else:
+        raise InputError(f"colour matrix {matrix!r} is not known (known: {', '.join(MATRICES)})")
+    return weights * np.array([[luma], [chroma], [chroma]]), np.array([luma_zero, chroma_zero, chroma_zero], float)
+
+
+def to_rgb(samples: torch.Tensor, layout: Layout) -> torch.Tensor:
+    """(N, samples of a frame) uint8 or uint16 to (N, 3, height, width) float32 on the same device; not clipped.
+
+    Code values are exact in float32 up to 16 bits. Alpha planes are left out. InputError for an unknown matrix.
+    """
+    height, width = layout.height, layout.width
+    rgb = torch.empty((len(samples), 3, height, width), dtype=torch.float32, device=samples.device)
+    for flat, out in zip(samples, rgb, strict=True):
+        planes = planes_of(flat, layout)
+        if layout.pixel_format.rgb:
+            for a, b in _strips(out):
+                out[:, a:b] = planes[0][a:b, :, :3].permute(2, 0, 1)  # (rows, width, 3) -> (3, rows, width)
+            out.div_(layout.peak)
+        elif layout.pixel_format.chroma is None:
+            weights, offsets = _gray(layout)
+            out[0].copy_(planes[0]).sub_(offsets[0]).mul_(1 / weights.sum())
+            out[1:] = out[0]
+        else:
+            _yuv_to_rgb(planes, layout, out)
+    return rgb
+
+
+def from_rgb(rgb: torch.Tensor, layout: Layout, out: torch.Tensor) -> torch.Tensor:
+    """(N, 3, h, w) float32 into `out`, (N, samples of a frame) of the layout's type on the same device; returns `out`.
+
+    Where h or w is less than the layout's, the last row or column is repeated. Values are rounded once, half to
+    even, and clipped to what a sample can hold. An alpha plane is left as it is in `out`. InputError for an unknown
+    matrix.
+    """
+    fmt = layout.pixel_format
+    for picture, flat in zip(rgb, out, strict=True):
+        planes = planes_of(flat, layout)
+        if fmt.rgb:
+            for a, b in _strips(planes[0][..., 0][None]):
+                strip = _quantised(_rows(picture, a, b, layout) * layout.peak, layout.peak)
+                planes[0][a:b, :, :3].copy_(strip.permute(1, 2, 0))  # (3, rows, width) -> (rows, width, 3)
+        elif fmt.chroma is None:
+            weights, offsets = _gray(layout)
+            for a, b in _strips(planes[0][None]):
+                y = _weighted_channels(_rows(picture, a, b, layout), weights).add_(offsets[0])
+                planes[0][a:b].copy_(_quantised(y, layout.peak))
+        else:
+            _rgb_to_yuv(picture, layout, planes)
+    return out
+
+
+def planes_of(flat: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+    """Views of the planes of one flat frame, in the shapes of `frame.plane_shapes`; nothing is copied."""
+    shapes = plane_shapes(layout.pixel_format, layout.width, layout.height)
+    parts = flat.split([math.prod(shape) for shape in shapes])
+    return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
+
+
+def _gray(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+    """The luma row of the matrix and the offsets. 'gbr' has no luma: there gray is BT.709's."""
+    matrix = "bt709" if _READ_AS.get(layout.matrix, layout.matrix) == "gbr" else layout.matrix
+    weights, offsets = rgb_to_yuv(matrix, layout.full_range, layout.pixel_format.depth)
+    return weights[0], offsets
+
+
+def _strips(picture: torch.Tensor) -> Iterator[tuple[int, int]]:
+    """(first row, row after the last) of strips of a (channels, height, width) picture; first rows are even."""
+    height, width = picture.shape[-2:]
+    rows = max(STRIP_ROWS, STRIP_PIXELS.get(picture.device.type, 1 << 17) // width // 2 * 2)
+    for start in range(0, height, rows):
+        yield start, min(start + rows, height)
+
+
+def _yuv_to_rgb(planes: list[torch.Tensor], layout: Layout, out: torch.Tensor) -> None:
+    """Planes Y (h, w), Cb and Cr (chroma h, chroma w) into `out` (3, h, w)."""
+    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.pixel_format.depth)
+    inverse = np.linalg.inv(weights)
+    height, width = layout.height, layout.width
+    across, down = _sitings(layout)
+    chroma = out.new_empty((2, *planes[1].shape))
+    for plane, code, zero in zip(planes[1:3], chroma, offsets[1:], strict=True):
+        code.copy_(plane).sub_(zero)
+    for a, b in _strips(out):
+        yuv = out.new_empty((3, b - a, width))
+        yuv[0].copy_(planes[0][a:b]).sub_(offsets[0])
+        rows = interpolated(chroma, -2, down, a, b, height) if down else chroma[:, a:b]  # (2, b - a, chroma w)
+        yuv[1:] = interpolated(rows, -1, across, 0, width, width) if across else rows
+        for channel in range(3):
+            _weighted_channels(yuv, inverse[channel], out=out[channel, a:b])
+
+
+def _rgb_to_yuv(picture: torch.Tensor, layout: Layout, planes: list[torch.Tensor]) -> None:
+    """(3, h, w) into the planes Y, Cb and Cr of the layout."""
+    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.pixel_format.depth)
+    across, down = _sitings(layout)
+    reach = REACH_DOWN if down else 0
+    step = 2 if down else 1
+    for a, b in _strips(planes[0][None]):
+        strip = _rows(picture, a - reach, b + b % step + reach, layout, down)  # (3, rows + 2 reach, w)
+        y = _weighted_channels(strip[:, reach : reach + b - a], weights[0]).add_(offsets[0])
+        planes[0][a:b].copy_(_quantised(y, layout.peak))
+        chroma = strip.new_empty((2, *strip.shape[1:]))
+        for row, channel in zip(weights[1:], chroma, strict=True):
+            _weighted_channels(strip, row, out=channel)
+        if down:
+            chroma = reduced(chroma, -2, down)  # (2, rows / 2, w)
+        if across:
+            width = layout.width + layout.width % 2
+            chroma = reduced(taken(chroma, -1, -REACH_DOWN, width + REACH_DOWN, luma_fold(across)), -1, across)
+        for plane, channel, zero in zip(planes[1:3], chroma, offsets[1:], strict=True):
+            plane[a // step : -(-b // step)].copy_(_quantised(channel.add_(zero), layout.peak))
+
+
+def _sitings(layout: Layout) -> tuple[Siting | None, Siting | None]:
+    """The filters across and down, None for an axis on which chroma is not halved."""
+    half_width, half_height = layout.pixel_format.chroma
+    across = BETWEEN if layout.chroma_location in ("center", "top", "bottom") else COSITED
+    down = COSITED if layout.chroma_location in ("topleft", "top") else BETWEEN
+    return (across if half_width else None), (down if half_height else None)
+
+
+def _quantised(codes: torch.Tensor, peak: int) -> torch.Tensor:
+    return codes.round_().clamp_(0, peak)
+
+
+def _weighted_channels(x: torch.Tensor, weights: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
+    """Σ weights[c] · x[c] of a (C, h, w) tensor, channels of weight 0 left out: (h, w). No matrix product: TF32 or
+    bf16 settings meant for the network must not reach the colours."""
+    used = [(c, float(w)) for c, w in enumerate(weights) if abs(w) > 1e-12 * abs(weights).max()]
+    (first, weight), *rest = used
+    out = torch.mul(x[first], weight, out=out)
+    for channel, weight in rest:
+        out.add_(x[channel], alpha=weight)
+    return out
+
+
+def _rows(picture: torch.Tensor, start: int, stop: int, layout: Layout, siting: Siting | None = None) -> torch.Tensor:
+    """Rows [start, stop) of a picture that repeats its last row and column up to the layout's size and is
+    mirrored, as the siting wants it, beyond: (3, stop - start, layout.width)."""
+    height = picture.shape[-2]
+    fold = luma_fold(siting) if siting else lambda i, n: np.minimum(i, n - 1)
+    strip = taken(picture, -2, start, stop, lambda i, _: np.minimum(fold(i, layout.height), height - 1))
+    if strip.shape[-1] < layout.width:
+        strip = taken(strip, -1, 0, layout.width, lambda i, n: np.minimum(i, n - 1))
+    return strip

@@ -1,0 +1,194 @@
+"""A batch through the network on one device: into staging buffers, to RGB, upscaled, back to planes, and out.
+
+On a CPU all of it happens in `start`, and `finish` only adds the alpha plane. On CUDA a batch takes three streams,
+
+    upload     host samples (pinned) ─► device samples      of batch n + 1
+    compute    device samples ─► RGB ─► network ─► samples  of batch n
+    download   device samples ─► host samples (pinned)      of batch n - 1
+
+tied by events, with two sets of buffers used in turn: samples cross the bus in their own depth, never as float.
+`start` returns when the work is queued, `finish` waits for the download.
+
+YUV outside the RGB cube (super-whites, deep colours) is taken out before the network, which knows [0, 1] only,
+and added to its result, resized bilinearly: it is not clipped away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from upscaling.frames.conversion import formats, frames_at_once, samples, store_plane
+from upscaling.frames.pixel_formats import FORMATS, planes
+from upscaling.frames.settings import ModelSettings, PictureSettings
+from upscaling.frames.yuv import Layout, from_rgb, to_rgb
+from upscaling.inference.upscaler import Upscaler
+
+# What an 8-bit sample can't show is not worth a resize (on CUDA looking would cost a synchronisation: always resized).
+_VISIBLE = 0.5 / 255
+
+
+def layouts(picture: PictureSettings) -> tuple[Layout, Layout]:
+    """The layouts of an input frame and of a stored output frame."""
+    p = picture
+    source, target = formats(p)
+    return (
+        Layout(source, p.width, p.height, p.matrix, p.full_range, p.chroma_location),
+        Layout(target, *p.stored_size, p.out_matrix, p.out_full_range, p.out_chroma_location),
+    )
+
+
+@dataclass
+class _Slot:
+    """Buffers of one batch in flight. On a CPU `staged` and `device_in` are the same memory, `device_out` is unused."""
+
+    picture: PictureSettings | None = None
+    staged: torch.Tensor | None = None  # (batch, samples in)
+    device_in: torch.Tensor | None = None  # (batch, samples in)
+    device_out: torch.Tensor | None = None  # (batch, samples out)
+    outputs: list[np.ndarray] | None = None
+    notes: list[str] = field(default_factory=list)
+    done: torch.cuda.Event | None = None
+
+
+class NetworkUpscaler:
+    """Batches for `batch.BatchUpscaler`, which says when a slot is free."""
+
+    def __init__(self, settings: ModelSettings, beat: Callable[[], None]):
+        self._beat = beat
+        self._device = torch.device(settings.device)
+        self._cuda = self._device.type == "cuda"
+        self.depth = 1 if self._cuda else 0
+        if self._cuda:
+            torch.cuda.set_device(self._device)
+        self._upscaler = Upscaler(settings, beat)
+        self._slots = [_Slot() for _ in range(self.depth + 1)]
+        if self._cuda:
+            self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))
+            torch.cuda.synchronize(self._device)  # the weights were moved on another stream
+
+    def allocate(self, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
+        """Host memory for outputs; pinned on CUDA, so that the download can run beside the computation."""
+        return self._host(shape, dtype).numpy()
+
+    def _host(self, shape: tuple[int, int], dtype: np.dtype) -> torch.Tensor:
+        return torch.empty(shape, dtype=_TORCH[dtype], pin_memory=self._cuda)
+
+    def start(self, frames: list[np.ndarray], picture: PictureSettings, outputs: list[np.ndarray], slot: int) -> None:
+        """Queues a batch: frames are copied before this returns, `outputs` are filled by the `finish` of the slot."""
+        buffers = self._slots[slot]
+        self._fit(buffers, picture, len(frames))
+        buffers.picture, buffers.outputs = picture, outputs
+        staged = buffers.staged.numpy()
+        for frame, target in zip(frames, staged, strict=False):
+            np.copyto(target, frame.reshape(-1))
+        self._upscaler.forget()  # so that a batch's result is a matter of that batch alone
+        computed, reused = self._upscaler.computed, self._upscaler.reused
+        with torch.inference_mode():
+            if self._cuda:
+                self._start_on_cuda(buffers, len(frames))
+            else:
+                self._convert(buffers.staged[: len(frames)], picture, [torch.from_numpy(out) for out in outputs])
+        computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
+        buffers.notes = [*self._upscaler.take_notes(), f"patches: {computed} computed, {reused} reused"]
+
+    def _start_on_cuda(self, buffers: _Slot, count: int) -> None:
+        """Each stream waits for the event of the one before it; the slot's last use is over (`finish` has waited)."""
+        uploaded, computed, buffers.done = (torch.cuda.Event() for _ in range(3))
+        with torch.cuda.stream(self._upload):
+            buffers.device_in[:count].copy_(buffers.staged[:count], non_blocking=True)
+            uploaded.record()
+        with torch.cuda.stream(self._compute):
+            self._compute.wait_event(uploaded)
+            self._convert(buffers.device_in[:count], buffers.picture, list(buffers.device_out[:count]))
+            computed.record()
+        with torch.cuda.stream(self._download):
+            self._download.wait_event(computed)
+            for out, result in zip(buffers.outputs, buffers.device_out, strict=False):
+                torch.from_numpy(out).copy_(result, non_blocking=True)
+            buffers.done.record()
+
+    def _convert(self, inputs: torch.Tensor, picture: PictureSettings, outputs: list[torch.Tensor]) -> None:
+        """Samples (N, samples in) to samples, N of (samples out,), a bounded number of frames at a time."""
+        source, target = layouts(picture)
+        step = frames_at_once(picture, self._device.type)
+        for first in range(0, len(inputs), step):
+            rgb = to_rgb(inputs[first : first + step], source)  # (n, 3, height, width)
+            inside = rgb.clamp(0, 1)
+            outside = rgb.sub_(inside)
+            upscaled = self._upscaler(inside, picture.out_width, picture.out_height)  # (n, 3, out height, out width)
+            for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
+                from_rgb(self._whole(result, rest)[None], target, out[None])
+            self._beat()
+
+    def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
+        """`result` (3, out h, out w), left as it is, plus what the network could not see, `outside` (3, h, w)."""
+        whole = result
+        for number, rest in enumerate(outside):
+            if self._cuda or float(rest.abs().amax()) > _VISIBLE:
+                if whole is result:
+                    whole = result.clone()
+                size = result.shape[1:]
+                whole[number] += F.interpolate(rest[None, None], size, mode="bilinear", align_corners=False)[0, 0]
+        return whole
+
+    def finish(self, slot: int) -> list[str]:
+        """Waits for the slot's batch; its `outputs` are complete, alpha included, when this returns.
+
+        Returns what there is to say of it in a log, one line each.
+        """
+        buffers = self._slots[slot]
+        if buffers.done is not None:
+            buffers.done.synchronize()
+        if FORMATS[buffers.picture.out_pixel_format].alpha:
+            for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
+                store_alpha(staged, buffers.picture, out)
+        buffers.outputs = buffers.done = None
+        return buffers.notes
+
+    def _fit(self, buffers: _Slot, picture: PictureSettings, count: int) -> None:
+        """Buffers for `count` frames of that picture; those that are there are kept where they fit."""
+        shapes = [(count, n) for n in samples(picture)]
+        types = [fmt.dtype for fmt in formats(picture)]
+        if buffers.staged is not None and len(buffers.staged) >= count and buffers.picture == picture:
+            return
+        buffers.staged = buffers.device_in = buffers.device_out = None  # the old ones go before the new ones come
+        buffers.staged = self._host(shapes[0], types[0])
+        if self._cuda:
+            # Fresh device memory may have been another stream's; rare enough to wait for everything.
+            torch.cuda.synchronize(self._device)
+            buffers.device_in, buffers.device_out = (
+                torch.empty(shape, dtype=_TORCH[dtype], device=self._device)
+                for shape, dtype in zip(shapes, types, strict=True)
+            )
+
+
+_TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype("<u2"): torch.uint16}
+
+
+def store_alpha(frame: np.ndarray, picture: PictureSettings, out: np.ndarray) -> None:
+    """The alpha plane of a flat frame, resized with Lanczos (opaque where there is none), into the flat `out`."""
+    source, target = formats(picture)
+    target_plane = _alpha_plane(planes(out, target, *picture.stored_size))
+    if not source.alpha:
+        target_plane[:] = (1 << target.depth) - 1
+        return
+    import cv2  # only videos with alpha need it
+
+    alpha = np.ascontiguousarray(_alpha_plane(planes(frame, source, picture.width, picture.height)))
+    size = (picture.out_width, picture.out_height)
+    if size != (picture.width, picture.height):
+        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LANCZOS4)  # clips to the type, 0..255 or 0..65535
+    if source.depth != target.depth or source.depth not in (8, 16):
+        # alpha is full range at every depth
+        factor = ((1 << target.depth) - 1) / ((1 << source.depth) - 1)
+        alpha = np.rint(np.minimum(alpha * np.float32(factor), (1 << target.depth) - 1)).astype(target.dtype)
+    store_plane(alpha, target_plane)
+
+
+def _alpha_plane(views: list[np.ndarray]) -> np.ndarray:
+    return views[0][..., 3] if len(views) == 1 else views[-1]

@@ -1,0 +1,116 @@
+"""A job's frames in shared storage: what the decoder gives goes in, what the workers made of it comes out.
+
+`.npy` files hold frames as the decoder gives them and the encoder takes them. With --frame-format png they are
+pictures that a person can open: 8-bit RGB, so they are converted on the way in and on the way out.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+from upscaling.common.errors import InputError
+from upscaling.frames import pixel_formats
+from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
+from upscaling.frames.settings import PictureSettings
+from upscaling.frames.swscale import Resizer
+from upscaling.job.plan import Plan
+from upscaling.job.work_dir import Job
+from upscaling.workers.pool import WorkerError
+
+
+class FrameStore:
+    """Frames of one job. `put` is for the decode thread alone, `planes` for the encode thread, `samples` for any."""
+
+    def __init__(self, plan: Plan, job: Job):
+        self.picture = plan.stored  # what manifests say of the frames
+        self._job, self._decoded = job, plan.picture
+        self._format = pixel_formats.FORMATS[self.picture.out_pixel_format]
+        self._extension = plan.options.frame_format
+        self._file_bytes = npy_bytes(self._format, *self.picture.stored_size) if self._extension == "npy" else -1
+        self._to_rgb = self._from_rgb = None
+        if self._extension == "png":
+            self._to_rgb, self._from_rgb = Resizer(_before(plan)), Resizer(_after(plan))
+
+    def name(self, number: int) -> str:
+        return pixel_formats.frame_name(number, self._extension)
+
+    def flat(self, planes: list[np.ndarray]) -> np.ndarray:
+        """A decoded frame's planes one after another without padding: a flat array."""
+        p = self._decoded
+        fmt = pixel_formats.FORMATS[p.pixel_format]
+        samples = np.empty(pixel_formats.sample_count(fmt, p.width, p.height), fmt.dtype)
+        for target, plane in zip(pixel_formats.planes(samples, fmt, p.width, p.height), planes, strict=True):
+            target[...] = plane.reshape(target.shape)
+        return samples
+
+    def put(self, number: int, samples: np.ndarray) -> None:
+        """Store a decoded frame, flat, for the workers; OSError where the disk does not take it."""
+        p = self.picture
+        fmt = pixel_formats.FORMATS[p.pixel_format]
+        shape = pixel_formats.stored_shape(fmt, p.width, p.height)
+        path = self._file("input_frames", number)
+        if self._to_rgb is not None:
+            out = np.empty(pixel_formats.sample_count(fmt, p.width, p.height), fmt.dtype)
+            self._to_rgb(samples, out)
+            write_frame(path, out.reshape(shape))
+            return
+        with path.open("wb") as file:
+            write_npy(file, samples.reshape(shape))
+
+    def has_its_size(self, number: int) -> bool:
+        """Whether an upscaled frame's file is as long as it must be, which is quick to tell; False for pictures."""
+        try:
+            return self._file("output_frames", number).stat().st_size == self._file_bytes
+        except OSError:
+            return False
+
+    def samples(self, number: int) -> np.ndarray:
+        """An upscaled frame as it is stored; WorkerError where it is not whole."""
+        path, size = self._file("output_frames", number), self.picture.stored_size
+        try:
+            samples = read_frame(path)
+        except (OSError, InputError) as error:
+            raise WorkerError(f"frame {number} came back damaged: {error}") from error
+        if samples.dtype != self._format.dtype or samples.size != pixel_formats.sample_count(self._format, *size):
+            raise WorkerError(f"frame {number} came back with the wrong size")
+        return samples
+
+    def planes(self, number: int) -> list[np.ndarray]:
+        """The planes of an upscaled frame as the encoder takes them; memory-mapped where they are stored so."""
+        samples, p = self.samples(number), self._decoded
+        fmt, size = pixel_formats.FORMATS[p.out_pixel_format], p.stored_size
+        if self._from_rgb is not None:
+            out = np.empty(pixel_formats.sample_count(fmt, *size), fmt.dtype)
+            self._from_rgb(samples, out)
+            samples = out
+        return pixel_formats.planes(samples, fmt, *size)
+
+    def discard(self, number: int) -> None:
+        """Forget what a worker made of a frame."""
+        self._file("output_frames", number).unlink(missing_ok=True)
+
+    def remove(self, number: int) -> None:
+        """Forget a frame."""
+        for folder in ("input_frames", "output_frames"):
+            self._file(folder, number).unlink(missing_ok=True)
+
+    def _file(self, folder: str, number: int) -> Path:
+        return self._job.folder(folder) / self.name(number)
+
+
+def _before(plan: Plan) -> PictureSettings:
+    """Decoded frames into RGB, of the same size."""
+    p = plan.picture
+    return PictureSettings(
+        p.width, p.height, p.pixel_format, p.matrix, p.full_range, p.chroma_location,
+        p.width, p.height, "rgb24", "gbr", True, p.chroma_location,
+    )  # fmt: skip
+
+
+def _after(plan: Plan) -> PictureSettings:
+    """Upscaled RGB into what the encoder takes, of the same size."""
+    p = plan.picture
+    return PictureSettings(
+        p.out_width, p.out_height, "rgb24", "gbr", True, p.out_chroma_location,
+        p.out_width, p.out_height, p.out_pixel_format, p.out_matrix, p.out_full_range, p.out_chroma_location,
+    )  # fmt: skip

@@ -1,0 +1,184 @@
+"""What people write for a scale, a size in bytes, a frame rate, or a part of a video, and what it means.
+
+Standard library only, so that a wrong word is told at once.
+"""
+
+import difflib
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from upscaling.common.errors import InputError
+
+UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
+NAMED_SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160),
+               "4k": (3840, 2160), "8k": (7680, 4320)}  # fmt: skip
+MAX_RATE = 1000  # frames/s
+MAX_PARTS = 256  # of one video
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What SCALE asks for: a `factor`, or a size in pixels of which one side may be open (None).
+
+    `within` means the largest size of the source's shape that fits, as `4k` asks for.
+    """
+
+    factor: Fraction | None = None
+    width: int | None = None
+    height: int | None = None
+    within: bool = False
+
+    def size(self, width: int, height: int) -> tuple[int, int]:
+        """(width, height) in pixels of a `width` × `height` picture scaled; InputError outside 1 to 8 times."""
+        if self.factor is not None:
+            across = down = self.factor
+        else:
+            across = Fraction(self.width, width) if self.width else None
+            down = Fraction(self.height, height) if self.height else None
+            if across is None or down is None or self.within:
+                across = down = min(f for f in (across, down) if f is not None)
+        size = max(1, round_half_up(width * across)), max(1, round_half_up(height * down))
+        if not (1 <= across <= 8 and 1 <= down <= 8):
+            raise InputError(f"from {width}x{height} to {size[0]}x{size[1]} is not 1 to 8 times; choose another SCALE")
+        return size
+
+
+@dataclass(frozen=True)
+class FrameRange:
+    """Frames `first` to `last`, both included, counted from 1 in presentation order; None is the video's end."""
+
+    first: int = 1
+    last: int | None = None
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """From `start` up to, but not including, `end`, in seconds after the first frame; None is the video's end."""
+
+    start: Fraction = Fraction(0)
+    end: Fraction | None = None
+
+
+def round_half_up(number: Fraction) -> int:
+    """To the nearest whole number, halves up."""
+    return int(number + Fraction(1, 2))
+
+
+def parse_scale(text: str) -> Scale:
+    """`2`, `1.5`, `3/2`, `1920x1080`, `x1080` (height), `1920x` (width) or `4k`; InputError for anything else."""
+    low = text.strip().lower()
+    if low in NAMED_SIZES:
+        width, height = NAMED_SIZES[low]
+        return Scale(width=width, height=height, within=True)
+    if match := re.fullmatch(r"(?=.*[0-9])([1-9][0-9]{0,4})?x([1-9][0-9]{0,4})?", low, re.ASCII):
+        return Scale(width=int(match[1]) if match[1] else None, height=int(match[2]) if match[2] else None)
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9}|/[1-9][0-9]{0,5})?x?", low, re.ASCII):
+        factor = Fraction(low.removesuffix("x"))
+        if 1 <= factor <= 8:
+            return Scale(factor=factor)
+    raise InputError(f"SCALE {text!r}: choose a number from 1 to 8, or a size such as 1920x1080, x1080 or 4k")
+
+
+def parse_bytes(text: str) -> int:
+    """`500M`, `2G`, `1048576`: bytes, in powers of 1024."""
+    match = re.fullmatch(r"([0-9]{1,12})(\.[0-9]{1,3})?\s*([kmgt]?)i?b?", text.strip(), re.ASCII | re.IGNORECASE)
+    if not match:
+        raise InputError(f"{text!r} is not a size in bytes such as 500M or 2G")
+    return int(Fraction(match[1] + (match[2] or "")) * UNITS[match[3].upper()])
+
+
+def parse_part(text: str) -> tuple[int, int]:
+    """`2/4`: part 2 of 4; InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text.strip(), re.ASCII)
+    number, count = (int(match[1]), int(match[2])) if match else (0, 0)
+    if not 1 <= number <= count or not 2 <= count <= MAX_PARTS:
+        raise InputError(f"{text!r} is not a part such as 2/4, of 2 to {MAX_PARTS}")
+    return number, count
+
+
+def parse_frames(text: str) -> FrameRange:
+    """`10:20`, `10:`, `:20` or `10` (that one frame); InputError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,9})?(:)?([0-9]{1,9})?", text.strip(), re.ASCII)
+    if match and (match[1] or match[3]):
+        first = int(match[1] or 1)
+        last = int(match[3]) if match[3] else None if match[2] else first
+        if first >= 1 and (last is None or last >= first):
+            return FrameRange(first, last)
+    raise InputError(f"{text!r} is not a range of frames such as 100:200, 100: or :200 (from 1, both included)")
+
+
+def parse_time(text: str) -> TimeRange:
+    """`00:10-00:20`, `90-`, `-1:02:03.5`: from, up to but not including; InputError for anything else."""
+    start, dash, end = text.strip().partition("-")
+    if dash and (start or end):
+        part = TimeRange(_seconds(start, text) if start else Fraction(0), _seconds(end, text) if end else None)
+        if part.end is None or part.end > part.start:
+            return part
+    raise InputError(_no_time(text))
+
+
+def _seconds(text: str, whole: str) -> Fraction:
+    match = re.fullmatch(r"(?:(?:([0-9]{1,4}):)?([0-9]{1,5}):)?([0-9]{1,6}(?:\.[0-9]{1,9})?)", text.strip(), re.ASCII)
+    if not match:
+        raise InputError(_no_time(whole))
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + Fraction(match[3])
+
+
+def _no_time(text: str) -> str:
+    return f"{text!r} is not a part such as 00:10-00:20, 90- or -1:02:03.5 ([[hours:]minutes:]seconds)"
+
+
+def parse_rate(text: str) -> Fraction:
+    """`25`, `23.976` or `30000/1001`: frames a second; InputError for anything else."""
+    if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6}|/[1-9][0-9]{0,6})?", text.strip(), re.ASCII):
+        rate = Fraction(text.strip())
+        if 0 < rate <= MAX_RATE:
+            return rate
+    raise InputError(f"{text!r} is not a frame rate such as 25, 23.976 or 30000/1001 (at most {MAX_RATE})")
+
+
+def whole(low: int, high: int, also: int | None = None) -> Callable[[str], int]:
+    """A parser of whole numbers from `low` to `high`; `also` is one more that may be."""
+
+    def parse(text: str) -> int:
+        value = int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else -1
+        if value != also and not low <= value <= high:
+            extra = "" if also is None else f", or {also}"
+            raise InputError(f"{text!r} is not a whole number from {low} to {high}{extra}")
+        return value
+
+    return parse
+
+
+def number(low: float, high: float) -> Callable[[str], float]:
+    """A parser of numbers from `low` to `high`."""
+
+    def parse(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not low <= value <= high:
+            raise InputError(f"{text!r} is not a number from {low:g} to {high:g}")
+        return value
+
+    return parse
+
+
+def one_of(*words: str) -> Callable[[str], str]:
+    """A parser of one of these words; a wrong one is told the nearest right one."""
+
+    def parse(text: str) -> str:
+        if text not in words:
+            raise InputError(f"{text!r} is none of {', '.join(words)}{did_you_mean(text, words)}")
+        return text
+
+    return parse
+
+
+def did_you_mean(wrong: str, known: Sequence[str]) -> str:
+    """`; did you mean …?` with the nearest of the known words; empty where none is near."""
+    near = difflib.get_close_matches(wrong, known, 1)
+    return f"; did you mean {near[0]}?" if near else ""

@@ -1,0 +1,327 @@
+"""A worker's whole life: the process that upscales frames, manifest after manifest.
+
+    python worker.py MANIFEST          # one manifest by itself
+    python worker.py --job WORK_DIR    # a task of a job started with --slurm: task.py takes the place of the pipes
+
+    main process                              worker process (this file)
+      tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
+      results pipe (one a worker) ◄─ message ─  ("ready",) ("batch", path, n) ("done", path)
+                                                ("failed", path, why) ("fatal", path, why) ("unusable", "", why)
+      status array ◄──────────── row N ───────  state, batch, frames, heartbeat
+
+Nothing that a worker can hold is shared with another: if it is killed, only its own pipes and row are left
+behind. It ends when its main process does, in whatever it is at that moment. After an error that another try
+may not meet ("failed") it ends too, because a device may be unusable from then on; after one that every try
+would meet ("fatal", or "unusable" for the model itself) the main process ends the run.
+"""
+
+import argparse
+import faulthandler
+import fcntl
+import logging
+import os
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from pathlib import Path
+
+import numpy as np
+
+from upscaling.cluster.claims import SEEN_SECONDS
+from upscaling.cluster.task import serve_job
+from upscaling.common.allocator import steady_malloc
+from upscaling.common.errors import UpscaleError, full_disk
+from upscaling.frames import pixel_formats
+from upscaling.frames.frame_files import read_frame, write_frame
+from upscaling.frames.settings import ModelSettings, PictureSettings
+from upscaling.inference.engine import make_upscaler
+from upscaling.workers import manifest as manifests
+from upscaling.workers import status
+from upscaling.workers.forkserver import tie_to_main
+from upscaling.workers.manifest import Manifest, ManifestError
+
+MAX_MESSAGE = 1000  # characters: an error of CUDA can be pages long, and all of it is in the log
+log = logging.getLogger("worker")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One batch on its way through a worker; `names` are the frames that still need their output."""
+
+    manifest: Manifest
+    path: str  # of the manifest
+    number: int
+    names: tuple[str, ...]
+    last: bool  # of its manifest
+    started: float  # time.monotonic()
+    picture: PictureSettings | None = None  # once its frames are read
+
+
+# The process
+
+
+def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
+    """Target of a worker process: upscale the manifests whose paths come through `tasks` until it ends.
+
+    `array` is the status array of status.new_array, of which this worker writes row `index`. A manifest lies
+    in JOB/manifests, may name directories within JOB only, and is logged in JOB/logs; `log_folder` is where
+    the worker logs until the first one comes. Ends with status 1 after an error.
+    """
+    tie_to_main()
+    steady_malloc()
+    row = status.rows(array)[index]
+    row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
+    row["batch"], row["state"] = -1, status.IDLE
+    worker = Worker(index, row, tasks, results, settings)
+    try:
+        worker.open_log(log_folder)
+        worker.load()
+        worker.serve()
+    except (BrokenPipeError, EOFError):
+        pass  # the main process is gone or going
+    except BaseException as error:
+        worker.fail(error)
+        os._exit(1)  # a broken device can hang the usual way out
+
+
+class Worker:
+    """One worker: the tasks it serves, its row in the status array and its upscaler."""
+
+    def __init__(self, index: int, row, tasks, results, settings: ModelSettings, in_job: bool = True):
+        self.index, self.row, self.tasks, self.results = index, row, tasks, results
+        self.settings, self.in_job = settings, in_job
+        self.upscaler = None
+        self.current = ""  # path of the manifest at work
+        self.log_folder: Path | None = None
+        self.job: Path | None = None
+        self.held = -1  # descriptor of the job's directory
+
+    def beat(self) -> None:
+        """A sign of life; a worker that gives none for long counts as dead."""
+        self.row["heartbeat"] = time.time()
+
+    def load(self) -> None:
+        self.upscaler = make_upscaler(self.settings, self.beat)
+        self.beat()
+        self.results.send(("ready",))
+
+    def serve(self) -> None:
+        """Batches of all manifests in order; while the device has one in flight the next is submitted."""
+        flying: deque[Batch] = deque()
+        waiting: deque[Batch] = deque()
+        while True:
+            while not waiting and (not flying or self.tasks.poll()):
+                waiting.extend(self._read(self.tasks.recv()))
+            if waiting and len(flying) <= self.upscaler.depth:
+                flying.append(self._submit(waiting.popleft()))
+            if flying and (len(flying) > self.upscaler.depth or not waiting):
+                self.current = flying[0].path
+                self._finish(flying.popleft())
+
+    def _read(self, path: str) -> list[Batch]:
+        self.current = path
+        job = Path(path).parent.parent
+        if self.in_job:
+            self._enter(job)
+        self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
+        self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
+        self.beat()
+        work = manifests.read_manifest(path, job if self.in_job else None)
+        batches = list(open_batches(work, path))
+        self.row["total_batches"] += len(work.batches)
+        self.row["batches_done"] += len(work.batches) - len(batches)
+        for number in work.batches.keys() - {batch.number for batch in batches}:
+            self.results.send(("batch", path, number))  # done before, maybe by one that died before it said so
+        if not batches:
+            self._done(path)
+        return batches
+
+    def _submit(self, batch: Batch) -> Batch:
+        self.current = batch.path
+        self.row["batch"] = batch.number
+        self.beat()
+        frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
+        picture = picture_settings(batch.manifest, frames[0])
+        self.upscaler.submit(frames, picture)
+        return replace(batch, picture=picture)
+
+    def _finish(self, batch: Batch) -> None:
+        outputs = self.upscaler.collect()
+        fmt = pixel_formats.pixel_format(batch.picture.out_pixel_format)
+        shape = pixel_formats.stored_shape(fmt, *batch.picture.stored_size)
+        for name, samples in zip(batch.names, outputs, strict=True):
+            write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
+        self.beat()
+        log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
+        for note in self.upscaler.notes:
+            log.info("batch %d: %s", batch.number, note)
+        self.row["batches_done"] += 1
+        self.row["frames_done"] += len(outputs)
+        self.results.send(("batch", batch.path, batch.number))
+        if batch.last:
+            self._done(batch.path)
+
+    def _done(self, path: str) -> None:
+        self.row["batch"], self.row["state"], self.row["end"] = -1, status.COMPLETED, time.time()
+        self.results.send(("done", path))
+
+    def fail(self, error: BaseException) -> None:
+        """Say why this worker ends: to the log, the status array and the main process."""
+        text = one_line(error)
+        log.error("manifest %s: %s\n%s", self.current or "none", text, traceback.format_exc())
+        self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
+        kind = "failed"
+        if full_disk(error) or isinstance(error, UpscaleError | ManifestError):
+            kind = "fatal" if self.current else "unusable"
+        try:
+            self.results.send((kind, self.current, text))
+        except OSError:
+            pass  # the main process is gone or going
+
+    def _enter(self, job: Path) -> None:
+        """Hold the job's directory, so that no later run takes it while this worker may still write there."""
+        if job == self.job:
+            return
+        held = os.open(job, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if self.held >= 0:
+            os.close(self.held)
+        self.job, self.held = job, held
+        self.open_log(job / "logs")
+
+    def open_log(self, folder: Path) -> None:
+        """Log to `folder`/worker_N.log from now on, with all that this process writes to stdout and stderr."""
+        if folder == self.log_folder or not folder.is_dir():
+            return
+        self.log_folder = folder
+        fd = os.open(folder / f"worker_{self.index}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
+        for standard in (1, 2):
+            os.dup2(fd, standard)  # what a library prints while it crashes must not be lost, nor spoil the bars
+        os.close(fd)
+        faulthandler.enable()
+        if not log.handlers:
+            handler = logging.StreamHandler(sys.stderr)
+            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            log.addHandler(handler)
+            log.setLevel(logging.INFO)
+        log.info("worker %d, pid %d, on %s", self.index, os.getpid(), self.settings.device)
+
+
+def one_line(error: BaseException) -> str:
+    """An exception in one line; its class too where the message alone would not be understood."""
+    text = " ".join(str(error).split())[:MAX_MESSAGE]
+    if isinstance(error, UpscaleError | ManifestError):
+        return text
+    return full_disk(error) or f"{type(error).__name__}: {text}"
+
+
+# Manifests
+
+
+def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
+    """The batches of a manifest with the frames whose output is not yet complete."""
+    open_names = {
+        number: tuple(name for name in names if not (work.output_dir / name).exists())
+        for number, names in work.batches.items()
+    }
+    numbers = [number for number, names in open_names.items() if names]
+    for number in numbers:
+        yield Batch(work, path, number, open_names[number], number == numbers[-1], time.monotonic())
+
+
+def picture_settings(work: Manifest, first: np.ndarray) -> PictureSettings:
+    """What the upscaler must know of a manifest's frames; `first` is one of them, as stored."""
+    fmt = pixel_formats.pixel_format(work.pixel_format)
+    width, height = work.frame_size or pixel_formats.size_from_shape(fmt, first.shape)
+    out_width, out_height = work.output_size or (scaled(width, work.scale), scaled(height, work.scale))
+    matrix, colour_range = work.colour.split()
+    out_matrix, out_range = (work.output_colour or work.colour).split()
+    return PictureSettings(
+        width, height, work.pixel_format, matrix, colour_range == "full", work.chroma_location,
+        out_width, out_height, work.output_pixel_format or work.pixel_format, out_matrix, out_range == "full",
+        work.chroma_location,
+    )  # fmt: skip
+
+
+def scaled(side: int, scale: Fraction) -> int:
+    """A side in pixels times the scale, rounded to the nearest, halves up; at least 1."""
+    return max(1, int(side * scale + Fraction(1, 2)))
+
+
+# The command
+
+
+class _Console:
+    """Takes the place of the results pipe when a manifest is run by itself."""
+
+    def send(self, message: tuple) -> None:
+        if message[0] == "batch":
+            print(f"worker: batch {message[2]} done", file=sys.stderr)
+
+
+class _One:
+    """Takes the place of the tasks pipe when a manifest is run by itself."""
+
+    def __init__(self, path: str):
+        self.paths = [path]
+
+    def poll(self) -> bool:
+        return bool(self.paths)
+
+    def recv(self) -> str:
+        if not self.paths:
+            raise EOFError
+        return self.paths.pop()
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
+    parser.add_argument("manifest", metavar="MANIFEST", nargs="?", help="as manifest.py writes them")
+    parser.add_argument("--job", metavar="WORK_DIR", type=Path, help="serve a job started with --slurm, until its end")
+    parser.add_argument("--token", default="", help="with --job: what must lie in WORK_DIR, or it is another one")
+    parser.add_argument("--seen", type=float, default=SEEN_SECONDS, help="seconds that shared storage may lag behind")
+    parser.add_argument("--model", default=ModelSettings.model, help="name or file")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    args = parser.parse_args(argv)
+    if (args.manifest is None) == (args.job is None):
+        parser.error("name a MANIFEST, or a job's directory with --job")
+    return args
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
+    args = _arguments(argv)
+    if args.job is not None:
+        return serve_job(args.job.absolute(), args.token, args.seen, Worker)
+    try:
+        work = manifests.read_manifest(args.manifest)
+        work.output_dir.mkdir(parents=True, exist_ok=True)
+        device = args.device
+        if device == "auto":
+            import torch
+
+            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        settings = ModelSettings(
+            args.model, device, args.precision, work.patch_size, work.batch_size,
+            args.threads or len(os.sched_getaffinity(0)),
+        )  # fmt: skip
+        row = np.zeros(1, status.row_dtype())[0]
+        worker = Worker(work.worker, row, _One(args.manifest), _Console(), settings, in_job=False)
+        worker.load()
+    except (UpscaleError, ManifestError) as error:
+        print(f"worker: error: {one_line(error)}", file=sys.stderr)
+        return 2
+    try:
+        worker.serve()
+    except EOFError:
+        print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
+        return 0
+    except Exception as error:
+        print(f"worker: error: {one_line(error)}", file=sys.stderr)
+        return 1
