@@ -8,7 +8,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves the script's directory out
 
-from upscaling.workers.manifest import main
+from upscaling.cli.manifest_command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -126,9 +126,9 @@ def best_bare_settings(width: int, height: int, seconds: float) -> tuple[int, in
 def _bare(width: int, height: int, seconds: float, threads: int, start, rates) -> None:
     import torch
 
-    from upscaling.common.allocator import steady_malloc
-    from upscaling.frames.settings import ModelSettings
+    from upscaling.common.system import steady_malloc
     from upscaling.inference.network import build
+    from upscaling.inference.settings import ModelSettings
     from upscaling.inference.upscaler import DTYPES, choose_precision
     from upscaling.inference.weights import load
 

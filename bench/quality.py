@@ -27,10 +27,10 @@ from upscaling.common.errors import InputError, UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
 from upscaling.frames.pixel_formats import pixel_format
-from upscaling.frames.settings import LANCZOS, ModelSettings
 from upscaling.frames.yuv import Layout, to_rgb
 from upscaling.inference import weights
 from upscaling.inference.rescale import rescale
+from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.inference.upscaler import Upscaler
 
 LUMA = (0.2126, 0.7152, 0.0722)  # of BT.709

@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from upscaling.frames import conversion as pictures
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.pixel_formats import FORMATS, planes
-from upscaling.frames.settings import LANCZOS, ModelSettings, PictureSettings
 from upscaling.frames.yuv import to_rgb
 from upscaling.inference import torch_engine
 from upscaling.inference.engine import distinct, make_upscaler
+from upscaling.inference.settings import LANCZOS, ModelSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 BASE = PictureSettings(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")

@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from upscaling.common.devices import choose_devices, core_share, cuda_device_count
 from upscaling.common.errors import InputError
+from upscaling.common.system import choose_devices, core_share, cuda_device_count
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from upscaling.common.errors import InputError
-from upscaling.frames.settings import ModelSettings
+from upscaling.inference.settings import ModelSettings
 from upscaling.workers.forkserver import tie_to_main
 from upscaling.workers.manifest import Manifest, write_manifest
 from upscaling.workers.pool import BatchDone, Crew, Work, WorkerError, WorkerLost

@@ -10,7 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from upscaling.common.errors import BusyError, InputError
-from upscaling.job.work_dir import Job, differences, input_identity, read_ledger
+from upscaling.common.files import file_identity
+from upscaling.job.fingerprint import differences
+from upscaling.job.work_dir import Job, read_ledger
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
@@ -211,10 +213,10 @@ def test_well_summed_nonsense_never_raises(tmp_path_factory, value):
 def test_identity_of_an_input(tmp_path):
     path = tmp_path / "in.mp4"
     path.write_bytes(b"a" * 3_000_000)
-    first = input_identity(path)
+    first = file_identity(path)
     with path.open("r+b") as file:
         file.seek(2_999_999)
         file.write(b"b")
-    second = input_identity(path)
+    second = file_identity(path)
     assert first["size"] == second["size"] == 3_000_000
     assert "sha256_of_ends" in differences(first, second)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from upscaling.workers import manifest
+from upscaling.cli import manifest_command
 from upscaling.workers.manifest import (
     Manifest,
     ManifestError,
@@ -165,10 +165,10 @@ def test_pixel_format_from_an_array(tmp_path, shape, dtype, expected):
     path = tmp_path / "frame_000001.npy"
     np.save(path, np.zeros(shape, dtype))
     if expected:
-        assert manifest.guess_pixel_format(path) == expected
+        assert manifest_command.guess_pixel_format(path) == expected
     else:
         with pytest.raises(ManifestError):
-            manifest.guess_pixel_format(path)
+            manifest_command.guess_pixel_format(path)
 
 
 @pytest.mark.parametrize(

@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from upscaling.common.errors import InputError
-from upscaling.frames.settings import ModelSettings
 from upscaling.inference import memory
 from upscaling.inference import rescale as rescale_module
 from upscaling.inference import upscaler as model
 from upscaling.inference.rescale import rescale
+from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler, choose_precision
 from upscaling.inference.weights import WeightsError
 

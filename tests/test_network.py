@@ -180,7 +180,7 @@ def enhancer(tmp_path_factory):
 
 
 def test_realesrgans_own_enhance_gives_the_same_frame(enhancer):
-    from upscaling.frames.settings import ModelSettings
+    from upscaling.inference.settings import ModelSettings
     from upscaling.inference.upscaler import Upscaler
 
     frame = (nets.picture(36, 52)[0] * 255).round().byte()  # (3, 36, 52)

@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from upscaling.cli.signals import quote
 from upscaling.common.errors import BusyError, Stopped
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.frames.settings import ModelSettings, PictureSettings
+from upscaling.frames.conversion import PictureSettings
+from upscaling.inference.settings import ModelSettings
 from upscaling.job import work_dir as jobs
 from upscaling.job.notation import parse_scale
 from upscaling.job.options import Options
@@ -277,7 +278,6 @@ def test_where_a_frame_is_little_work_a_batch_has_few_bytes(tmp_path, monkeypatc
         (56, {}, [8, 8, 7, 6, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),  # the container counts too few
         (6, {}, [1] * 55 + [5]),
         (3, {}, [1] * 52 + [8]),  # nothing that it says can be true
-        (60, {"slurm": True}, [8, 8, 8, 8, 8, 8, 8, 4]),
         (60, {"model": "lanczos"}, [8, 8, 8, 8, 8, 8, 8, 4]),
         (60, {"device": "cuda:0"}, [8, 8, 8, 8, 8, 8, 8, 4]),
     ],
@@ -286,7 +286,6 @@ def test_batches_are_smaller_near_the_end_where_a_network_runs_on_a_cpu(frames, 
     model = ModelSettings(model=changes.get("model", "net"), device=changes.get("device", "cpu"))
     plan = SimpleNamespace(
         info=SimpleNamespace(frame_count=frames), batch_size=8, models=(model,) * 6,
-        options=SimpleNamespace(slurm=changes.get("slurm", False)),
     )  # fmt: skip
     found, there = [], 16 if frames == 16 else 60
     while sum(found) < there:

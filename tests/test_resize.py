@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 
 from upscaling.common.errors import UpscaleError
-from upscaling.frames.conversion import samples
+from upscaling.frames.conversion import PictureSettings, samples
 from upscaling.frames.pixel_formats import FORMATS, planes
-from upscaling.frames.settings import PictureSettings
 from upscaling.frames.swscale import Resizer
 
 BASE = PictureSettings(16, 12, "yuv420p", "bt709", False, "left", 32, 24, "yuv420p", "bt709", False, "left")

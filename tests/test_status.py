@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from upscaling.cli import status_command
 from upscaling.workers import status
 
 ROOT = Path(__file__).parent.parent
@@ -35,7 +36,7 @@ def job(tmp_path):
 
 def look(job, *options):
     return subprocess.run(
-        [sys.executable, "-m", "upscaling.workers.status", str(job), *options],
+        [sys.executable, "-m", "upscaling.cli.status_command", str(job), *options],
         cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
@@ -84,7 +85,7 @@ def test_no_such_job(tmp_path):
 def test_torn_and_foreign_files_are_left_out(job):
     (job / "status" / "worker_1_status.json").write_text('{"worker": 1, "sta')
     (job / "status" / "worker_2_status.json").write_text("[]")
-    assert [worker["worker"] for worker in status.read_json(job)] == [0]
+    assert [worker["worker"] for worker in status_command.read_json(job)] == [0]
 
 
 def test_watching_until_the_run_ends(job):
@@ -105,6 +106,6 @@ def test_health():
     beat = "2026-01-01T00:00:00.000+00:00"
     at = 1767225600.0  # seconds since the epoch of that moment
     worker = {"pid": os.getpid(), "status": "processing", "heartbeat": beat}
-    assert status.health(worker, at + 29) == "alive" and status.health(worker, at + 31) == "stalled"
-    assert status.health({**worker, "status": "idle"}, at + 999) == "alive"
-    assert status.health({**worker, "pid": 0}) == status.health({**worker, "pid": 2**22 + 1}) == "gone"
+    assert status_command.health(worker, at + 29) == "alive" and status_command.health(worker, at + 31) == "stalled"
+    assert status_command.health({**worker, "status": "idle"}, at + 999) == "alive"
+    assert status_command.health({**worker, "pid": 0}) == status_command.health({**worker, "pid": 2**22 + 1}) == "gone"

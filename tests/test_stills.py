@@ -13,8 +13,8 @@ import pytest
 from clips import make_clip, number_of
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.frames.image_files import files_of_pattern, is_pattern, numbered_name, numbered_pictures
 from upscaling.job.frame_store import FrameStore
+from upscaling.job.images import files_of_pattern, is_pattern, numbered_name, numbered_pictures
 from upscaling.job.options import Options
 from upscaling.job.plan import make_plan
 from upscaling.job.work_dir import Job

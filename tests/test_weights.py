@@ -11,6 +11,7 @@ import pytest
 import torch
 from test_download import site  # noqa: F401  (a fixture)
 
+from upscaling.cli import models_command
 from upscaling.common import download
 from upscaling.inference import weights
 from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
@@ -229,11 +230,11 @@ def test_the_cache_follows_the_xdg_specification(monkeypatch, tmp_path):
 
 def test_the_command_lists_and_fetches(cache, tmp_path, monkeypatch, capsys):
     release(tmp_path, monkeypatch, "RealESRGAN_x2plus", nets.rrdb(scale=2))
-    assert weights.main(["--list"]) == 0
+    assert models_command.main(["--list"]) == 0
     assert "not here yet" in next(line for line in capsys.readouterr().out.splitlines() if "x2plus" in line)
-    assert weights.main(["--fetch", "RealESRGAN_x2plus"]) == 0
+    assert models_command.main(["--fetch", "RealESRGAN_x2plus"]) == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
-    assert weights.main(["--list"]) == 0
+    assert models_command.main(["--list"]) == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
-    assert weights.main(["--fetch", "nonsense"]) == 2
+    assert models_command.main(["--fetch", "nonsense"]) == 2
     assert capsys.readouterr().err.startswith("weights: error: unknown model")

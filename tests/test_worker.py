@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 import torch
 
+from upscaling.cli import manifest_command
 from upscaling.frames.frame_files import npy_bytes
 from upscaling.frames.pixel_formats import FORMATS, pixel_format, stored_shape
 from upscaling.inference import weights
 from upscaling.inference.realesrgan_arch import alias_functional_tensor
-from upscaling.workers import manifest
+from upscaling.workers.manifest import read_manifest
 from upscaling.workers.worker import picture_settings, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent
@@ -53,7 +54,7 @@ def manifests_of(tmp_path, kind, count=5, workers=2, **options):
     frames.mkdir()
     for number in range(1, count + 1):
         write_frame(frames / f"frame_{number:06d}.{kind}", picture(number))
-    return manifest.write_directory(frames, tmp_path / "out", workers, 2, Fraction(2), **options)
+    return manifest_command.write_directory(frames, tmp_path / "out", workers, 2, Fraction(2), **options)
 
 
 @pytest.mark.parametrize("kind", ["npy", "png"])
@@ -133,7 +134,7 @@ def test_16_bit_png_keeps_its_depth(tmp_path):
 
 def test_sizes_follow_from_the_frames_where_the_manifest_has_none(tmp_path):
     path = manifests_of(tmp_path, "npy", workers=1)[0]
-    settings = picture_settings(manifest.read_manifest(path), picture(1))
+    settings = picture_settings(read_manifest(path), picture(1))
     assert (settings.width, settings.height) == (48, 32)
     assert (settings.out_width, settings.out_height) == (96, 64)
     assert FORMATS[settings.out_pixel_format].rgb

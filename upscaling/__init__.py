@@ -8,7 +8,7 @@ Importing this needs the standard library alone, so that `--help` is instant and
 
 __version__ = "1.0"
 
-from upscaling.cli.main import Result, upscale_video
+from upscaling.cli.run import Result, upscale_video
 from upscaling.common.errors import BusyError, InputError, UpscaleError
 
 __all__ = ["BusyError", "InputError", "Result", "UpscaleError", "__version__", "upscale_video"]

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from upscaling.common.errors import InputError
-from upscaling.job.notation import did_you_mean
+from upscaling.common.text import did_you_mean
 from upscaling.job.options import CHECKS, Options
 
 EPILOG = """\
@@ -106,7 +106,7 @@ def build_parser() -> Parser:
     _folder_options(_Group(parser, "folders"))
     _model_options(_Group(parser, "model"))
     _worker_options(_Group(parser, "workers"))
-    _slurm_options(_Group(parser, "a cluster"))
+    _part_of_video_options(_Group(parser, "a cluster"))
     _encoder_options(_Group(parser, "output video"))
     _job_options(_Group(parser, "the job"))
     _report_options(_Group(parser, "reports"))
@@ -142,10 +142,7 @@ def _worker_options(group: _Group) -> None:
     group.value("--stall-timeout", "SECONDS", "a worker silent for that long counts as dead")
 
 
-def _slurm_options(group: _Group) -> None:
-    group.switch("--slurm", "workers are tasks of a Slurm array job; the work directory must be on shared storage")
-    group.value("--slurm-workers", "N", "tasks of the array")
-    group.value("--sbatch", "OPTIONS", 'more options for sbatch: "--partition=gpu --gres=gpu:1 --time=02:00:00"')
+def _part_of_video_options(group: _Group) -> None:
     group.value("--segment-of", "I/N", "only part I of N, cut at keyframes; its work directory is kept for joining")
     group.value("--join-segments", "N", "join the N parts that --segment-of has made, without encoding again")
 

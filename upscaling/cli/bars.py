@@ -11,7 +11,8 @@ import time
 
 from tqdm import tqdm
 
-from upscaling.cli.progress import Plain, many
+from upscaling.cli.progress import Plain
+from upscaling.common.text import many
 from upscaling.workers import status
 
 WIPE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)

@@ -7,9 +7,9 @@ import numpy as np
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.image_files import write_picture
 from upscaling.frames.pixel_formats import FORMATS
-from upscaling.frames.settings import PictureSettings
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
 from upscaling.job.work_dir import Job

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from upscaling.cli.progress import clock, many
 from upscaling.common.errors import InputError
+from upscaling.common.text import clock, many
 from upscaling.decode.probe import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.stream_copy import describe

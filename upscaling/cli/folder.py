@@ -21,12 +21,12 @@ from pathlib import Path, PurePosixPath
 from upscaling.cli.progress import Progress
 from upscaling.cli.signals import why
 from upscaling.common.errors import BusyError, InputError, Stopped
+from upscaling.common.files import file_identity
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
+from upscaling.job.fingerprint import parameters
 from upscaling.job.options import Options
-from upscaling.job.plan import parameters
-from upscaling.job.work_dir import input_identity
 from upscaling.workers.pool_cache import Crews
 
 RECORD = ".upscale-finished.jsonl"
@@ -157,7 +157,7 @@ def options_for(item: Item, options: Options) -> Options:
 
 def job_key(source: Path, options: Options) -> str:
     """What a result depends on, the input and every parameter, as one SHA-256 in hexadecimal."""
-    identity = {"input": input_identity(source), "parameters": parameters(options)}
+    identity = {"input": file_identity(source), "parameters": parameters(options)}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

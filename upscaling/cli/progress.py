@@ -10,6 +10,8 @@ import sys
 import time
 from typing import TextIO
 
+from upscaling.common.text import clock, many, one_line
+
 PLAIN_SECONDS = 30.0  # at the least between two plain lines
 PLAIN_SHARE = 0.05  # of the video, at the least, between two plain lines
 JSON_SECONDS = 1.0
@@ -76,11 +78,6 @@ def put(stream: TextIO | None, line: str) -> None:
         print(one_line(line), file=stream, flush=True)
     except (OSError, ValueError):
         pass
-
-
-def one_line(text: str) -> str:
-    """Control characters and undecodable bytes as escapes: a file's name can hold line breaks and worse."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
 class Plain(Progress):
@@ -190,11 +187,6 @@ def done_line(facts: dict) -> str:
     )
 
 
-def many(count: int, thing: str) -> str:
-    """`1 frame`, `2 frames`."""
-    return f"{count} {thing}{'' if count == 1 else 's'}"
-
-
 def rate(tally) -> float:
     """Frames/s of this run."""
     return (tally.done - tally.kept) / max(tally.seconds, 1e-9)
@@ -205,9 +197,3 @@ def seconds_left(tally) -> int | None:
     if not tally.total or tally.done <= tally.kept:
         return None
     return max(0, int((tally.total - tally.done) / rate(tally)))
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss."""
-    seconds = int(seconds)
-    return f"{seconds // 3600}:{seconds // 60 % 60:02d}:{seconds % 60:02d}"

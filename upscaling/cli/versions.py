@@ -3,8 +3,8 @@
 import importlib.metadata
 import importlib.util
 import platform
-import re
-from pathlib import Path
+
+from upscaling.common.system import _torch_cuda
 
 VERSION = "1.0"
 PACKAGES = ("torch", "torchvision", "realesrgan", "basicsr", "spandrel", "av", "opencv-python", "numpy", "tqdm",
@@ -31,16 +31,6 @@ def _version(package: str) -> str | None:
         return importlib.metadata.version(package)
     except importlib.metadata.PackageNotFoundError:
         return None
-
-
-def _torch_cuda() -> str | None:
-    """The CUDA version that torch was built with, from its version.py as text: importing torch takes seconds."""
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return None
-    text = Path(spec.submodule_search_locations[0], "version.py").read_text(encoding="utf-8")
-    match = re.search(r"^cuda\b[^=]*=\s*['\"]([0-9.]+)['\"]", text, re.MULTILINE)
-    return match[1] if match else None
 
 
 def _ffmpeg() -> str:

@@ -10,8 +10,8 @@ import av
 import av.error
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import did_you_mean
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
-from upscaling.job.notation import did_you_mean
 
 os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _x265_params
 

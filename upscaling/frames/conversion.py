@@ -1,9 +1,42 @@
 """What the settings of a picture mean for flat frames: how many samples they have, and how their edges are filled."""
 
+from dataclasses import dataclass
+
 import numpy as np
 
-from upscaling.frames.pixel_formats import FORMATS, PixelFormat, sample_count
-from upscaling.frames.settings import PictureSettings
+from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format, sample_count
+
+
+@dataclass(frozen=True)
+class PictureSettings:
+    """Input and output frames of a manifest: sizes in pixels, formats of `frame.FORMATS`, colour names of FFmpeg.
+
+    `out_width` × `out_height` is the exact upscaled size; a stored output frame is that, with its last
+    column and row repeated up to the multiple that `out_pixel_format` needs (`stored_size`).
+    """
+
+    width: int
+    height: int
+    pixel_format: str
+    matrix: str
+    full_range: bool
+    chroma_location: str
+    out_width: int
+    out_height: int
+    out_pixel_format: str
+    out_matrix: str
+    out_full_range: bool
+    out_chroma_location: str
+
+    def __post_init__(self) -> None:
+        for name in (self.pixel_format, self.out_pixel_format):
+            pixel_format(name)
+
+    @property
+    def stored_size(self) -> tuple[int, int]:
+        """(width, height) of a stored output frame, in pixels."""
+        across, down = FORMATS[self.out_pixel_format].multiple
+        return -(-self.out_width // across) * across, -(-self.out_height // down) * down
 
 
 def formats(picture: PictureSettings) -> tuple[PixelFormat, PixelFormat]:

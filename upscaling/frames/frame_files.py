@@ -10,8 +10,8 @@ from typing import BinaryIO
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, frame_bytes, stored_shape
-from upscaling.frames.settings import PictureSettings
 
 
 def read_frame(path: Path) -> np.ndarray:

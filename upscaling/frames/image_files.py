@@ -6,28 +6,16 @@ temporary name, fsynced and renamed.
 """
 
 import os
-import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.files import sync_directory
-from upscaling.decode.decoder import Decoder
-from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.segment_writer import EncodeSettings, encode_settings
-from upscaling.frames.pixel_formats import FORMATS, pixel_format
-from upscaling.job.work_dir import Job
+from upscaling.common.errors import UpscaleError
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 ALPHA = ("png", "webp", "tif", "tiff")  # formats that keep an alpha channel
 DEEP = ("png", "tif", "tiff")  # formats that keep 16 bits a sample
 QUALITY = 95  # of JPEG and WebP, from 1 to 100
-PATTERN = re.compile(r"%(?:0([1-9]))?d")
-NUMBERED = re.compile(r"(.*?)([0-9]{1,12})(\.[A-Za-z]+)", re.DOTALL)
 
 
 # Names
@@ -36,111 +24,6 @@ NUMBERED = re.compile(r"(.*?)([0-9]{1,12})(\.[A-Za-z]+)", re.DOTALL)
 def is_picture(path: Path) -> bool:
     """Whether its name is that of a picture, a pattern of numbered ones included."""
     return path.suffix.lower().lstrip(".") in EXTENSIONS
-
-
-def is_pattern(path: Path) -> bool:
-    """Whether it names numbered pictures, as frames_%06d.png; a file of just that name is no pattern."""
-    return is_picture(path) and len(PATTERN.findall(path.name)) == 1 and not path.is_file()
-
-
-def numbered_name(pattern: str, number: int) -> str:
-    """The file name that a pattern gives to a number."""
-    return PATTERN.sub(lambda match: f"{number:0{match[1] or 1}d}", pattern)
-
-
-def files_of_pattern(pattern: Path) -> tuple[tuple[int, Path], ...]:
-    """(number, file) of a pattern's files, by number; InputError where there is none."""
-    before, width, after = PATTERN.split(pattern.name)
-    digits = rf"[0-9]{{{width}}}|[1-9][0-9]{{{width},11}}" if width else "0|[1-9][0-9]{0,11}"
-    form = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}", re.DOTALL)
-    try:
-        names = os.listdir(pattern.parent)
-    except OSError as error:
-        raise InputError(f"{pattern.parent}: {error.strerror}") from error
-    found = [(int(match[1]), pattern.parent / name) for name in names if (match := form.fullmatch(name))]
-    if not found:
-        raise InputError(f"{pattern}: no file in {pattern.parent} has such a name")
-    return tuple(sorted(found))
-
-
-def numbered_pictures(folder: Path) -> tuple[tuple[int, Path], ...]:
-    """(number, file) of the pictures in a folder, by number; InputError unless they are one numbering."""
-    series: dict[tuple[str, str], list[tuple[int, Path]]] = {}
-    for name in os.listdir(folder):
-        if not name.startswith(".") and is_picture(Path(name)):
-            match = NUMBERED.fullmatch(name)
-            if not match:
-                raise InputError(f"{folder}: {name!r} has no number; name the frames with a pattern: {folder}/%06d.png")
-            series.setdefault((match[1], match[3]), []).append((int(match[2]), folder / name))
-    if len(series) != 1:
-        found = "no numbered pictures" if not series else f"{len(series)} series of numbered pictures"
-        raise InputError(f"{folder} has {found}; name the ones to take with a pattern: {folder}/frame_%06d.png")
-    return tuple(sorted(next(iter(series.values()))))
-
-
-# Writing
-
-
-@dataclass(frozen=True)
-class PictureTarget:
-    """Where a job's pictures go: one file, or the files of a pattern."""
-
-    path: Path
-    pattern: bool
-
-    @property
-    def extension(self) -> str:
-        return self.path.suffix.lower().lstrip(".")
-
-    def file(self, number: int) -> Path:
-        return self.path.with_name(numbered_name(self.path.name, number)) if self.pattern else self.path
-
-    def settings(self, info: VideoInfo, width: int, height: int) -> EncodeSettings:
-        """How the frames are kept until they are written: lossless, in the samples that the file will have."""
-        return encode_settings(
-            info, Path("segment.mkv"), width, height, codec="ffv1", pix_fmt=stored_format(info, self.extension)
-        )
-
-    def write(self, job: Job, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
-        """Every frame of the job's segments as a picture; `numbers` are those of their names, else from 1.
-
-        `source` is a picture whose colour profile (ICC) goes along. Returns warnings. OSError: a file can't
-        be written.
-        """
-        self.path.parent.mkdir(exist_ok=True)
-        profile = read_profile(source) if source is not None else None
-        frames = _frames(job)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-            running = []
-            for index, samples in enumerate(frames):
-                name = self.file(numbers[index] if numbers is not None else index + 1)
-                running.append(pool.submit(write_picture, name, samples, profile))
-                if len(running) > 2 * pool._max_workers:  # so many pictures in memory, however many there are
-                    running.pop(0).result()
-            for future in running:
-                future.result()
-        sync_directory(self.path.parent)
-        return []
-
-
-def stored_format(info: VideoInfo, extension: str) -> str:
-    """The pixel format of the samples that a picture file of that kind keeps of such frames."""
-    source = pixel_format(info.pixel_format)
-    deep = source.depth > 8 and extension in DEEP
-    if source.alpha and extension in ALPHA:
-        return "rgba64le" if deep else "rgba"
-    if source.chroma is None and not source.rgb and info.colour.full_range:
-        return "gray16le" if deep else "gray"
-    return "rgb48le" if deep else "rgb24"
-
-
-def _frames(job: Job) -> Iterator[np.ndarray]:
-    """The frames in a job's segments: (height, width) or (height, width, channels), R G B and alpha."""
-    for record in job.records:
-        info = probe(job.folder("segments") / record.file, deinterlace="off", keep_alpha=True)
-        with Decoder(info) as decoder:
-            for decoded in decoder:
-                yield decoded.planes[0].copy()
 
 
 def write_picture(path: Path, samples: np.ndarray, profile: np.ndarray | None = None) -> None:
@@ -193,14 +76,3 @@ def read_profile(path: Path) -> np.ndarray | None:
         return None
     found = dict(zip(list(kinds), data, strict=True))
     return found.get(cv2.IMAGE_METADATA_ICCP)
-
-
-def check_formats(target: PictureTarget, info: VideoInfo) -> tuple[str, ...]:
-    """What a picture format can't keep of such frames, a line each."""
-    source, extension = FORMATS[info.pixel_format], target.extension
-    lost = []
-    if source.alpha and extension not in ALPHA:
-        lost.append("the alpha channel is dropped")
-    if source.depth > 8 and extension not in DEEP:
-        lost.append(f"{source.depth} bits a sample become 8: png and tif keep 16")
-    return tuple(lost)

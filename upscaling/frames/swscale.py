@@ -5,15 +5,12 @@ VideoReformatter, because only the filter can be told where the chroma samples l
 by a quarter of a pixel. Where pixel format and colours stay, every plane is resized by itself and no colour touched.
 """
 
-from collections.abc import Callable
-
 import av
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
-from upscaling.frames.conversion import formats, is_unchanged, store_plane
+from upscaling.frames.conversion import PictureSettings, formats, is_unchanged, store_plane
 from upscaling.frames.pixel_formats import PixelFormat, pixel_format, planes
-from upscaling.frames.settings import PictureSettings
 
 # Names of the scale filter's matrices. The rest (ycgco, ictcp, ...) is kept as it is but can't be converted.
 _MATRICES = {
@@ -132,30 +129,6 @@ class Resizer:
             f"{p.width}x{p.height} {p.pixel_format} {p.matrix} ({error}); "
             "choose another --pix-fmt or another --model"
         )
-
-
-class LanczosUpscaler:
-    """Batches for `batch.make_upscaler`: everything happens in `start`."""
-
-    depth = 0
-
-    def __init__(self, beat: Callable[[], None]):
-        self._beat = beat
-        self._resizer: Resizer | None = None
-
-    def allocate(self, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-        return np.empty(shape, dtype)
-
-    def start(self, frames: list[np.ndarray], picture: PictureSettings, outputs: list[np.ndarray], slot: int) -> None:
-        if self._resizer is None or self._resizer.picture != picture:
-            self._resizer = Resizer(picture)
-        for frame, out in zip(frames, outputs, strict=True):
-            self._resizer(frame, out)
-            self._beat()
-
-    def finish(self, slot: int) -> list[str]:
-        """Nothing is left to wait for, and nothing to log."""
-        return []
 
 
 def _plane_arrays(frame: av.VideoFrame, fmt: PixelFormat) -> list[np.ndarray]:

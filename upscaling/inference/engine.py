@@ -14,9 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from upscaling.frames.conversion import samples
+from upscaling.frames.conversion import PictureSettings, samples
 from upscaling.frames.pixel_formats import FORMATS, equal
-from upscaling.frames.settings import LANCZOS, ModelSettings, PictureSettings
+from upscaling.inference.settings import LANCZOS, ModelSettings
 
 
 def make_upscaler(settings: ModelSettings, beat: Callable[[], None]) -> "BatchUpscaler":
@@ -45,7 +45,7 @@ class BatchUpscaler:
 
     def __init__(self, settings: ModelSettings, beat: Callable[[], None]):
         if settings.model == LANCZOS:
-            from upscaling.frames.swscale import LanczosUpscaler
+            from upscaling.inference.lanczos_engine import LanczosUpscaler
 
             self._engine = LanczosUpscaler(beat)
         else:

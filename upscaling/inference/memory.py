@@ -1,10 +1,9 @@
 """Memory of a device: what is free, what a patch needs, which errors mean there was too little."""
 
-import os
-from pathlib import Path
-
 import torch
 from torch import nn
+
+from upscaling.common.system import _cgroup_available, _meminfo_available
 
 KEEP = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
 SPARE = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
@@ -55,27 +54,3 @@ def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE) 
         for hook in hooks:
             hook.remove()
     return SPARE * worst / side**2
-
-
-def _meminfo_available() -> int | None:
-    try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:  # not Linux
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
-        return None
-
-
-def _cgroup_available() -> int | None:
-    """What the control group (a container, a batch job) may still take; version 2 only."""
-    group = Path("/sys/fs/cgroup")
-    try:
-        name = Path("/proc/self/cgroup").read_text().strip().split("::", 1)[1].lstrip("/")
-        group = next(g for g in (group / name, group) if (g / "memory.max").is_file())
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError, IndexError, StopIteration):
-        return None

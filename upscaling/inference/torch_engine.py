@@ -22,10 +22,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from upscaling.frames.conversion import formats, frames_at_once, samples, store_plane
+from upscaling.frames.conversion import PictureSettings, formats, frames_at_once, samples, store_plane
 from upscaling.frames.pixel_formats import FORMATS, planes
-from upscaling.frames.settings import ModelSettings, PictureSettings
 from upscaling.frames.yuv import Layout, from_rgb, to_rgb
+from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler
 
 # What an 8-bit sample can't show is not worth a resize (on CUDA looking would cost a synchronisation: always resized).

@@ -9,13 +9,13 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
-from upscaling.common.allocator import steady_malloc
 from upscaling.common.errors import InputError
-from upscaling.frames.settings import ModelSettings
+from upscaling.common.system import steady_malloc
 from upscaling.inference import weights
 from upscaling.inference.memory import KEEP, PROBE, bytes_per_pixel, free_bytes
 from upscaling.inference.network import Network, build, factor_for, native_factor, runner
 from upscaling.inference.rescale import rescale
+from upscaling.inference.settings import ModelSettings
 from upscaling.inference.tiled_forward import SMALLEST, WHOLE, Forward
 from upscaling.inference.tiling import MERGE
 

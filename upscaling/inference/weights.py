@@ -7,17 +7,15 @@ Nothing heavy is imported until tensors are read, so the main process can check 
 starts (`locate`). Downloads go to $XDG_CACHE_HOME/upscale (default ~/.cache/upscale).
 """
 
-import argparse
 import difflib
 import importlib.util
 import os
 import pickle
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 from upscaling.common import download
-from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.errors import InputError
 from upscaling.inference import ncnn_files
 
 RELEASE = "https://github.com/xinntao/Real-ESRGAN/releases/download"
@@ -259,33 +257,3 @@ def at_hand(name: str) -> Path | None:
     """The file of an official model that is on this machine, unchecked; None where it would be downloaded."""
     file = _packaged(MODELS[name]) or cache_dir() / f"{name}.pth"
     return file if file.is_file() else None
-
-
-def _list() -> None:
-    for name, entry in MODELS.items():
-        print(f"{name:30} x{entry.scale}  {at_hand(name) or f'not here yet: {_url(name)}'}")
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="weights.py", description=__doc__.split("\n")[0])
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--list", action="store_true", help="the models by name and where each is")
-    what.add_argument("--fetch", metavar="NAME", help="download a model, or check the one that is here")
-    options = parser.parse_args(arguments)
-    try:
-        if options.list:
-            _list()
-        else:
-            names = [DENOISE_MODEL, DENOISE_TWIN] if options.fetch == DENOISE_MODEL else [options.fetch]
-            for name in names:
-                found = locate(name)
-                print(f"{found.files[0]}  SHA-256 {found.sums[0]}")
-    except UpscaleError as error:
-        print(f"weights: error: {error}", file=sys.stderr)
-        return error.exit_status
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

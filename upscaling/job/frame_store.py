@@ -10,8 +10,8 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.frames import pixel_formats
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
-from upscaling.frames.settings import PictureSettings
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
 from upscaling.job.work_dir import Job

@@ -3,13 +3,13 @@
 Standard library only, so that a wrong word is told at once.
 """
 
-import difflib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import did_you_mean
 
 UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 NAMED_SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160),
@@ -176,9 +176,3 @@ def one_of(*words: str) -> Callable[[str], str]:
         return text
 
     return parse
-
-
-def did_you_mean(wrong: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` with the nearest of the known words; empty where none is near."""
-    near = difflib.get_close_matches(wrong, known, 1)
-    return f"; did you mean {near[0]}?" if near else ""

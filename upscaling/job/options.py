@@ -24,7 +24,6 @@ from upscaling.job.notation import (
 
 TWICE = Scale(Fraction(2))
 MAX_WORKERS = 64
-MAX_SLURM_WORKERS = 1001  # tasks of an array: MaxArraySize of slurm.conf where nobody changed it
 MAX_BATCH = 256  # frames
 MIN_PATCH, MAX_PATCH = 32, 8192  # pixels
 
@@ -44,9 +43,6 @@ class Options:
     patch_size: int = 256
     segment_of: tuple[int, int] | None = None
     join_segments: int | None = None
-    slurm: bool = False
-    slurm_workers: int = 6
-    sbatch: str = ""
     device: str = "auto"
     precision: str = "auto"
     compile: bool = False
@@ -84,7 +80,6 @@ CHECKS: dict[str, Callable[[str], object]] = {
     "workers": whole(1, MAX_WORKERS),
     "segment_of": parse_part,
     "join_segments": whole(2, MAX_PARTS),
-    "slurm_workers": whole(1, MAX_SLURM_WORKERS),
     "batch_size": whole(1, MAX_BATCH),
     "patch_size": whole(MIN_PATCH, MAX_PATCH, 0),
     "precision": one_of("auto", "fp32", "bf16", "fp16"),

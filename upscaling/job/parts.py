@@ -15,9 +15,10 @@ from pathlib import Path
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import replace_file
 from upscaling.decode.reader import Reader
+from upscaling.job.fingerprint import differences
 from upscaling.job.notation import FrameRange
 from upscaling.job.options import Options
-from upscaling.job.work_dir import Job, differences
+from upscaling.job.work_dir import Job
 
 COMPLETE = "complete.json"  # in a part's work directory, once all its frames are in segments
 

@@ -20,7 +20,7 @@ import numpy as np
 from upscaling.common.errors import Stopped
 from upscaling.decode.probe import VideoError
 from upscaling.frames import pixel_formats
-from upscaling.frames.settings import LANCZOS
+from upscaling.inference.settings import LANCZOS
 from upscaling.job.frame_store import FrameStore
 from upscaling.job.plan import Plan
 from upscaling.job.segments import OpenSegment, finish
@@ -224,8 +224,8 @@ class Pipeline:
 
         Only where a network runs on a CPU: there the last batches are long, and small ones cost nothing more.
         """
-        total, options, models = self.plan.info.frame_count, self.plan.options, self.plan.models
-        if not total or options.slurm or models[0].model == LANCZOS or any(m.device != "cpu" for m in models):
+        total, models = self.plan.info.frame_count, self.plan.models
+        if not total or models[0].model == LANCZOS or any(m.device != "cpu" for m in models):
             return self.plan.batch_size
         left = total - dealt
         if left < -self.plan.batch_size * len(models):

@@ -1,23 +1,26 @@
 """What a run would do: every input and option checked, nothing touched."""
 
 import os
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from upscaling.cluster import slurm
-from upscaling.common.devices import choose_devices, core_share, cuda_device_count
 from upscaling.common.errors import InputError
+from upscaling.common.system import available_memory, choose_devices, core_share, cuda_device_count
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import keeps_alpha
 from upscaling.encode.muxer import check_container
 from upscaling.encode.segment_writer import FALLBACK_RATE, EncodeSettings, encode_settings
 from upscaling.frames import image_files
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.frame_files import as_stored, check_frame_format
-from upscaling.frames.image_files import PictureTarget
 from upscaling.frames.pixel_formats import FORMATS, frame_bytes
-from upscaling.frames.settings import LANCZOS, ModelSettings, PictureSettings
 from upscaling.inference import weights
+from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.job import images
+from upscaling.job.checks import check_paths, picture_target, work_directory
+from upscaling.job.fingerprint import identity
+from upscaling.job.images import PictureTarget
 from upscaling.job.ledger import SegmentRecord
 from upscaling.job.notation import FrameRange
 from upscaling.job.options import Options
@@ -73,9 +76,6 @@ class Plan:
 
 def make_plan(options: Options) -> Plan:
     """Check everything that can be checked before the first byte is written; InputError says what is wrong."""
-    if options.slurm:
-        slurm.check(options.sbatch)
-        options = replace(options, workers=options.slurm_workers)
     if options.segment_of is not None:
         options = part_options(options)
     target = picture_target(options)
@@ -93,7 +93,7 @@ def make_plan(options: Options) -> Plan:
     width, height = options.scale.size(info.width, info.height)
     if target:
         encoding = target.settings(info, width, height)
-        warnings = image_files.check_formats(target, info)
+        warnings = images.check_formats(target, info)
     else:
         encoding = encode_settings(
             info, output, width, height,
@@ -120,26 +120,14 @@ def picture_settings(info: VideoInfo, encoding: EncodeSettings, width: int, heig
     )  # fmt: skip
 
 
-def picture_target(options: Options) -> PictureTarget | None:
-    """Where the result is pictures by the output's name; InputError for options that only videos have."""
-    if not image_files.is_picture(options.output):
-        return None
-    for name in ("crf", "preset", "pix_fmt"):
-        if getattr(options, name) is not None:
-            raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
-    if options.codec != "auto":
-        raise InputError(f"--codec is for videos; {options.output.name} is a picture")
-    return PictureTarget(options.output.absolute(), image_files.is_pattern(options.output))
-
-
 def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> VideoSource | PictureSource:
     """What the frames are taken from, by the input's name."""
     path, part = options.input, options.frames or options.time
     pictures = None
-    if image_files.is_pattern(path):
-        pictures = image_files.files_of_pattern(path)
+    if images.is_pattern(path):
+        pictures = images.files_of_pattern(path)
     elif path.is_dir():
-        pictures = image_files.numbered_pictures(path)
+        pictures = images.numbered_pictures(path)
     elif image_files.is_picture(path):
         pictures = ((1, path),)
     one = isinstance(part, FrameRange) and part.first == part.last
@@ -155,77 +143,19 @@ def frame_source(options: Options, target: PictureTarget | None, keep_alpha: boo
     return video_source(path, part, options.deinterlace, keep_alpha)
 
 
-def check_paths(options: Options, target: PictureTarget | None) -> Path:
-    """The absolute output path; InputError where the input or the output can't be what they are said to be."""
-    source, output = options.input, options.output
-    if options.frames and options.time:
-        raise InputError("choose --frames or --time, not both")
-    if not image_files.is_pattern(source):
-        check_input(source)
-    if output.is_dir():
-        raise InputError(f"{output} is a directory; name a file in it")
-    if options.compare is not None and not image_files.is_picture(options.compare):
-        raise InputError(f"--compare {options.compare} is not the name of a picture; choose compare.png")
-    if options.compare is not None and not options.compare.absolute().parent.is_dir():
-        raise InputError(f"the directory of --compare {options.compare} does not exist; make it first")
-    folder = output.absolute().parent
-    if target and target.pattern and not folder.exists():
-        folder = folder.parent  # the pictures' own directory is made
-    if not folder.is_dir():
-        raise InputError(f"the output's directory {folder} does not exist; make it first")
-    if not os.access(folder, os.W_OK):
-        raise InputError(f"the output's directory {folder} may not be written to by this user")
-    if output.exists() and not output.is_file():
-        raise InputError(f"{output} is there and is no regular file; name another output")
-    same = output.absolute() == source.absolute()  # also where they are patterns
-    if same or (output.exists() and source.exists() and os.path.samefile(source, output)):
-        raise InputError(f"{output} is the input itself; name another output")
-    return output.absolute()
-
-
-def check_input(source: Path) -> None:
-    """InputError where the input is not there, can't be read, or is empty."""
-    if not source.exists():
-        raise InputError(f"{source}: no such file")
-    if not os.access(source, os.R_OK):
-        raise InputError(f"{source} may not be read by this user")
-    if source.is_file() and source.stat().st_size == 0:
-        raise InputError(f"{source} is empty")
-
-
-def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
-    """OUTPUT.work beside the output, or inside --work-dir; numbered pictures' is beside their directory."""
-    place = output.parent if target and target.pattern else output
-    if options.work_dir is None:
-        return place.with_name(place.name + ".work")
-    if not options.work_dir.is_dir():
-        raise InputError(f"--work-dir {options.work_dir} does not exist; make it first")
-    return options.work_dir.absolute() / (place.name + ".work")
-
-
 def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     """The settings of each worker: its device, and its share of the cores where that is the CPU."""
-    if options.slurm:  # each task takes the device that it sees
-        devices = [slurm_device(options.device)] * workers
-    else:
-        devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
+    devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
     named = options.model == LANCZOS or options.model in weights.MODELS
     model = options.model if named else str(Path(options.model).absolute())
     return tuple(
         ModelSettings(
             model, device, options.precision, options.patch_size, options.batch_size, core_share(workers),
             options.denoise, options.strength, options.compile,
-            sharers=1 if options.slurm else devices.count(device),  # what a task may take is Slurm's to say
+            sharers=devices.count(device),
         )
         for device in devices
     )  # fmt: skip
-
-
-def slurm_device(device: str) -> str:
-    """--device for tasks of Slurm: the scheduler says which GPU a task has; InputError for a number."""
-    if device not in ("auto", "cpu", "cuda"):
-        raise InputError(f"--device {device}: with --slurm choose auto, cpu or cuda; Slurm gives each task its GPU")
-    return device
 
 
 def window_frames(options: Options, picture: PictureSettings, work_dir: Path) -> tuple[int, int]:
@@ -239,7 +169,7 @@ def window_frames(options: Options, picture: PictureSettings, work_dir: Path) ->
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     space = min(disk, options.work_space if options.work_space is not None else disk, available_memory() // 2)
     size = options.batch_size
-    if options.model == LANCZOS and not options.slurm:
+    if options.model == LANCZOS:
         size = max(1, min(size, LANCZOS_BATCH_BYTES // max(1, one)))
     wanted = options.workers * size * WINDOW_BATCHES
     window = min(wanted, space // one) if one else wanted
@@ -249,49 +179,3 @@ def window_frames(options: Options, picture: PictureSettings, work_dir: Path) ->
             f"least, there are {max(0, space) / 2**20:.0f} MiB in {place}; free some or choose another --work-dir"
         )
     return max(1, min(size, window // 2)), window
-
-
-def available_memory() -> int:
-    """Bytes of memory that new work may take without swapping (MemAvailable of proc(5))."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 1 << 62
-
-
-def identity(
-    options: Options,
-    source: VideoSource | PictureSource,
-    encoding: EncodeSettings,
-    picture: PictureSettings,
-    found: weights.Weights | None,
-) -> dict:
-    """The input and every parameter that changes the result, as JSON has them."""
-    return {
-        **source.identity(),
-        "frames": source.info.identity(),
-        "picture": asdict(picture),
-        "frame_format": options.frame_format,
-        "model": model_identity(options, found),
-        "encoding": encoding.identity(),
-    }
-
-
-def model_identity(options: Options, found: weights.Weights | None) -> dict:
-    """What the frames' upscaling depends on, as JSON has it."""
-    return {
-        "sha256": list(found.sums) if found else LANCZOS,
-        "blend": found.blend if found else None,
-        "strength": options.strength,
-        "precision": options.precision,
-        "device": options.device.partition(":")[0],
-        "patch_size": options.patch_size,
-    }
-
-
-def parameters(options: Options) -> dict:
-    """Everything asked for that changes a result, whatever the input, as JSON has it; for folders."""
-    found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format")
-    return {"model": model_identity(options, found)} | {name: str(getattr(options, name)) for name in names}

@@ -22,7 +22,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     --keep-work says otherwise.
     """
     count = options.join_segments
-    alone = replace(options, join_segments=None, slurm=False, restart=False)
+    alone = replace(options, join_segments=None, restart=False)
     whole = make_plan(alone)
     plans = [make_plan(replace(alone, segment_of=(number, count))) for number in range(1, count + 1)]
     for number, plan in enumerate(plans, 1):

@@ -10,10 +10,10 @@ from fractions import Fraction
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.files import file_identity
 from upscaling.decode.decoder import DecodedFrame, Decoder
 from upscaling.decode.probe import VideoError, VideoInfo, probe
 from upscaling.job.notation import FrameRange, TimeRange, round_half_up
-from upscaling.job.work_dir import input_identity
 
 DEFAULT_RATE = Fraction(25)  # frames/s of numbered pictures, as FFmpeg has it
 
@@ -41,7 +41,7 @@ class VideoSource:
     def identity(self) -> dict:
         """What tells this input from others, as JSON has it."""
         part = None if self.part is None else [str(value) for value in vars(self.part).values()]
-        return {"input": input_identity(self.info.path), "part": part}
+        return {"input": file_identity(self.info.path), "part": part}
 
 
 class PartDecoder:
@@ -110,7 +110,7 @@ class PictureSource:
     def identity(self) -> dict:
         """One file's as a video's; of many the names, sizes and modification times."""
         if len(self.files) == 1:
-            return {"input": input_identity(self.files[0]), "part": None}
+            return {"input": file_identity(self.files[0]), "part": None}
         digest = hashlib.sha256()
         for path in self.files:
             about = path.stat()

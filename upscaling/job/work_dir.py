@@ -5,7 +5,6 @@
       lock          flock'd for as long as the main process lives; holds its pid
       ledger.jsonl  a line for each closed segment; each line carries its own CRC-32
       input_frames/ output_frames/ manifests/ status/ segments/ logs/
-      queue/ claims/ results/ tasks/      with --slurm: claims.py
 
 The ledger (ledger.py) is only ever appended to, and fsynced after a segment was. Every worker holds the directory
 itself by a shared flock while it may write there: a run that finds the job's main process gone waits for its
@@ -24,8 +23,6 @@ import struct
 import time
 from pathlib import Path
 
-from upscaling.cluster.claims import FOLDERS as CLUSTER_FOLDERS
-from upscaling.cluster.slurm import end_earlier_tasks
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import (
     file_sha256,
@@ -36,13 +33,13 @@ from upscaling.common.files import (
     sync_directory,
     write_all,
 )
+from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 
 VERSION = 1
 BUSY = "another run (pid {}) is at work on this output; wait for it or stop it"
 OPEN_TRIES = 5
 WORKER_SECONDS = 10.0  # for the workers of a main process that was killed to end
-HASHED_ENDS = 1 << 20  # bytes at each end of the input that identify it
 FOLDERS = {
     "input_frames": r"frame_[0-9]+\.(npy|png)(\.tmp)?",
     "output_frames": r"frame_[0-9]+\.(npy|png)(\.[0-9]+)?(\.tmp)?",
@@ -54,28 +51,6 @@ FOLDERS = {
 JOINED = r"joined\.[a-z0-9]{1,8}"
 SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
 OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json)(\.tmp)?|{JOINED}|{SOCKET}"
-
-
-def input_identity(path: Path) -> dict:
-    """Size, modification time (ns) and SHA-256 of the first and last MiB of a file."""
-    with path.open("rb") as file:
-        info = os.fstat(file.fileno())
-        digest = hashlib.sha256(file.read(HASHED_ENDS))
-        file.seek(max(0, info.st_size - HASHED_ENDS))
-        digest.update(file.read(HASHED_ENDS))
-    return {"size": info.st_size, "mtime_ns": info.st_mtime_ns, "sha256_of_ends": digest.hexdigest()}
-
-
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Names of the entries in which two identities differ, dotted."""
-    names = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(f"{prefix}{key}")
-    return names
 
 
 class Job:
@@ -117,7 +92,6 @@ class Job:
                 if not left:
                     raise
         self._wait_for_workers()
-        end_earlier_tasks(self.directory)
         self._load(identity, output, restart)
 
     def _make_directory(self) -> None:
@@ -131,7 +105,7 @@ class Job:
             entries = set(os.listdir(self.directory))
         except FileNotFoundError:
             entries = set()
-        own = re.compile(f"{OWN_FILES}|lock|{'|'.join((*FOLDERS, *CLUSTER_FOLDERS))}")
+        own = re.compile(f"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
         if foreign := sorted(name for name in entries if not own.fullmatch(name)):
             raise InputError(
                 f"{self.directory} is not a work directory of this program: it holds {foreign[0]!r}; "
@@ -264,7 +238,7 @@ class Job:
         remove_files(self.directory, ".", JOINED)
 
     def _remove_contents(self, keep_segments: bool) -> None:
-        for name, pattern in (FOLDERS | CLUSTER_FOLDERS).items():
+        for name, pattern in FOLDERS.items():
             if name != "segments" or not keep_segments:
                 remove_files(self.directory, name, pattern)
         remove_files(self.directory, ".", OWN_FILES if not keep_segments else f"{JOINED}|{SOCKET}")
@@ -272,7 +246,7 @@ class Job:
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""
         self._remove_contents(keep_segments=False)
-        for name in (*FOLDERS, *CLUSTER_FOLDERS):
+        for name in FOLDERS:
             remove_empty(self.directory / name)
         remove_files(self.directory, ".", "lock")  # last, and still held: nobody else can be in between
         return remove_empty(self.directory)

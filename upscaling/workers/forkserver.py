@@ -17,6 +17,7 @@ import signal
 import threading
 from collections.abc import Callable, Sequence
 from multiprocessing import connection, forkserver, parent_process, resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -38,7 +39,7 @@ class ProcessStarter:
         self._socket = -1
         self.context.set_forkserver_preload(list(modules))
 
-    def start(self, target: Callable, args: tuple, name: str) -> multiprocessing.process.BaseProcess:
+    def start(self, target: Callable, args: tuple, name: str) -> BaseProcess:
         """A running daemon process; the server is started first, or again where it was killed."""
         for left in reversed(range(START_TRIES)):
             process = self.context.Process(target=target, args=args, name=name, daemon=True)
@@ -101,7 +102,7 @@ class ProcessStarter:
             self._stop_server()
 
 
-def end_process(process: multiprocessing.process.BaseProcess) -> None:
+def end_process(process: BaseProcess) -> None:
     """SIGKILL a process and let go of it; whatever it does at that moment."""
     process.kill()
     process.join(JOIN_SECONDS)

@@ -8,11 +8,8 @@ DIR/output_frames, and prints the path of each manifest. `python worker.py MANIF
 Standard library only: a manifest can be written and read on a machine that has nothing else.
 """
 
-import argparse
-import ast
 import os
 import re
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -306,109 +303,3 @@ class _Headers:
         if root is not None and not directory.is_relative_to(root):
             raise self.error(name, f"outside {root}")
         return directory
-
-
-# The command
-
-
-def npy_header(path: Path) -> tuple[tuple[int, ...], str]:
-    """(shape, dtype string) of an `.npy` file, read without numpy; the format is NumPy's NEP 1."""
-    with path.open("rb") as file:
-        start = file.read(10)
-        if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
-            raise ManifestError(f"{path}: not an .npy file")
-        length = int.from_bytes(start[8:10] + (file.read(2) if start[6] > 1 else b""), "little")
-        try:
-            header = ast.literal_eval(file.read(min(length, 1 << 16)).decode("latin-1").strip())
-            return tuple(header["shape"]), str(header["descr"])
-        except (ValueError, SyntaxError, KeyError, TypeError) as error:
-            raise ManifestError(f"{path}: its .npy header is damaged") from error
-
-
-def guess_pixel_format(path: Path) -> str:
-    """The pixel format that a frame file's kind, shape and dtype speak for; `rgb24` for a PNG."""
-    if path.suffix == ".png":
-        return "rgb24"
-    shape, dtype = npy_header(path)
-    deep = dtype.endswith("u2")
-    if not deep and not dtype.endswith("u1"):
-        raise ManifestError(f"{path}: samples are {dtype}, frames hold uint8 or uint16")
-    if len(shape) == 3 and shape[2] in (3, 4):
-        return {3: ("rgb24", "rgb48le"), 4: ("rgba", "rgba64le")}[shape[2]][deep]
-    if len(shape) == 3 and shape[0] == 3:
-        return ("yuv444p", "yuv444p16le")[deep]
-    if len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0 and not deep:
-        return "yuv420p"
-    raise ManifestError(f"{path}: shape {shape} fits several pixel formats; name it with --pixel-format")
-
-
-def frame_names(directory: Path) -> list[str]:
-    """The plain frame files of a directory, in the order of their numbers."""
-    try:
-        names = [name for name in os.listdir(directory) if FRAME_NAME.fullmatch(name)]
-    except OSError as error:
-        raise ManifestError(f"{directory}: {error.strerror}") from error
-    if not names:
-        raise ManifestError(f"{directory}: holds no frame_000001.npy or frame_000001.png")
-    if len({name.rsplit(".", 1)[1] for name in names}) > 1:
-        raise ManifestError(f"{directory}: holds .npy and .png frames; keep one kind")
-    return sorted(names, key=lambda name: int(FRAME_NAME.fullmatch(name)[1]))
-
-
-def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size: int, scale: Fraction,
-                    patch_size: int = 256, pixel_format: str = "", colour: str = "") -> list[Path]:  # fmt: skip
-    """Write the manifests of a whole directory of frames, one a worker; returns their paths.
-
-    `colour` is "MATRIX limited" or "MATRIX full"; without it BT.709 limited for YUV, full for RGB.
-    """
-    names = frame_names(frames_dir)
-    pixel_format = pixel_format or guess_pixel_format(frames_dir / names[0])
-    colour = colour or ("gbr full" if pixel_format.startswith("rgb") else "bt709 limited")
-    folders = output_dir / "manifests", output_dir / "output_frames"
-    for folder in folders:
-        folder.mkdir(parents=True, exist_ok=True)
-    paths = []
-    for worker, batches in enumerate(deal(names, batch_size, workers)):
-        manifest = Manifest(worker, frames_dir, folders[1], scale, batch_size, patch_size, pixel_format, colour,
-                            len(names), batches)  # fmt: skip
-        paths.append(write_manifest(manifest, folders[0] / f"worker_{worker}_manifest.txt"))
-    return paths
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="manifest.py", description="Write the manifests of a whole directory of frames, one a worker."
-    )
-    parser.add_argument("frames_dir", metavar="FRAMES_DIR", type=Path, help="holds frame_000001.npy (or .png) onwards")
-    parser.add_argument("--output-dir", type=Path, required=True, help="gets manifests/ and output_frames/")
-    parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=8, help="frames")
-    parser.add_argument("--patch-size", type=int, default=256, help="pixels; 0: whole frames")
-    parser.add_argument("--scale", default="2")
-    parser.add_argument("--pixel-format", default="", help="where the frames' shape does not tell, e.g. yuv420p10le")
-    parser.add_argument("--colour", default="", help="e.g. 'bt709 limited' (the default for YUV) or 'smpte170m full'")
-    return parser.parse_args(argv)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python manifest.py FRAMES_DIR --output-dir DIR`; exit status 0, or 2 with one line."""
-    args = _arguments(argv)
-    try:
-        for name, value, low, high in (
-            ("--workers", args.workers, 1, 1024),
-            ("--batch-size", args.batch_size, 1, 1024),
-            ("--patch-size", args.patch_size, 0, MAX_SIDE),
-        ):
-            if not low <= value <= high:
-                raise ManifestError(f"{name} {value}: choose from {low} to {high}")
-        if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", args.scale, re.ASCII) or not 1 <= Fraction(args.scale) <= 8:
-            raise ManifestError(f"--scale {args.scale}: not a number from 1 to 8")
-        paths = write_directory(
-            args.frames_dir.absolute(), args.output_dir.absolute(), args.workers, args.batch_size,
-            Fraction(args.scale), args.patch_size, args.pixel_format, args.colour,
-        )  # fmt: skip
-    except (ManifestError, OSError) as error:
-        print(f"manifest: error: {error}", file=sys.stderr)
-        return 2
-    print("\n".join(str(path) for path in paths))
-    return 0

@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.frames.settings import LANCZOS, ModelSettings
+from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.workers import status
 from upscaling.workers.forkserver import ProcessStarter, end_process
 

@@ -4,9 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from upscaling.cluster import slurm
-from upscaling.cluster.slurm_crew import SlurmCrew
-from upscaling.job.plan import Plan
+from upscaling.inference.settings import ModelSettings
 from upscaling.workers.pool import Crew
 from upscaling.workers.worker import run_worker
 
@@ -21,22 +19,12 @@ class Crews:
         self._models: tuple = ()
 
     @contextmanager
-    def lend(self, plan: Plan, directory: Path) -> Iterator[Crew | SlurmCrew]:
-        """A started crew for a plan's job, whose directory is `directory`; kept for the next one if all goes well."""
-        if plan.options.slurm:  # its tasks serve one job's directory
-            crew = SlurmCrew(
-                plan.models, directory, plan.options.stall_timeout, plan.output.name, slurm.check(plan.options.sbatch)
-            )
-            crew.start()
-            try:
-                yield crew
-            finally:
-                crew.stop()
-            return
-        if self._crew is not None and not fits(self._models, plan.models):
+    def lend(self, models: tuple[ModelSettings, ...], stall_timeout: float, directory: Path) -> Iterator[Crew]:
+        """A started crew of a worker for each of `models`, which logs in a job's `directory`; kept if all goes well."""
+        if self._crew is not None and not fits(self._models, models):
             self._stop()
         if self._crew is None:
-            self._crew, self._models = Crew(plan.models, run_worker, directory, plan.options.stall_timeout), plan.models
+            self._crew, self._models = Crew(models, run_worker, directory, stall_timeout), models
         try:
             self._crew.move(directory)
             self._crew.start()

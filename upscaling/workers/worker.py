@@ -1,7 +1,6 @@
 """A worker's whole life: the process that upscales frames, manifest after manifest.
 
     python worker.py MANIFEST          # one manifest by itself
-    python worker.py --job WORK_DIR    # a task of a job started with --slurm: task.py takes the place of the pipes
 
     main process                              worker process (this file)
       tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
@@ -15,7 +14,6 @@ may not meet ("failed") it ends too, because a device may be unusable from then 
 would meet ("fatal", or "unusable" for the model itself) the main process ends the run.
 """
 
-import argparse
 import faulthandler
 import fcntl
 import logging
@@ -24,21 +22,20 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 
-from upscaling.cluster.claims import SEEN_SECONDS
-from upscaling.cluster.task import serve_job
-from upscaling.common.allocator import steady_malloc
 from upscaling.common.errors import UpscaleError, full_disk
+from upscaling.common.system import steady_malloc
 from upscaling.frames import pixel_formats
+from upscaling.frames.conversion import PictureSettings
 from upscaling.frames.frame_files import read_frame, write_frame
-from upscaling.frames.settings import ModelSettings, PictureSettings
 from upscaling.inference.engine import make_upscaler
+from upscaling.inference.settings import ModelSettings
 from upscaling.workers import manifest as manifests
 from upscaling.workers import status
 from upscaling.workers.forkserver import tie_to_main
@@ -250,78 +247,3 @@ def picture_settings(work: Manifest, first: np.ndarray) -> PictureSettings:
 def scaled(side: int, scale: Fraction) -> int:
     """A side in pixels times the scale, rounded to the nearest, halves up; at least 1."""
     return max(1, int(side * scale + Fraction(1, 2)))
-
-
-# The command
-
-
-class _Console:
-    """Takes the place of the results pipe when a manifest is run by itself."""
-
-    def send(self, message: tuple) -> None:
-        if message[0] == "batch":
-            print(f"worker: batch {message[2]} done", file=sys.stderr)
-
-
-class _One:
-    """Takes the place of the tasks pipe when a manifest is run by itself."""
-
-    def __init__(self, path: str):
-        self.paths = [path]
-
-    def poll(self) -> bool:
-        return bool(self.paths)
-
-    def recv(self) -> str:
-        if not self.paths:
-            raise EOFError
-        return self.paths.pop()
-
-
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
-    parser.add_argument("manifest", metavar="MANIFEST", nargs="?", help="as manifest.py writes them")
-    parser.add_argument("--job", metavar="WORK_DIR", type=Path, help="serve a job started with --slurm, until its end")
-    parser.add_argument("--token", default="", help="with --job: what must lie in WORK_DIR, or it is another one")
-    parser.add_argument("--seen", type=float, default=SEEN_SECONDS, help="seconds that shared storage may lag behind")
-    parser.add_argument("--model", default=ModelSettings.model, help="name or file")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
-    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
-    args = parser.parse_args(argv)
-    if (args.manifest is None) == (args.job is None):
-        parser.error("name a MANIFEST, or a job's directory with --job")
-    return args
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
-    args = _arguments(argv)
-    if args.job is not None:
-        return serve_job(args.job.absolute(), args.token, args.seen, Worker)
-    try:
-        work = manifests.read_manifest(args.manifest)
-        work.output_dir.mkdir(parents=True, exist_ok=True)
-        device = args.device
-        if device == "auto":
-            import torch
-
-            device = "cuda:0" if torch.cuda.is_available() else "cpu"
-        settings = ModelSettings(
-            args.model, device, args.precision, work.patch_size, work.batch_size,
-            args.threads or len(os.sched_getaffinity(0)),
-        )  # fmt: skip
-        row = np.zeros(1, status.row_dtype())[0]
-        worker = Worker(work.worker, row, _One(args.manifest), _Console(), settings, in_job=False)
-        worker.load()
-    except (UpscaleError, ManifestError) as error:
-        print(f"worker: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        worker.serve()
-    except EOFError:
-        print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
-        return 0
-    except Exception as error:
-        print(f"worker: error: {one_line(error)}", file=sys.stderr)
-        return 1

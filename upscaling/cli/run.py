@@ -1,0 +1,197 @@
+"""One job, from its options to its output in place; and the Python function."""
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from upscaling.cli.signals import Signals
+from upscaling.common.errors import InputError, Stopped
+from upscaling.job.notation import FrameRange, Scale, TimeRange
+from upscaling.job.options import Options, make_options
+
+# Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
+if TYPE_CHECKING:
+    from upscaling.cli.progress import Progress
+    from upscaling.job.pipeline import Tally
+    from upscaling.job.plan import Plan
+    from upscaling.job.work_dir import Job
+    from upscaling.workers.pool import Crew
+    from upscaling.workers.pool_cache import Crews
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run did: frames of the result, seconds that it took, the output, and the warnings it gave."""
+
+    output: Path
+    frames: int
+    seconds: float
+    warnings: tuple[str, ...] = ()
+    skipped: bool = False  # no_clobber, and the output was there
+    frames_per_second: float = 0.0  # of this run: frames that an earlier one had done are not counted
+    held_frames: int = 0  # frames equal to the one before, which no worker saw
+    restarts: int = 0  # workers that died and were replaced
+
+    def facts(self) -> dict:
+        """As Progress.done takes them; JSON-able."""
+        return {**vars(self), "output": text(self.output), "warnings": list(self.warnings)}
+
+
+def upscale_video(
+    source: str | os.PathLike[str], output: str | os.PathLike[str], scale: str | float | Fraction | Scale = 2, *,
+    model: str = Options.model, denoise: float | None = None, strength: float = Options.strength,
+    workers: int = Options.workers, batch_size: int = Options.batch_size, patch_size: int = Options.patch_size,
+    device: str = Options.device, precision: str = Options.precision, compile: bool = False,
+    codec: str = Options.codec, crf: float | None = None, preset: str | None = None, pix_fmt: str | None = None,
+    deinterlace: str = Options.deinterlace, frame_rate: str | float | Fraction | None = None,
+    frames: str | FrameRange | None = None, time: str | TimeRange | None = None,
+    compare: str | os.PathLike[str] | None = None,
+    work_dir: str | os.PathLike[str] | None = None, work_space: str | int | None = None,
+    frame_format: str = Options.frame_format, keep_work: bool = False, restart: bool = False,
+    no_clobber: bool = False, stall_timeout: float = Options.stall_timeout,
+    segment_frames: int = Options.segment_frames,
+    progress: str = "none", log_file: str | os.PathLike[str] | None = None, verbosity: int = 0,
+) -> Result:  # fmt: skip
+    """Upscale one video or picture, or numbered pictures; the keywords are the command's options.
+
+    Raises InputError (bad usage or input, nothing was touched), BusyError (another run holds this job), or
+    UpscaleError, their base (it failed: call again to resume). Worker processes are started with the method
+    "forkserver": call it from below `if __name__ == "__main__":`.
+    """
+    values = dict(locals())
+    options = make_options(input=values.pop("source"), **values)
+    from upscaling.cli.reporters import make_progress
+
+    reporter = make_progress(options.progress, options.verbosity, options.log_file)
+    try:
+        result = run(options, reporter, Signals())
+        reporter.done(**result.facts())
+        return result
+    finally:
+        reporter.finish()
+
+
+def run(options: Options, progress: "Progress", signals: Signals, crews: "Crews | None" = None) -> Result:
+    """One job, from its options to its output in place; a folder run brings a crew along."""
+    from upscaling.cli.compare import write_comparison
+    from upscaling.job.plan import make_plan
+    from upscaling.job.work_dir import Job
+    from upscaling.workers.pool_cache import Crews
+
+    if options.no_clobber and is_there(options.output):
+        progress.say(f"{text(options.output)} is there already and is left as it is (--no-clobber)")
+        return Result(options.output, 0, 0.0, skipped=True)
+    started = time.monotonic()
+    plan = make_plan(options)
+    job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
+    try:
+        with (crews or Crews()).lend(plan.models, options.stall_timeout, job.directory) as crew:
+            tally, late_warnings = upscale(plan, job, crew, progress, signals)
+        if options.compare is not None:
+            write_comparison(plan, job, options.compare)
+        for line in late_warnings:
+            progress.say(line)
+        if not options.keep_work and options.segment_of is None:
+            clean_up(job, progress, signals)
+    except BaseException as error:
+        job.remove_frames()
+        if isinstance(error, InputError) and not job.records:
+            job.remove()  # nothing was touched
+        if not isinstance(error, Stopped | InputError):
+            error.logs = job.folder("logs")  # for the error line
+        raise
+    finally:
+        progress.close()
+        job.close()
+    seconds = time.monotonic() - started
+    rate = (job.frames_done - tally.kept) / seconds
+    return Result(plan.output, job.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings), False,
+                  round(rate, 3), tally.held, tally.restarts)  # fmt: skip
+
+
+def upscale(
+    plan: "Plan", job: "Job", crew: "Crew", progress: "Progress", signals: Signals
+) -> "tuple[Tally, list[str]]":
+    """All frames through the crew's workers, and the result into place; the counts, and what to warn of."""
+    from upscaling.job.pipeline import Pipeline
+
+    progress.start(**facts(plan))
+    pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
+    with signals.flagged(pipeline):
+        announce(plan, job, progress, pipeline.check)  # the workers load while an earlier run's segments are verified
+        pipeline.run()
+        progress.close()
+        return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
+
+
+def join_segments(options: Options, progress: "Progress") -> Result:
+    """The parts that --segment-of has made, joined into the output."""
+    from upscaling.job.rejoin import join_parts
+
+    started = time.monotonic()
+    plan, frames = join_parts(options, progress.say)
+    return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
+
+
+def clean_up(job: "Job", progress: "Progress", signals: Signals) -> None:
+    """Remove the work directory of a job whose output is in place."""
+    with signals.too_late():
+        if not job.remove():
+            progress.say(f"{text(job.directory)} holds files that are not this job's, and stays")
+
+
+def is_there(output: Path) -> bool:
+    """Whether there is a result already: the file, or any of a pattern's."""
+    from upscaling.job.images import files_of_pattern, is_pattern
+
+    try:
+        return bool(files_of_pattern(output)) if is_pattern(output) else output.exists()
+    except InputError:
+        return False
+
+
+def announce(plan: "Plan", job: "Job", progress: "Progress", check: Callable[[], None]) -> None:
+    """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
+    from upscaling.common.text import many
+    from upscaling.job.segments import verify
+
+    if job.afresh:
+        progress.say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
+    elif job.records:
+        verify(job, progress.say, check)
+        total = plan.info.frame_count
+        to_do = f"about {max(0, total - job.frames_done)}" if total else "an unknown number"
+        progress.say(f"resuming: {job.frames_done} frames kept, {to_do} to do")
+    window = min(plan.window, plan.info.frame_count or plan.window)
+    megabytes = window * plan.frame_bytes / 2**20
+    progress.say(f"up to {many(window, 'frame')} at a time in {text(job.directory)}: {megabytes:.1f} MiB")
+    encoding = plan.encoding
+    progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
+    progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
+    for line in plan.warnings:
+        progress.say(line)
+
+
+def facts(plan: "Plan") -> dict:
+    """What progress.start is told of a run; JSON-able."""
+    picture, options = plan.picture, plan.options
+    return {
+        "input": text(options.input),
+        "output": text(plan.output),
+        "frames": plan.info.frame_count,
+        "input_size": f"{picture.width}x{picture.height}",
+        "output_size": f"{picture.out_width}x{picture.out_height}",
+        "model": text(options.model),
+        "codec": plan.target.extension if plan.target else plan.encoding.codec,
+        "workers": len(plan.models),
+        "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
+    }
+
+
+def text(path: str | os.PathLike[str]) -> str:
+    """A path that can be printed: bytes that are no UTF-8 as replacement characters."""
+    return os.fsencode(path).decode("utf-8", "replace")
