@@ -126,14 +126,14 @@ def best_bare_settings(width: int, height: int, seconds: float) -> tuple[int, in
 def _bare(width: int, height: int, seconds: float, threads: int, start, rates) -> None:
     import torch
 
-    from upscaling.common.system import steady_malloc
+    from upscaling.common.system import retain_freed_memory
     from upscaling.inference.network import build
     from upscaling.inference.settings import ModelSettings
     from upscaling.inference.upscaler import DTYPES, choose_precision
     from upscaling.inference.weights import load
 
     torch.set_num_threads(threads)
-    steady_malloc()
+    retain_freed_memory()
     layout = {"dtype": DTYPES[choose_precision("auto", torch.device("cpu"))], "memory_format": torch.channels_last}
     network = build(load(ModelSettings.model), 2).module.to(**layout)
     picture = torch.rand(1, 3, height, width).to(**layout)

@@ -72,12 +72,12 @@ def run_worker(index, array, tasks, results, settings, log_folder) -> None:
         if path.name == POISON and kind == "die_before_report" and claim():
             os.kill(os.getpid(), signal.SIGKILL)  # its output lies there, but nobody was told
 
-    def make_upscaler(settings, beat):
+    def make_upscaler(settings, heartbeat):
         if kind == "no_start" and claim():
             raise RuntimeError("no device")
         if kind == "die_loading" and claim():
             os.kill(os.getpid(), signal.SIGKILL)
-        return make(settings, beat)
+        return make(settings, heartbeat)
 
     worker.read_frame, worker.write_frame, worker.make_upscaler = read_frame, write_frame, make_upscaler
     real_run_worker(index, array, tasks, results, settings, log_folder)

@@ -86,8 +86,8 @@ def sound() -> np.ndarray:
     time = np.arange(SAMPLE_RATE * SECONDS) / SAMPLE_RATE
     noise = np.random.default_rng(8).standard_normal(time.size)
     wind = np.convolve(noise, np.ones(80) / 80, "same") * (0.25 + 0.1 * np.sin(2 * np.pi * 0.7 * time))
-    beat = (time * 4) % 1  # four hoof beats a second
-    hoof = np.sin(2 * np.pi * 90 * time) * np.exp(-beat * 22) * 0.5
+    heartbeat = (time * 4) % 1  # four hoof beats a second
+    hoof = np.sin(2 * np.pi * 90 * time) * np.exp(-heartbeat * 22) * 0.5
     return np.clip(wind + hoof, -1, 1).astype(np.float32)[None]
 
 

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from upscaling.frames import conversion as pictures
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.pixel_formats import FORMATS, planes
 from upscaling.frames.yuv import to_rgb
 from upscaling.inference import torch_engine
@@ -19,14 +19,14 @@ from upscaling.inference.engine import distinct, make_upscaler
 from upscaling.inference.settings import LANCZOS, ModelSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = PictureSettings(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")
+BASE = FrameConversion(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")
 
 
 class Doubler:
     """In place of model.Upscaler where the test is about what lies around the network: bicubic, clipped to [0, 1]."""
 
-    def __init__(self, settings, beat):
-        self.beat, self.frames = beat, []
+    def __init__(self, settings, heartbeat):
+        self.heartbeat, self.frames = heartbeat, []
         self.computed = self.reused = 0
 
     def forget(self):
@@ -38,7 +38,7 @@ class Doubler:
     def __call__(self, rgb, width, height):
         assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.dtype == torch.float32
         self.frames.append(len(rgb))
-        self.beat()
+        self.heartbeat()
         if rgb.shape[-2:] == (height, width):
             return rgb.clone()
         return F.interpolate(rgb, (height, width), mode="bicubic", align_corners=False).clamp(0, 1)
@@ -241,7 +241,7 @@ def test_lanczos_needs_no_torch():
         "from upscaling.inference.engine import make_upscaler\n"
         "from upscaling.frames.settings import *\n"
         "u = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)\n"
-        "p = PictureSettings(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
+        "p = FrameConversion(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
         "u.submit([np.full(24, 90, np.uint8)], p)\n"
         "assert (u.collect()[0] == 90).all()\n"
         "assert not {'torch', 'cv2'} & set(sys.modules)\n"

@@ -15,7 +15,7 @@ from upscaling.common.errors import InputError
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers.forkserver import tie_to_main
 from upscaling.workers.manifest import Manifest, write_manifest
-from upscaling.workers.pool import BatchDone, Crew, Work, WorkerError, WorkerLost
+from upscaling.workers.pool import BatchDone, Work, WorkerError, WorkerLost, WorkerPool
 from upscaling.workers.worker import run_worker
 
 
@@ -23,20 +23,20 @@ class Workers:
     """A crew with a target of this file, driven until a condition holds."""
 
     def __init__(self, target, scratch, count=2, stall_timeout=30.0):
-        self.crew = Crew([ModelSettings("lanczos")] * count, target, scratch, stall_timeout)
+        self.pool = WorkerPool([ModelSettings("lanczos")] * count, target, scratch, stall_timeout)
         self.done: list[str] = []
         self.lost: list[WorkerLost] = []
-        self.crew.start()
+        self.pool.start()
 
     def give(self, *names: str) -> None:
         for name in names:
-            self.crew.give(Work(Path(name), f"frames of {name}"))
+            self.pool.give(Work(Path(name), f"frames of {name}"))
 
     def until(self, condition) -> None:
         deadline = time.monotonic() + 60
         while not condition():
             assert time.monotonic() < deadline, (self.done, self.lost)
-            for event in self.crew.wait(0.1):
+            for event in self.pool.wait(0.1):
                 if isinstance(event, BatchDone):
                     self.done.append(str(event.path))
                 else:
@@ -53,7 +53,7 @@ def workers(tmp_path):
 
     yield make
     for one in made:
-        one.crew.stop()
+        one.pool.stop()
     assert list(tmp_path.iterdir()) == []  # not even the fork server's socket
 
 
@@ -152,87 +152,87 @@ def hangs_in_c(index, array, tasks, results, settings, log_folder):
 
 def test_every_manifest_is_reported_once(workers):
     names = [f"m{n}" for n in range(40)]
-    crew = workers(obedient)
-    crew.give(*names)
-    crew.until(lambda: len(crew.done) == len(names))
-    assert sorted(crew.done) == sorted(names) and not crew.lost
+    pool = workers(obedient)
+    pool.give(*names)
+    pool.until(lambda: len(pool.done) == len(names))
+    assert sorted(pool.done) == sorted(names) and not pool.lost
 
 
 def test_nobody_has_more_than_two(workers):
-    crew = workers(counts_what_it_has, count=1)
-    crew.give(*"abcdefgh")
-    crew.until(lambda: crew.crew.slots[0].last_words)
-    assert crew.crew.slots[0].last_words == "failed (2 outstanding)" and len(crew.crew.backlog) == 6
+    pool = workers(counts_what_it_has, count=1)
+    pool.give(*"abcdefgh")
+    pool.until(lambda: pool.pool.slots[0].exit_reason)
+    assert pool.pool.slots[0].exit_reason == "failed (2 outstanding)" and len(pool.pool.backlog) == 6
 
 
 def test_what_a_worker_said_before_it_died_counts(workers):
     names = [f"m{n}" for n in range(8)]
-    crew = workers(dies_after_every_message)
-    crew.give(*names)
-    crew.until(lambda: len(crew.done) == len(names))
-    assert sorted(crew.done) == sorted(names)
+    pool = workers(dies_after_every_message)
+    pool.give(*names)
+    pool.until(lambda: len(pool.done) == len(names))
+    assert sorted(pool.done) == sorted(names)
 
 
 @pytest.mark.parametrize("target", [dies_in_the_middle_of_a_message, closes_its_pipe_and_stays])
 def test_half_a_message_and_a_closed_pipe_hang_nobody(workers, target):
-    crew = workers(target, count=1)
-    crew.give("a")
-    crew.until(lambda: crew.lost)
-    assert crew.lost[0].replaced and crew.lost[0].why in ("was killed by SIGKILL", "closed its pipe")
+    pool = workers(target, count=1)
+    pool.give("a")
+    pool.until(lambda: pool.lost)
+    assert pool.lost[0].replaced and pool.lost[0].why in ("was killed by SIGKILL", "closed its pipe")
     # The fresh one has it, or has died of it already and it waits for the next.
-    assert [work.path.name for work in (*crew.crew.slots[0].given, *crew.crew.backlog)] == ["a"]
+    assert [work.path.name for work in (*pool.pool.slots[0].given, *pool.pool.backlog)] == ["a"]
 
 
 def test_the_manifest_that_kills_is_named_and_no_other(workers):
-    crew = workers(has_two_in_flight_and_dies_of_poison)
-    crew.give("a", "b", "c", "poison", "d", "e", "f", "g")
+    pool = workers(has_two_in_flight_and_dies_of_poison)
+    pool.give("a", "b", "c", "poison", "d", "e", "f", "g")
     with pytest.raises(WorkerError, match=r"^frames of poison: given up after 3 tries; the last worker was killed"):
-        crew.until(lambda: False)
-    assert Counter(crew.done).most_common(1)[0][1] == 1
+        pool.until(lambda: False)
+    assert Counter(pool.done).most_common(1)[0][1] == 1
 
 
 def test_a_manifest_given_out_again_is_not_lost_to_a_late_done(workers):
-    crew = workers(says_done_late, count=1)
-    crew.give("a")
-    crew.until(lambda: crew.done == ["a"])
-    crew.crew.redo(Work(Path("a"), "frames of a"), "was wrong")
-    crew.until(lambda: crew.done == ["a", "a"])
+    pool = workers(says_done_late, count=1)
+    pool.give("a")
+    pool.until(lambda: pool.done == ["a"])
+    pool.pool.retry(Work(Path("a"), "frames of a"), "was wrong")
+    pool.until(lambda: pool.done == ["a", "a"])
 
 
 def test_an_unusable_model_is_bad_input(workers):
-    crew = workers(finds_its_model_unusable)
+    pool = workers(finds_its_model_unusable)
     with pytest.raises(InputError, match="the weights are none"):
-        crew.until(lambda: False)
+        pool.until(lambda: False)
 
 
 def test_a_failure_for_good_ends_the_run_unless_the_work_was_dropped(workers):
-    crew = workers(fails_for_good)
-    crew.give("a")
+    pool = workers(fails_for_good)
+    pool.give("a")
     with pytest.raises(WorkerError, match="damaged"):
-        crew.until(lambda: False)
-    crew = workers(fails_for_good, count=1)
-    crew.give("a")
-    crew.until(lambda: crew.crew.slots[0].given)
-    crew.crew.drop_work()
+        pool.until(lambda: False)
+    pool = workers(fails_for_good, count=1)
+    pool.give("a")
+    pool.until(lambda: pool.pool.slots[0].given)
+    pool.pool.drop_work()
     for _ in range(10):
-        assert crew.crew.wait(0.1) == []
+        assert pool.pool.wait(0.1) == []
 
 
 def test_one_that_can_not_start_is_done_without(workers):
-    crew = workers(only_the_first_starts)
-    crew.give(*"abcdef")
-    crew.until(lambda: len(crew.done) == 6 and len(crew.lost) == 3)
-    assert [lost.replaced for lost in crew.lost] == [True, True, False]
-    assert {lost.why for lost in crew.lost} == {"ended with exit status 3"}
+    pool = workers(only_the_first_starts)
+    pool.give(*"abcdef")
+    pool.until(lambda: len(pool.done) == 6 and len(pool.lost) == 3)
+    assert [lost.replaced for lost in pool.lost] == [True, True, False]
+    assert {lost.why for lost in pool.lost} == {"ended with exit status 3"}
 
 
 def test_silence_is_noticed_where_there_is_work(workers):
-    crew = workers(hangs_in_c, count=1, stall_timeout=0.5)
+    pool = workers(hangs_in_c, count=1, stall_timeout=0.5)
     for _ in range(10):
-        assert crew.crew.wait(0.1) == []  # it has nothing to do
-    crew.give("a")
-    crew.until(lambda: crew.lost)
-    assert crew.lost[0].why.startswith("gave no sign of life for ")
+        assert pool.pool.wait(0.1) == []  # it has nothing to do
+    pool.give("a")
+    pool.until(lambda: pool.lost)
+    assert pool.lost[0].why.startswith("gave no sign of life for ")
 
 
 def test_nothing_is_left_of_a_crew(tmp_path):
@@ -240,13 +240,13 @@ def test_nothing_is_left_of_a_crew(tmp_path):
     open_after = []
     for _ in range(2):
         one = Workers(hangs_in_c, tmp_path)
-        one.until(lambda one=one: all(slot.ready for slot in one.crew.slots))
-        server = one.crew.starter._server._forkserver_pid
-        pids = [server, *(slot.process.pid for slot in one.crew.slots)]
+        one.until(lambda one=one: all(slot.ready for slot in one.pool.slots))
+        server = one.pool.starter._server._forkserver_pid
+        pids = [server, *(slot.process.pid for slot in one.pool.slots)]
         about = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             assert int(about["SigBlk"], 16) >> (number - 1) & 1  # what a terminal sends to all must not end the server
-        one.crew.stop()
+        one.pool.stop()
         del one
         deadline = time.monotonic() + 30
         while any(Path(f"/proc/{pid}").exists() for pid in pids):
@@ -262,10 +262,10 @@ def test_a_worker_takes_no_manifest_that_names_anything_outside_its_job(tmp_path
         (job / folder).mkdir(parents=True)
     manifest = Manifest(0, Path("/etc"), job / "output_frames", Fraction(2), 8, 0, "yuv420p", "bt709 limited", 1,
                         {0: ("frame_000001.npy",)})  # fmt: skip
-    crew = Workers(run_worker, job, count=1)
+    pool = Workers(run_worker, job, count=1)
     try:
-        crew.give(str(write_manifest(manifest, job / "manifests" / "manifest_000000.txt")))
+        pool.give(str(write_manifest(manifest, job / "manifests" / "manifest_000000.txt")))
         with pytest.raises(WorkerError, match=r"line 2: Input Dir .*outside"):
-            crew.until(lambda: False)
+            pool.until(lambda: False)
     finally:
-        crew.crew.stop()
+        pool.pool.stop()

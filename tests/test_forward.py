@@ -6,7 +6,7 @@ import torch
 
 from upscaling.common.errors import UpscaleError
 from upscaling.inference import network, weights
-from upscaling.inference.tiled_forward import WHOLE, Forward
+from upscaling.inference.tiled_forward import NO_LIMIT, Forward
 
 CPU = torch.device("cpu")
 
@@ -18,7 +18,7 @@ def inference():
 
 
 def forward(
-    state: dict, budget: int = WHOLE, dtype=torch.float32, limit: int | None = None, batch: int = 1, factor=None
+    state: dict, budget: int = NO_LIMIT, dtype=torch.float32, limit: int | None = None, batch: int = 1, factor=None
 ):
     """A `Forward` of a network that raises OutOfMemoryError above `limit` pixels a pass, and the shapes it got."""
     found = network.build(state, factor)
@@ -212,7 +212,7 @@ def test_other_errors_are_not_taken_for_memory():
 def test_the_heart_beats_at_each_pass():
     f, shapes = forward(nets.compact(8, 2), 40 * 40)
     beats = []
-    f.beat = lambda: beats.append(1)
+    f.heartbeat = lambda: beats.append(1)
     f(nets.picture(60, 60, frames=2))
     assert len(beats) == len(shapes) > 2
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import file_identity
 from upscaling.job.fingerprint import differences
-from upscaling.job.work_dir import Job, read_ledger
+from upscaling.job.work_dir import WorkDir, read_ledger
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
@@ -24,7 +24,7 @@ def directory(tmp_path):
 
 
 def opened(directory, identity=IDENTITY, **options):
-    return Job(directory).open(identity, directory.with_suffix(""), **options)
+    return WorkDir(directory).open(identity, directory.with_suffix(""), **options)
 
 
 def add_segments(job, counts):
@@ -98,18 +98,18 @@ def test_second_run_is_refused_and_told_the_pid(directory):
 def test_a_lock_whose_owner_was_killed_does_not_block(directory):
     code = (
         "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from upscaling.job.work_dir import Job\n"
-        "Job(Path(sys.argv[2])).open({}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
+        "from upscaling.job.work_dir import WorkDir\n"
+        "WorkDir(Path(sys.argv[2])).open({}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(directory)], check=False)
     assert done.returncode == -9
-    Job(directory).open({}, directory).close()
+    WorkDir(directory).open({}, directory).close()
 
 
 def test_another_outputs_directory_is_not_taken_over(directory):
     opened(directory).close()
     with pytest.raises(InputError, match="belongs to another output"):
-        Job(directory).open(IDENTITY, Path("/elsewhere/out.mp4"))
+        WorkDir(directory).open(IDENTITY, Path("/elsewhere/out.mp4"))
 
 
 def test_a_link_a_file_and_a_foreign_directory_are_refused(directory, tmp_path):

@@ -125,7 +125,7 @@ def test_little_free_memory_makes_small_patches_from_the_start(tiny, monkeypatch
     per_pixel = memory.bytes_per_pixel(model.build(nets.compact(), 2).module, CPU)
     result = 3 * 280 * 200 * 4
     monkeypatch.setattr(model, "free_bytes", lambda device: int(3 * (4000 * per_pixel + result) / memory.KEEP))
-    scarce = Upscaler(tiny(patch_size=0, sharers=3))
+    scarce = Upscaler(tiny(patch_size=0, workers_on_device=3))
     assert torch.allclose(scarce(frames, 280, 200), expected, atol=1e-6)
     assert plenty.computed == 1 and scarce.computed >= 4 and scarce.take_notes() == []
 

@@ -17,7 +17,7 @@ from upscaling.encode import muxer
 from upscaling.encode.containers import container_of
 from upscaling.encode.matroska import display_size
 from upscaling.encode.muxer import Segment, check_container, join
-from upscaling.encode.segment_writer import RANK_OFFSET, SegmentError
+from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
 from upscaling.encode.stream_copy import Repair
 from upscaling.encode.subtitles import ASS_HEADER, convert
 
@@ -488,4 +488,4 @@ def test_display_size_has_the_exact_ratio_if_it_can(size, aspect, result):
 
 
 def test_ranks_leave_room_for_any_reordering():
-    assert RANK_OFFSET > 64 and muxer.Segment is Segment
+    assert FRAME_INDEX_OFFSET > 64 and muxer.Segment is Segment

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from upscaling.cli.signals import quote
 from upscaling.common.errors import BusyError, Stopped
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.inference.settings import ModelSettings
 from upscaling.job import work_dir as jobs
 from upscaling.job.notation import parse_scale
@@ -27,7 +27,7 @@ from upscaling.job.pipeline import Pipeline
 from upscaling.job.plan import make_plan, window_frames
 from upscaling.job.segments import OpenSegment, verify
 from upscaling.job.window import HELD, Entry, Window
-from upscaling.job.work_dir import Job, claim_output
+from upscaling.job.work_dir import WorkDir, claim_output
 
 # The window
 
@@ -109,7 +109,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def job(plan):
-    job = Job(plan.work_dir).open(plan.identity, plan.output)
+    job = WorkDir(plan.work_dir).open(plan.identity, plan.output)
     yield job
     job.close()
 
@@ -217,15 +217,15 @@ def test_a_rerun_waits_for_the_workers_of_a_killed_run(plan, monkeypatch):
     fcntl.flock(worker, fcntl.LOCK_SH)
     threading.Timer(0.5, os.close, [worker]).start()
     started = time.monotonic()
-    Job(plan.work_dir).open(plan.identity, plan.output).close()
+    WorkDir(plan.work_dir).open(plan.identity, plan.output).close()
     assert time.monotonic() - started >= 0.4
     worker = os.open(plan.work_dir, os.O_RDONLY)
     fcntl.flock(worker, fcntl.LOCK_SH)
     monkeypatch.setattr(jobs, "WORKER_SECONDS", 0.1)
     with pytest.raises(BusyError, match="workers of an earlier run"):
-        Job(plan.work_dir).open(plan.identity, plan.output)
+        WorkDir(plan.work_dir).open(plan.identity, plan.output)
     os.close(worker)
-    Job(plan.work_dir).open(plan.identity, plan.output).close()
+    WorkDir(plan.work_dir).open(plan.identity, plan.output).close()
 
 
 # The command that resumes
@@ -265,7 +265,7 @@ def test_where_a_frame_is_little_work_a_batch_has_few_bytes(tmp_path, monkeypatc
     monkeypatch.setattr("upscaling.job.plan.available_memory", lambda: 1 << 40)
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
     frames = ("yuv420p", "bt709", False, "left")
-    picture = PictureSettings(*size, *frames, 2 * size[0], 2 * size[1], *frames)
+    picture = FrameConversion(*size, *frames, 2 * size[0], 2 * size[1], *frames)
     assert window_frames(Options("a.mp4", "b.mp4", 2, model=model), picture, tmp_path) == expected
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 
 from upscaling.common.errors import UpscaleError
-from upscaling.frames.conversion import PictureSettings, samples
+from upscaling.frames.conversion import FrameConversion, samples
 from upscaling.frames.pixel_formats import FORMATS, planes
 from upscaling.frames.swscale import Resizer
 
-BASE = PictureSettings(16, 12, "yuv420p", "bt709", False, "left", 32, 24, "yuv420p", "bt709", False, "left")
+BASE = FrameConversion(16, 12, "yuv420p", "bt709", False, "left", 32, 24, "yuv420p", "bt709", False, "left")
 
 
 def settings(source="yuv420p", target=None, size=(16, 12), out_size=None, **changes):

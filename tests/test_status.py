@@ -103,9 +103,9 @@ def test_watching_until_the_run_ends(job):
 
 
 def test_health():
-    beat = "2026-01-01T00:00:00.000+00:00"
+    heartbeat = "2026-01-01T00:00:00.000+00:00"
     at = 1767225600.0  # seconds since the epoch of that moment
-    worker = {"pid": os.getpid(), "status": "processing", "heartbeat": beat}
+    worker = {"pid": os.getpid(), "status": "processing", "heartbeat": heartbeat}
     assert status_command.health(worker, at + 29) == "alive" and status_command.health(worker, at + 31) == "stalled"
     assert status_command.health({**worker, "status": "idle"}, at + 999) == "alive"
     assert status_command.health({**worker, "pid": 0}) == status_command.health({**worker, "pid": 2**22 + 1}) == "gone"

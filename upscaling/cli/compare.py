@@ -7,12 +7,12 @@ import numpy as np
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.image_files import write_picture
 from upscaling.frames.pixel_formats import FORMATS
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 
 PANEL = 800  # pixels across of each half; smaller pictures are enlarged to it by whole pixels
 CROP = 5  # the crop is a fifth of the picture on each side
@@ -20,7 +20,7 @@ GAP, LABEL = 8, 32  # pixels
 DARK, LIGHT, MARK = (24, 24, 24), (235, 235, 235), (255, 200, 0)  # RGB
 
 
-def write_comparison(plan: Plan, job: Job, path: Path) -> None:
+def write_comparison(plan: Plan, job: WorkDir, path: Path) -> None:
     """Write the picture for a finished job whose segments are still there: the frame in the middle of it."""
     number = (job.frames_done + 1) // 2
     size = (plan.picture.out_width, plan.picture.out_height)
@@ -45,7 +45,7 @@ def write_comparison(plan: Plan, job: Job, path: Path) -> None:
 
 def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> np.ndarray:
     """A decoded frame as RGB of (width, height) `size`, uint8 (height, width, 3); a plain Lanczos resize."""
-    picture = PictureSettings(
+    picture = FrameConversion(
         info.width, info.height, info.pixel_format,
         info.colour.matrix, info.colour.full_range, info.colour.chroma_location,
         *size, "rgb24", "gbr", True, info.colour.chroma_location,

@@ -27,7 +27,7 @@ from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
 from upscaling.job.fingerprint import parameters
 from upscaling.job.options import Options
-from upscaling.workers.pool_cache import Crews
+from upscaling.workers.pool_cache import PoolCache
 
 RECORD = ".upscale-finished.jsonl"
 VIDEOS = {
@@ -35,7 +35,7 @@ VIDEOS = {
     "m4v", "mkv", "mov", "mp4", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "qt", "rm", "rmvb",
     "ts", "vob", "webm", "wmv", "y4m",
 }  # fmt: skip
-SAME = {"m4v": "mp4", "qt": "mov"}  # other names of containers that are written
+CONTAINER_ALIASES = {"m4v": "mp4", "qt": "mov"}  # other names of containers that are written
 OTHERS = "mkv"  # the container of results whose source's is not written: it holds every stream
 MESSAGES = {
     "skipped": "finished before, with the same parameters",
@@ -71,9 +71,9 @@ def run_folder(options: Options, run: Callable, progress: Progress) -> tuple[int
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{options.input}: {len(items)} videos and pictures")
-    with Crews(keep=True) as crews:
+    with PoolCache(keep=True) as pool_cache:
         for item in items:
-            status, facts = do_item(item, options, finished, lambda one: run(one, crews))
+            status, facts = do_item(item, options, finished, lambda one: run(one, pool_cache))
             counts[status] += 1
             facts = {"input": printable(item.source), "output": printable(item.output), "status": status, **facts}
             if status != "skipped" or options.verbosity > 0:
@@ -218,7 +218,7 @@ def _wanted(source: str, container: str) -> str:
     extension = path.suffix.lower().lstrip(".")
     if extension in PICTURES:
         return source
-    kind = container if container != "auto" else SAME.get(extension, extension)
+    kind = container if container != "auto" else CONTAINER_ALIASES.get(extension, extension)
     if kind not in CONTAINERS:
         kind = OTHERS
     return source if kind == extension else str(path.with_suffix(f".{kind}"))

@@ -8,15 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from upscaling.cli.run import Result, join_segments, run, upscale_video
-from upscaling.cli.signals import Signals, leave, open_standard_streams, stopped_line, why
+from upscaling.cli.signals import Signals, exit_now, open_standard_streams, stopped_line, why
 from upscaling.common.errors import BusyError, InputError, UpscaleError
-from upscaling.common.system import steady_malloc
+from upscaling.common.system import retain_freed_memory
 from upscaling.job.options import Options
 
 # Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
 if TYPE_CHECKING:
     from upscaling.cli.progress import Progress
-    from upscaling.workers.pool_cache import Crews
+    from upscaling.workers.pool_cache import PoolCache
 
 __all__ = ["BusyError", "InputError", "Result", "UpscaleError", "upscale_video"]
 
@@ -33,10 +33,10 @@ def command(options: Options, progress: "Progress", signals: Signals) -> int:
     """What the options ask for: a look, a folder, or one job; the exit status."""
     from upscaling.cli import folder
 
-    steady_malloc()
+    retain_freed_memory()
 
-    def one(options: Options, crews: "Crews | None" = None) -> Result:
-        return run(options, progress, signals, crews)
+    def one(options: Options, pool_cache: "PoolCache | None" = None) -> Result:
+        return run(options, progress, signals, pool_cache)
 
     if options.dry_run:
         from upscaling.cli.dry_run import report
@@ -91,4 +91,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def console() -> NoReturn:
     """The command, as a process: never returns."""
-    leave(main())
+    exit_now(main())

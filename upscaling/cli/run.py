@@ -18,9 +18,9 @@ if TYPE_CHECKING:
     from upscaling.cli.progress import Progress
     from upscaling.job.pipeline import Tally
     from upscaling.job.plan import Plan
-    from upscaling.job.work_dir import Job
-    from upscaling.workers.pool import Crew
-    from upscaling.workers.pool_cache import Crews
+    from upscaling.job.work_dir import WorkDir
+    from upscaling.workers.pool import WorkerPool
+    from upscaling.workers.pool_cache import PoolCache
 
 
 @dataclass(frozen=True)
@@ -75,22 +75,22 @@ def upscale_video(
         reporter.finish()
 
 
-def run(options: Options, progress: "Progress", signals: Signals, crews: "Crews | None" = None) -> Result:
+def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run brings a crew along."""
     from upscaling.cli.compare import write_comparison
     from upscaling.job.plan import make_plan
-    from upscaling.job.work_dir import Job
-    from upscaling.workers.pool_cache import Crews
+    from upscaling.job.work_dir import WorkDir
+    from upscaling.workers.pool_cache import PoolCache
 
     if options.no_clobber and is_there(options.output):
         progress.say(f"{text(options.output)} is there already and is left as it is (--no-clobber)")
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
-    job = Job(plan.work_dir).open(plan.identity, plan.output, options.restart)
+    job = WorkDir(plan.work_dir).open(plan.identity, plan.output, options.restart)
     try:
-        with (crews or Crews()).lend(plan.models, options.stall_timeout, job.directory) as crew:
-            tally, late_warnings = upscale(plan, job, crew, progress, signals)
+        with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, job.directory) as pool:
+            tally, late_warnings = upscale(plan, job, pool, progress, signals)
         if options.compare is not None:
             write_comparison(plan, job, options.compare)
         for line in late_warnings:
@@ -114,13 +114,13 @@ def run(options: Options, progress: "Progress", signals: Signals, crews: "Crews 
 
 
 def upscale(
-    plan: "Plan", job: "Job", crew: "Crew", progress: "Progress", signals: Signals
+    plan: "Plan", job: "WorkDir", pool: "WorkerPool", progress: "Progress", signals: Signals
 ) -> "tuple[Tally, list[str]]":
     """All frames through the crew's workers, and the result into place; the counts, and what to warn of."""
     from upscaling.job.pipeline import Pipeline
 
     progress.start(**facts(plan))
-    pipeline = Pipeline(plan, job, crew, progress.say, progress.show)
+    pipeline = Pipeline(plan, job, pool, progress.say, progress.show)
     with signals.flagged(pipeline):
         announce(plan, job, progress, pipeline.check)  # the workers load while an earlier run's segments are verified
         pipeline.run()
@@ -137,7 +137,7 @@ def join_segments(options: Options, progress: "Progress") -> Result:
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
-def clean_up(job: "Job", progress: "Progress", signals: Signals) -> None:
+def clean_up(job: "WorkDir", progress: "Progress", signals: Signals) -> None:
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
         if not job.remove():
@@ -154,7 +154,7 @@ def is_there(output: Path) -> bool:
         return False
 
 
-def announce(plan: "Plan", job: "Job", progress: "Progress", check: Callable[[], None]) -> None:
+def announce(plan: "Plan", job: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
     from upscaling.common.text import many
     from upscaling.job.segments import verify

@@ -153,7 +153,7 @@ def quote(word: str) -> str:
     return f"$'{escaped}'"
 
 
-def leave(status: int) -> NoReturn:
+def exit_now(status: int) -> NoReturn:
     """End the process, also where a thread is still in an encoder or a slow disk and does not come back."""
     if all(thread is threading.main_thread() or thread.name == WATCH for thread in threading.enumerate()):
         sys.exit(status)

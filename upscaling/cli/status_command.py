@@ -45,8 +45,8 @@ def health(status: dict, now: float | None = None) -> str:
         return "gone"
     except PermissionError:
         pass  # somebody else's: it is there
-    beat = status.get("heartbeat")
-    silent = (now or time.time()) - datetime.fromisoformat(beat).timestamp() if beat else 0.0
+    heartbeat = status.get("heartbeat")
+    silent = (now or time.time()) - datetime.fromisoformat(heartbeat).timestamp() if heartbeat else 0.0
     return "stalled" if status.get("status") == "processing" and silent > STALLED_AFTER else "alive"
 
 

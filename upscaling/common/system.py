@@ -24,7 +24,7 @@ M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 LARGEST = 1 << 30, 32 << 20  # bytes; older glibc takes no threshold above the second (HEAP_MAX_SIZE / 2)
 
 
-def steady_malloc() -> None:
+def retain_freed_memory() -> None:
     """Lets glibc keep freed memory instead of returning it to the kernel at each free.
 
     By default each layer's output and each frame is mapped and unmapped anew and its pages are faulted in

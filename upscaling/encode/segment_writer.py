@@ -2,7 +2,7 @@
 
 A segment is a Matroska file that starts with a key frame and depends on no other. Matroska keeps whole
 milliseconds only, so a segment's packets carry no times: their timestamp is the frame's rank in presentation
-order (plus `RANK_OFFSET`), and the true times stand in `mux.Segment.pts`. The encoder itself sees true times.
+order (plus `FRAME_INDEX_OFFSET`), and the true times stand in `mux.Segment.pts`. The encoder itself sees true times.
 """
 
 import math
@@ -23,7 +23,7 @@ from upscaling.encode.codecs import AUTO, ENCODERS, check_opens, choose, encoder
 from upscaling.encode.output_file import Sink
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
-RANK_OFFSET = 1000  # ticks (ms) before the first frame's timestamp: room for decoding times below it
+FRAME_INDEX_OFFSET = 1000  # ticks (ms) before the first frame's timestamp: room for decoding times below it
 PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
 FALLBACK_RATE = Fraction(25)  # frames a second, for rate control where the source's rate is not known
 
@@ -186,7 +186,7 @@ class SegmentWriter:
 
     def _mux(self, packets: Sequence[av.Packet]) -> None:
         for packet in packets:
-            packet.pts = RANK_OFFSET + self._ranks.pop(packet.pts)
+            packet.pts = FRAME_INDEX_OFFSET + self._ranks.pop(packet.pts)
             packet.dts = self._emitted
             packet.duration = 1
             packet.time_base = Fraction(1, 1000)

@@ -16,8 +16,8 @@ from upscaling.decode.probe import VideoError, VideoInfo, open_input
 from upscaling.encode import matroska
 from upscaling.encode.segment_writer import (
     FALLBACK_RATE,
+    FRAME_INDEX_OFFSET,
     PROGRESSIVE,
-    RANK_OFFSET,
     EncodeSettings,
     SegmentError,
     colour_codes,
@@ -73,7 +73,7 @@ class Track:
         last = -1  # timestamp of the packet decoded last; none is checked when the packets are written
         for packet, _ in _segment_packets(self.segments[-1]):
             last = packet.pts
-        rank = len(self.pts) - len(self.segments[-1].pts) + last - RANK_OFFSET
+        rank = len(self.pts) - len(self.segments[-1].pts) + last - FRAME_INDEX_OFFSET
         if not self.depth or not 0 <= rank < len(self.pts):
             return self.depth * self._usual
         lead = self.end - self.pts[max(len(self.pts) - 1 - self.depth, 0)] - self._duration(rank)
@@ -141,7 +141,7 @@ class Track:
                 extradata = extradata or stream.codec_context.extradata
                 if stream.codec_context.extradata != extradata:
                     raise SegmentError(f"{segment.path.name} comes from another encoder than the first: use --restart")
-                rank = first + packet.pts - RANK_OFFSET
+                rank = first + packet.pts - FRAME_INDEX_OFFSET
                 if not first <= rank < first + len(segment.pts):
                     raise SegmentError(f"{segment.path.name} has more frames than times")
                 if decoded - self.depth > rank:
@@ -164,7 +164,7 @@ class Track:
 def reorder_depth(segment: Segment) -> int:
     """How many frames the decoding of a segment runs ahead of showing them; SegmentError where it can't be read."""
     packets = enumerate(packet for packet, _ in _segment_packets(segment))
-    return max((decoded - (packet.pts - RANK_OFFSET) for decoded, packet in packets), default=0)
+    return max((decoded - (packet.pts - FRAME_INDEX_OFFSET) for decoded, packet in packets), default=0)
 
 
 def _name(segment: Segment) -> str:

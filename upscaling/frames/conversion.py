@@ -8,7 +8,7 @@ from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format, s
 
 
 @dataclass(frozen=True)
-class PictureSettings:
+class FrameConversion:
     """Input and output frames of a manifest: sizes in pixels, formats of `frame.FORMATS`, colour names of FFmpeg.
 
     `out_width` × `out_height` is the exact upscaled size; a stored output frame is that, with its last
@@ -39,18 +39,18 @@ class PictureSettings:
         return -(-self.out_width // across) * across, -(-self.out_height // down) * down
 
 
-def formats(picture: PictureSettings) -> tuple[PixelFormat, PixelFormat]:
+def formats(picture: FrameConversion) -> tuple[PixelFormat, PixelFormat]:
     """Pixel formats of input and output."""
     return FORMATS[picture.pixel_format], FORMATS[picture.out_pixel_format]
 
 
-def samples(picture: PictureSettings) -> tuple[int, int]:
+def samples(picture: FrameConversion) -> tuple[int, int]:
     """Samples in an input frame and in a stored output frame."""
     source, target = formats(picture)
     return sample_count(source, picture.width, picture.height), sample_count(target, *picture.stored_size)
 
 
-def is_unchanged(picture: PictureSettings) -> bool:
+def is_unchanged(picture: FrameConversion) -> bool:
     """Whether the output's samples are the input's: same size, pixel format and, where they matter, colours."""
     fmt = FORMATS[picture.pixel_format]
     same_shape = (picture.width, picture.height, picture.pixel_format) == (
@@ -78,7 +78,7 @@ def store_plane(plane: np.ndarray, target: np.ndarray) -> None:
 RGB_BYTES = {"cpu": 1 << 27, "cuda": 1 << 30}
 
 
-def frames_at_once(picture: PictureSettings, device: str) -> int:
+def frames_at_once(picture: FrameConversion, device: str) -> int:
     """Frames that pass through colour and network together: as many as fit RGB_BYTES, at least one."""
     budget = RGB_BYTES["cuda" if device.startswith("cuda") else "cpu"]
     return max(1, budget // (picture.out_width * picture.out_height * 3 * 4))

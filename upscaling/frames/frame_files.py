@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 
 from upscaling.common.errors import InputError
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, frame_bytes, stored_shape
 
 
@@ -66,7 +66,7 @@ def write_frame(path: Path, samples: np.ndarray) -> None:
         raise
 
 
-def as_stored(picture: PictureSettings, frame_format: str) -> PictureSettings:
+def as_stored(picture: FrameConversion, frame_format: str) -> FrameConversion:
     """A job's picture in storage: as it is decoded and encoded, or 8-bit RGB in files that a person can open."""
     if frame_format == "npy":
         return picture
@@ -74,7 +74,7 @@ def as_stored(picture: PictureSettings, frame_format: str) -> PictureSettings:
     return replace(picture, **rgb, **{f"out_{name}": value for name, value in rgb.items()})
 
 
-def check_frame_format(frame_format: str, picture: PictureSettings) -> list[str]:
+def check_frame_format(frame_format: str, picture: FrameConversion) -> list[str]:
     """What --frame-format can't keep, a line each; InputError for an alpha channel."""
     if frame_format == "npy":
         return []

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
-from upscaling.frames.conversion import PictureSettings, formats, is_unchanged, store_plane
+from upscaling.frames.conversion import FrameConversion, formats, is_unchanged, store_plane
 from upscaling.frames.pixel_formats import PixelFormat, pixel_format, planes
 
 # Names of the scale filter's matrices. The rest (ycgco, ictcp, ...) is kept as it is but can't be converted.
@@ -32,7 +32,7 @@ class Resizer:
     UpscaleError where libswscale has no such conversion.
     """
 
-    def __init__(self, picture: PictureSettings):
+    def __init__(self, picture: FrameConversion):
         self.picture = picture
         self._source_format, self._target_format = formats(picture)
         self._unchanged = is_unchanged(picture)

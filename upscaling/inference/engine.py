@@ -14,17 +14,17 @@ from itertools import pairwise
 
 import numpy as np
 
-from upscaling.frames.conversion import PictureSettings, samples
+from upscaling.frames.conversion import FrameConversion, samples
 from upscaling.frames.pixel_formats import FORMATS, equal
 from upscaling.inference.settings import LANCZOS, ModelSettings
 
 
-def make_upscaler(settings: ModelSettings, beat: Callable[[], None]) -> "BatchUpscaler":
+def make_upscaler(settings: ModelSettings, heartbeat: Callable[[], None]) -> "BatchUpscaler":
     """The upscaler of one worker; loads the model. `beat` is called at least once a patch, or once a frame.
 
     UpscaleError where the model or the device can't be used.
     """
-    return BatchUpscaler(settings, beat)
+    return BatchUpscaler(settings, heartbeat)
 
 
 @dataclass
@@ -43,17 +43,17 @@ class BatchUpscaler:
     with the number of batches.
     """
 
-    def __init__(self, settings: ModelSettings, beat: Callable[[], None]):
+    def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None]):
         if settings.model == LANCZOS:
             from upscaling.inference.lanczos_engine import LanczosUpscaler
 
-            self._engine = LanczosUpscaler(beat)
+            self._engine = LanczosUpscaler(heartbeat)
         else:
             from upscaling.inference.torch_engine import NetworkUpscaler
 
-            self._engine = NetworkUpscaler(settings, beat)
+            self._engine = NetworkUpscaler(settings, heartbeat)
         self.depth: int = self._engine.depth
-        self._flying: deque[_Batch] = deque()
+        self._in_flight: deque[_Batch] = deque()
         self._turn = 0
         self.notes: list[str] = []  # on the batch collected last, for a log, one line each
         self._buffers: list[np.ndarray | None] = [None] * (self.depth + 1)
@@ -61,10 +61,10 @@ class BatchUpscaler:
     @property
     def pending(self) -> int:
         """Batches submitted and not yet collected."""
-        return len(self._flying)
+        return len(self._in_flight)
 
     def submit(
-        self, frames: list[np.ndarray], picture: PictureSettings, outputs: list[np.ndarray] | None = None
+        self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray] | None = None
     ) -> None:
         """Starts a batch of at least one frame.
 
@@ -83,7 +83,7 @@ class BatchUpscaler:
             outputs = [buffer[n] for n in range(len(first))]
             outputs = [outputs[n] for n in unique]
         self._engine.start([frames[i] for i in first], picture, [outputs[i] for i in first], slot)
-        self._flying.append(_Batch(slot, outputs, unique))
+        self._in_flight.append(_Batch(slot, outputs, unique))
         self._turn = (slot + 1) % (self.depth + 1)
 
     def collect(self) -> list[np.ndarray]:
@@ -92,9 +92,9 @@ class BatchUpscaler:
         Without `outputs` given to `submit` they are valid until the next `submit`; equal frames may share an array.
         ValueError where nothing is in flight.
         """
-        if not self._flying:
+        if not self._in_flight:
             raise ValueError("no batch is in flight")
-        batch = self._flying.popleft()
+        batch = self._in_flight.popleft()
         self.notes = self._engine.finish(batch.slot)
         for output, n in zip(batch.outputs, batch.unique, strict=True):
             same = batch.outputs[batch.unique.index(n)]
@@ -102,7 +102,7 @@ class BatchUpscaler:
                 np.copyto(output, same)
         return batch.outputs
 
-    def _buffer(self, slot: int, count: int, picture: PictureSettings) -> np.ndarray:
+    def _buffer(self, slot: int, count: int, picture: FrameConversion) -> np.ndarray:
         """At least `count` flat output frames that the slot keeps for them."""
         size, dtype = samples(picture)[1], FORMATS[picture.out_pixel_format].dtype
         buffer = self._buffers[slot]

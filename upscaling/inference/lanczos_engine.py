@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.swscale import Resizer
 
 
@@ -13,19 +13,19 @@ class LanczosUpscaler:
 
     depth = 0
 
-    def __init__(self, beat: Callable[[], None]):
-        self._beat = beat
+    def __init__(self, heartbeat: Callable[[], None]):
+        self._heartbeat = heartbeat
         self._resizer: Resizer | None = None
 
     def allocate(self, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
         return np.empty(shape, dtype)
 
-    def start(self, frames: list[np.ndarray], picture: PictureSettings, outputs: list[np.ndarray], slot: int) -> None:
+    def start(self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray], slot: int) -> None:
         if self._resizer is None or self._resizer.picture != picture:
             self._resizer = Resizer(picture)
         for frame, out in zip(frames, outputs, strict=True):
             self._resizer(frame, out)
-            self._beat()
+            self._heartbeat()
 
     def finish(self, slot: int) -> list[str]:
         """Nothing is left to wait for, and nothing to log."""

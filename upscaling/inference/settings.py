@@ -25,4 +25,4 @@ class ModelSettings:
     denoise: float | None = None
     strength: float = 1.0
     compile: bool = False
-    sharers: int = 1
+    workers_on_device: int = 1

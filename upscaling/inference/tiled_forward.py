@@ -19,8 +19,8 @@ from upscaling.inference.memory import is_out_of_memory
 from upscaling.inference.network import Network
 from upscaling.inference.tiling import Grid, Span, grid
 
-SMALLEST = 32  # pixels, side of the smallest patch that is tried when memory runs out
-WHOLE = 1 << 62  # a budget in pixels: no limit
+MIN_TILE = 32  # pixels, side of the smallest patch that is tried when memory runs out
+NO_LIMIT = 1 << 62  # a budget in pixels: no limit
 
 Run = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, h, w) to (B, 3, h * factor, w * factor), float32
 
@@ -44,8 +44,8 @@ class Forward:
     The result lies in a buffer of this object that the next call writes to: what did not change is there already.
     """
 
-    def __init__(self, run: Run, network: Network, budget: int, batch: int, beat: Callable[[], None]):
-        self.run, self.network, self.beat = run, network, beat
+    def __init__(self, run: Run, network: Network, budget: int, batch: int, heartbeat: Callable[[], None]):
+        self.run, self.network, self.heartbeat = run, network, heartbeat
         self.budget, self.batch = budget, batch
         self.computed = self.reused = 0
         self.notes: list[str] = []
@@ -114,7 +114,7 @@ class Forward:
         inputs = [_window(frames[task.first], plan, task.rows, task.columns) for task in chunk]
         if frames.device.type == "cuda":
             inputs += inputs[-1:] * (self.batch - len(inputs))
-        self.beat()
+        self.heartbeat()
         batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)  # (B, 3, height, width)
         return self.run(batch).clamp(0, 1)
 
@@ -126,7 +126,7 @@ class Forward:
             self.batch //= 2
             self.notes.append(f"out of memory: {self.batch} patches at a time from now on")
             return plan
-        self.budget = max(plan.area // 4, SMALLEST**2)
+        self.budget = max(plan.area // 4, MIN_TILE**2)
         smaller = self._grid(frames)
         if smaller.area >= plan.area:
             raise UpscaleError(

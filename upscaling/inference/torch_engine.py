@@ -22,7 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from upscaling.frames.conversion import PictureSettings, formats, frames_at_once, samples, store_plane
+from upscaling.frames.conversion import FrameConversion, formats, frames_at_once, samples, store_plane
 from upscaling.frames.pixel_formats import FORMATS, planes
 from upscaling.frames.yuv import Layout, from_rgb, to_rgb
 from upscaling.inference.settings import ModelSettings
@@ -32,7 +32,7 @@ from upscaling.inference.upscaler import Upscaler
 _VISIBLE = 0.5 / 255
 
 
-def layouts(picture: PictureSettings) -> tuple[Layout, Layout]:
+def layouts(picture: FrameConversion) -> tuple[Layout, Layout]:
     """The layouts of an input frame and of a stored output frame."""
     p = picture
     source, target = formats(p)
@@ -46,7 +46,7 @@ def layouts(picture: PictureSettings) -> tuple[Layout, Layout]:
 class _Slot:
     """Buffers of one batch in flight. On a CPU `staged` and `device_in` are the same memory, `device_out` is unused."""
 
-    picture: PictureSettings | None = None
+    picture: FrameConversion | None = None
     staged: torch.Tensor | None = None  # (batch, samples in)
     device_in: torch.Tensor | None = None  # (batch, samples in)
     device_out: torch.Tensor | None = None  # (batch, samples out)
@@ -58,14 +58,14 @@ class _Slot:
 class NetworkUpscaler:
     """Batches for `batch.BatchUpscaler`, which says when a slot is free."""
 
-    def __init__(self, settings: ModelSettings, beat: Callable[[], None]):
-        self._beat = beat
+    def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None]):
+        self._heartbeat = heartbeat
         self._device = torch.device(settings.device)
         self._cuda = self._device.type == "cuda"
         self.depth = 1 if self._cuda else 0
         if self._cuda:
             torch.cuda.set_device(self._device)
-        self._upscaler = Upscaler(settings, beat)
+        self._upscaler = Upscaler(settings, heartbeat)
         self._slots = [_Slot() for _ in range(self.depth + 1)]
         if self._cuda:
             self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))
@@ -78,7 +78,7 @@ class NetworkUpscaler:
     def _host(self, shape: tuple[int, int], dtype: np.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=_TORCH[dtype], pin_memory=self._cuda)
 
-    def start(self, frames: list[np.ndarray], picture: PictureSettings, outputs: list[np.ndarray], slot: int) -> None:
+    def start(self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray], slot: int) -> None:
         """Queues a batch: frames are copied before this returns, `outputs` are filled by the `finish` of the slot."""
         buffers = self._slots[slot]
         self._fit(buffers, picture, len(frames))
@@ -112,7 +112,7 @@ class NetworkUpscaler:
                 torch.from_numpy(out).copy_(result, non_blocking=True)
             buffers.done.record()
 
-    def _convert(self, inputs: torch.Tensor, picture: PictureSettings, outputs: list[torch.Tensor]) -> None:
+    def _convert(self, inputs: torch.Tensor, picture: FrameConversion, outputs: list[torch.Tensor]) -> None:
         """Samples (N, samples in) to samples, N of (samples out,), a bounded number of frames at a time."""
         source, target = layouts(picture)
         step = frames_at_once(picture, self._device.type)
@@ -123,7 +123,7 @@ class NetworkUpscaler:
             upscaled = self._upscaler(inside, picture.out_width, picture.out_height)  # (n, 3, out height, out width)
             for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
                 from_rgb(self._whole(result, rest)[None], target, out[None])
-            self._beat()
+            self._heartbeat()
 
     def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
         """`result` (3, out h, out w), left as it is, plus what the network could not see, `outside` (3, h, w)."""
@@ -150,7 +150,7 @@ class NetworkUpscaler:
         buffers.outputs = buffers.done = None
         return buffers.notes
 
-    def _fit(self, buffers: _Slot, picture: PictureSettings, count: int) -> None:
+    def _fit(self, buffers: _Slot, picture: FrameConversion, count: int) -> None:
         """Buffers for `count` frames of that picture; those that are there are kept where they fit."""
         shapes = [(count, n) for n in samples(picture)]
         types = [fmt.dtype for fmt in formats(picture)]
@@ -170,7 +170,7 @@ class NetworkUpscaler:
 _TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype("<u2"): torch.uint16}
 
 
-def store_alpha(frame: np.ndarray, picture: PictureSettings, out: np.ndarray) -> None:
+def store_alpha(frame: np.ndarray, picture: FrameConversion, out: np.ndarray) -> None:
     """The alpha plane of a flat frame, resized with Lanczos (opaque where there is none), into the flat `out`."""
     source, target = formats(picture)
     target_plane = _alpha_plane(planes(out, target, *picture.stored_size))

@@ -10,13 +10,13 @@ import torch
 from torch import nn
 
 from upscaling.common.errors import InputError
-from upscaling.common.system import steady_malloc
+from upscaling.common.system import retain_freed_memory
 from upscaling.inference import weights
 from upscaling.inference.memory import KEEP, PROBE, bytes_per_pixel, free_bytes
 from upscaling.inference.network import Network, build, factor_for, native_factor, runner
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
-from upscaling.inference.tiled_forward import SMALLEST, WHOLE, Forward
+from upscaling.inference.tiled_forward import MIN_TILE, NO_LIMIT, Forward
 from upscaling.inference.tiling import MERGE
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -28,8 +28,8 @@ class Upscaler:
     Raises weights.WeightsError where the model can't be used, InputError where the device or the precision can't.
     """
 
-    def __init__(self, settings: ModelSettings, beat: Callable[[], None] = lambda: None):
-        self.settings, self.beat = settings, beat
+    def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None] = lambda: None):
+        self.settings, self.heartbeat = settings, heartbeat
         self.device = torch.device(settings.device)
         self.precision = choose_precision(settings.precision, self.device)
         _tune(self.device, settings.threads)
@@ -95,7 +95,7 @@ class Upscaler:
         budget, batch = self._memory_plan(module, network, frames.numel() * factor**2 * 4)
         if self.settings.compile and self.device.type == "cuda":
             module = _compiled(module)
-        self._forward, self._factor = Forward(module, network, budget, batch, self.beat), factor
+        self._forward, self._factor = Forward(module, network, budget, batch, self.heartbeat), factor
 
     def _memory_plan(self, module: nn.Module, network: Network, result: int) -> tuple[int, int]:
         """(pixels of a patch, patches in a pass): what was asked for, less where free memory does not hold it.
@@ -103,17 +103,17 @@ class Upscaler:
         `result` bytes go to what the network gives, before any patch.
         """
         size = self.settings.patch_size
-        budget = MERGE * size**2 if size and network.tiles else WHOLE
+        budget = MERGE * size**2 if size and network.tiles else NO_LIMIT
         batch = 1 if self.device.type == "cpu" else max(1, self.settings.batch_size)
         free = free_bytes(self.device)
         if free is None or not network.tiles:
             return budget, batch
         side = -(-max(PROBE, network.minimum) // network.multiple) * network.multiple
-        mine = max(0.0, free * KEEP / self.settings.sharers - result)
+        mine = max(0.0, free * KEEP / self.settings.workers_on_device - result)
         affordable = int(mine / bytes_per_pixel(module, self.device, side))  # pixels in a pass
-        while batch > 1 and batch * min(budget, size**2 or WHOLE) > affordable:
+        while batch > 1 and batch * min(budget, size**2 or NO_LIMIT) > affordable:
             batch //= 2
-        return max(min(budget, affordable // batch), SMALLEST**2), batch
+        return max(min(budget, affordable // batch), MIN_TILE**2), batch
 
 
 def choose_precision(asked: str, device: torch.device) -> str:
@@ -146,7 +146,7 @@ def _tune(device: torch.device, threads: int) -> None:
     """Threads and allocator of a CPU; exact fp32 and the choice of algorithms by measurement on CUDA."""
     torch.set_num_threads(max(1, threads))
     if device.type == "cpu":
-        steady_malloc()
+        retain_freed_memory()
         return
     torch.backends.cudnn.benchmark = True  # shapes are constant
     torch.backends.cudnn.allow_tf32 = False  # fp32 means fp32

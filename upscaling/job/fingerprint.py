@@ -3,7 +3,7 @@
 from dataclasses import asdict
 
 from upscaling.encode.segment_writer import EncodeSettings
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.options import Options
@@ -14,7 +14,7 @@ def identity(
     options: Options,
     source: VideoSource | PictureSource,
     encoding: EncodeSettings,
-    picture: PictureSettings,
+    picture: FrameConversion,
     found: weights.Weights | None,
 ) -> dict:
     """The input and every parameter that changes the result, as JSON has them."""

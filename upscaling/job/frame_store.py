@@ -10,18 +10,18 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.frames import pixel_formats
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 from upscaling.workers.pool import WorkerError
 
 
 class FrameStore:
     """Frames of one job. `put` is for the decode thread alone, `planes` for the encode thread, `samples` for any."""
 
-    def __init__(self, plan: Plan, job: Job):
+    def __init__(self, plan: Plan, job: WorkDir):
         self.picture = plan.stored  # what manifests say of the frames
         self._job, self._decoded = job, plan.picture
         self._format = pixel_formats.FORMATS[self.picture.out_pixel_format]
@@ -98,19 +98,19 @@ class FrameStore:
         return self._job.folder(folder) / self.name(number)
 
 
-def _before(plan: Plan) -> PictureSettings:
+def _before(plan: Plan) -> FrameConversion:
     """Decoded frames into RGB, of the same size."""
     p = plan.picture
-    return PictureSettings(
+    return FrameConversion(
         p.width, p.height, p.pixel_format, p.matrix, p.full_range, p.chroma_location,
         p.width, p.height, "rgb24", "gbr", True, p.chroma_location,
     )  # fmt: skip
 
 
-def _after(plan: Plan) -> PictureSettings:
+def _after(plan: Plan) -> FrameConversion:
     """Upscaled RGB into what the encoder takes, of the same size."""
     p = plan.picture
-    return PictureSettings(
+    return FrameConversion(
         p.out_width, p.out_height, "rgb24", "gbr", True, p.out_chroma_location,
         p.out_width, p.out_height, p.out_pixel_format, p.out_matrix, p.out_full_range, p.out_chroma_location,
     )  # fmt: skip

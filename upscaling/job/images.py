@@ -16,7 +16,7 @@ from upscaling.decode.probe import VideoInfo, probe
 from upscaling.encode.segment_writer import EncodeSettings, encode_settings
 from upscaling.frames.image_files import ALPHA, DEEP, is_picture, read_profile, write_picture
 from upscaling.frames.pixel_formats import FORMATS, pixel_format
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 
 PATTERN = re.compile(r"%(?:0([1-9]))?d")
 NUMBERED = re.compile(r"(.*?)([0-9]{1,12})(\.[A-Za-z]+)", re.DOTALL)
@@ -85,7 +85,7 @@ class PictureTarget:
             info, Path("segment.mkv"), width, height, codec="ffv1", pix_fmt=stored_format(info, self.extension)
         )
 
-    def write(self, job: Job, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
+    def write(self, job: WorkDir, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
         """Every frame of the job's segments as a picture; `numbers` are those of their names, else from 1.
 
         `source` is a picture whose colour profile (ICC) goes along. Returns warnings. OSError: a file can't
@@ -118,7 +118,7 @@ def stored_format(info: VideoInfo, extension: str) -> str:
     return "rgb48le" if deep else "rgb24"
 
 
-def _frames(job: Job) -> Iterator[np.ndarray]:
+def _frames(job: WorkDir) -> Iterator[np.ndarray]:
     """The frames in a job's segments: (height, width) or (height, width, channels), R G B and alpha."""
     for record in job.records:
         info = probe(job.folder("segments") / record.file, deinterlace="off", keep_alpha=True)

@@ -18,7 +18,7 @@ from upscaling.decode.reader import Reader
 from upscaling.job.fingerprint import differences
 from upscaling.job.notation import FrameRange
 from upscaling.job.options import Options
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 
 COMPLETE = "complete.json"  # in a part's work directory, once all its frames are in segments
 
@@ -60,7 +60,7 @@ def frame_range(path: Path, number: int, count: int) -> FrameRange:
     return FrameRange(starts[number - 1] + 1, last)
 
 
-def mark_complete(job: Job, options: Options) -> str:
+def mark_complete(job: WorkDir, options: Options) -> str:
     """Note that all frames of a part are in segments; the line for the user."""
     number, count = options.segment_of
     replace_file(job.folder(COMPLETE), json.dumps({"frames": job.frames_done}) + "\n")
@@ -80,7 +80,7 @@ def check_part(work_dir: Path, identity: dict, name: str) -> None:
         raise UpscaleError(f"{name} was run with other options or input (changed: {', '.join(changed)})")
 
 
-def is_complete(job: Job) -> bool:
+def is_complete(job: WorkDir) -> bool:
     """Whether an opened job of a part has all its frames."""
     try:
         return json.loads(job.folder(COMPLETE).read_bytes())["frames"] == job.frames_done

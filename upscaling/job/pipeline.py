@@ -1,6 +1,6 @@
 """One job, all stages at once: decode thread, workers, encode thread, and the main loop between them.
 
-decode thread ── frames, manifests ──► Crew (dispatch.py) ── results ──► Window ──► encode thread ─► segments
+decode thread ── frames, manifests ──► WorkerPool (dispatch.py) ── results ──► Window ──► encode thread ─► segments
       ▲                                                                   │
       └───────────── waits until the window has room for a frame ◄────────┘
 """
@@ -25,10 +25,10 @@ from upscaling.job.frame_store import FrameStore
 from upscaling.job.plan import Plan
 from upscaling.job.segments import OpenSegment, finish
 from upscaling.job.window import Entry, Window
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 from upscaling.workers import status
 from upscaling.workers.manifest import Manifest, write_manifest
-from upscaling.workers.pool import BatchDone, Crew, Work, WorkerError, WorkerLost
+from upscaling.workers.pool import BatchDone, Work, WorkerError, WorkerLost, WorkerPool
 
 GRACE_SECONDS = 4.0  # for encoding what is upscaled already, when the run is stopped
 CLOSE_SECONDS = 8.0  # for that and for closing the open segment; what an encoder keeps longer is lost
@@ -55,9 +55,9 @@ class Tally:
 class Pipeline:
     """One job's run through a crew of workers."""
 
-    def __init__(self, plan: Plan, job: Job, crew: Crew, say: Callable[[str], None], show: Callable):
+    def __init__(self, plan: Plan, job: WorkDir, pool: WorkerPool, say: Callable[[str], None], show: Callable):
         """`say` takes one line for the user, `show(tally, rows)` is called a few times a second."""
-        self.plan, self.job, self.crew, self.say, self.show = plan, job, crew, say, show
+        self.plan, self.job, self.pool, self.say, self.show = plan, job, pool, say, show
         self.window = Window(plan.window)
         self.frames = FrameStore(plan, job)
         self.tally = Tally(plan.info.frame_count)
@@ -121,15 +121,15 @@ class Pipeline:
         while encoding.is_alive() and self.window.stop_by is None:
             self.check()
             while self.new_works:
-                self.crew.give(self.new_works.popleft())
-            for event in self.crew.wait(LOOK_SECONDS, [self.wake_reader]):
+                self.pool.give(self.new_works.popleft())
+            for event in self.pool.wait(LOOK_SECONDS, [self.wake_reader]):
                 self._take(event)
             self._drain_wakes()
             if time.monotonic() - written > STATUS_SECONDS:
-                status.write_json(self.crew.array, self.job.directory)
+                status.write_json(self.pool.array, self.job.directory)
                 written = time.monotonic()
-            self.show(self.tally, self.crew.rows)
-        status.write_json(self.crew.array, self.job.directory)  # what the workers came to, for --keep-work
+            self.show(self.tally, self.pool.rows)
+        status.write_json(self.pool.array, self.job.directory)  # what the workers came to, for --keep-work
 
     def _take(self, event: BatchDone | WorkerLost | str) -> None:
         if isinstance(event, str):
@@ -144,7 +144,7 @@ class Pipeline:
                 self.say(f"{damage}; {work.frames} are done again")
                 for number in numbers:
                     self.frames.discard(number)
-                self.crew.redo(work, f"left this: {damage}")
+                self.pool.retry(work, f"left this: {damage}")
                 return
             del self.works[event.path]
             self.window.complete(numbers)

@@ -12,7 +12,7 @@ from upscaling.encode.codecs import keeps_alpha
 from upscaling.encode.muxer import check_container
 from upscaling.encode.segment_writer import FALLBACK_RATE, EncodeSettings, encode_settings
 from upscaling.frames import image_files
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.pixel_formats import FORMATS, frame_bytes
 from upscaling.inference import weights
@@ -41,7 +41,7 @@ class Plan:
     source: VideoSource | PictureSource
     target: PictureTarget | None  # where the result is pictures
     encoding: EncodeSettings
-    picture: PictureSettings
+    picture: FrameConversion
     models: tuple[ModelSettings, ...]  # one a worker
     identity: dict
     work_dir: Path
@@ -62,7 +62,7 @@ class Plan:
         )
 
     @property
-    def stored(self) -> PictureSettings:
+    def stored(self) -> FrameConversion:
         """The frames as they are in storage."""
         return as_stored(self.picture, self.options.frame_format)
 
@@ -111,10 +111,10 @@ def make_plan(options: Options) -> Plan:
     )  # fmt: skip
 
 
-def picture_settings(info: VideoInfo, encoding: EncodeSettings, width: int, height: int) -> PictureSettings:
+def picture_settings(info: VideoInfo, encoding: EncodeSettings, width: int, height: int) -> FrameConversion:
     """Frames as they are decoded and as they are encoded; width × height is the exact upscaled size."""
     before, after = info.colour, encoding.colour
-    return PictureSettings(
+    return FrameConversion(
         info.width, info.height, info.pixel_format, before.matrix, before.full_range, before.chroma_location,
         width, height, encoding.pixel_format, after.matrix, after.full_range, after.chroma_location,
     )  # fmt: skip
@@ -152,13 +152,13 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
         ModelSettings(
             model, device, options.precision, options.patch_size, options.batch_size, core_share(workers),
             options.denoise, options.strength, options.compile,
-            sharers=devices.count(device),
+            workers_on_device=devices.count(device),
         )
         for device in devices
     )  # fmt: skip
 
 
-def window_frames(options: Options, picture: PictureSettings, work_dir: Path) -> tuple[int, int]:
+def window_frames(options: Options, picture: FrameConversion, work_dir: Path) -> tuple[int, int]:
     """(batch size, frames that may be in storage at a time), fitted to --work-space, the disk and memory.
 
     InputError where not even one frame fits.

@@ -11,7 +11,7 @@ from upscaling.job.options import Options
 from upscaling.job.parts import check_part, is_complete
 from upscaling.job.plan import Plan, make_plan
 from upscaling.job.segments import put_together
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 
 
 def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]:
@@ -30,7 +30,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     with contextlib.ExitStack() as stack:
         jobs = []
         for plan in plans:
-            jobs.append(Job(plan.work_dir).open(plan.identity, plan.output))
+            jobs.append(WorkDir(plan.work_dir).open(plan.identity, plan.output))
             stack.callback(jobs[-1].close)
         segments = []
         for number, job in enumerate(jobs, 1):
@@ -47,7 +47,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     return whole, sum(len(pts) for _, pts in segments)
 
 
-def _whole(job: Job, record: SegmentRecord, name: str):
+def _whole(job: WorkDir, record: SegmentRecord, name: str):
     """The path of a segment that is what the ledger says of it."""
     path = job.folder("segments") / record.file
     if not path.is_file() or path.stat().st_size != record.size or file_sha256(path) != record.sha256:

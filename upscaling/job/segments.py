@@ -15,7 +15,7 @@ from upscaling.job.ledger import SegmentRecord
 from upscaling.job.parts import mark_complete
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
-from upscaling.job.work_dir import Job
+from upscaling.job.work_dir import WorkDir
 
 SEGMENT_SECONDS = 60.0  # a segment is closed after that time, or after --segment-frames
 
@@ -26,7 +26,7 @@ class OpenSegment:
     An error elsewhere, even in finding the next frame, does not cost the frames that are in it.
     """
 
-    def __init__(self, job: Job, plan: Plan):
+    def __init__(self, job: WorkDir, plan: Plan):
         self.job, self.limit, self.pts = job, plan.options.segment_frames, []
         self.path = job.folder("segments") / f"segment_{len(job.records):06d}.mkv.tmp"
         self.writer = SegmentWriter(self.path, plan.encoding)
@@ -56,7 +56,7 @@ class OpenSegment:
             self.path.unlink(missing_ok=True)  # room on a full disk
 
 
-def verify(job: Job, say: Callable[[str], None], check: Callable[[], None]) -> None:
+def verify(job: WorkDir, say: Callable[[str], None], check: Callable[[], None]) -> None:
     """Keep the segments of an earlier run up to the first that is not what the ledger says of it.
 
     `check` is called before each and raises where the run is to end.
@@ -81,7 +81,7 @@ def _verify(path: Path, record: SegmentRecord) -> None:
         raise UpscaleError(f"{path.name} does not have the frames that were written")
 
 
-def finish(plan: Plan, job: Job) -> list[str]:
+def finish(plan: Plan, job: WorkDir) -> list[str]:
     """Join the segments with the input's other streams and move the result to its name; returns warnings.
 
     Nothing shows under the output's name before all of it is on the disk. A run that is killed meanwhile
@@ -98,7 +98,7 @@ def finish(plan: Plan, job: Job) -> list[str]:
     return put_together([(job.folder("segments") / record.file, record.pts) for record in job.records], plan, job)
 
 
-def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, job: Job) -> list[str]:
+def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, job: WorkDir) -> list[str]:
     """Segments, (path, times of its frames) each, as the plan's output in place; warnings.
 
     `job` is one that is held, on whose file system the output grows.

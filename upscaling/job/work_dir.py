@@ -53,7 +53,7 @@ SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see
 OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json)(\.tmp)?|{JOINED}|{SOCKET}"
 
 
-class Job:
+class WorkDir:
     """A job's directory, held by this process from `open` to `close`."""
 
     def __init__(self, directory: Path):
@@ -68,7 +68,7 @@ class Job:
 
     # Opening
 
-    def open(self, identity: dict, output: Path, restart: bool = False) -> "Job":
+    def open(self, identity: dict, output: Path, restart: bool = False) -> "WorkDir":
         """Take the directory: make it or check whose it is, lock it, and load what an earlier run left.
 
         Raises BusyError where another run holds it, InputError where it is not ours to use.

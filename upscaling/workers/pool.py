@@ -21,7 +21,7 @@ from upscaling.workers import status
 from upscaling.workers.forkserver import ProcessStarter, end_process
 
 OUTSTANDING = 2  # manifests in one worker's pipe: the one at work and the next
-STRIKES = 3  # workers that one manifest may kill, and tries that a worker has to start
+MAX_FAILURES = 3  # workers that one manifest may kill, and tries that a worker has to start
 LOADING_SECONDS = 60.0  # that a worker may be silent for before it is ready, however short the stall timeout
 LONGEST_LOOK = 2.0  # seconds between two looks that count as silence: not the hours that this process was stopped
 
@@ -68,13 +68,13 @@ class Slot:
     ready: bool = False
     starts: int = 0
     failed_starts: int = 0  # in a row
-    last_words: str = ""  # why it is about to end, if it said so
+    exit_reason: str = ""  # why it is about to end, if it said so
     lost: str = ""  # why the one before died
-    beat: float = 0.0  # the last heartbeat seen
+    heartbeat: float = 0.0  # the last heartbeat seen
     silence: float = 0.0  # seconds that it has had work and given no sign of life
 
 
-class Crew:
+class WorkerPool:
     """The workers of a run, or of several runs one after another: their models stay loaded."""
 
     def __init__(
@@ -95,7 +95,7 @@ class Crew:
         self.array = status.new_array(self.starter.context, len(self.slots))
         self.rows = status.rows(self.array)
         self.backlog: deque[Work] = deque()
-        self.strikes: dict[Path, int] = {}  # of every manifest that a worker had when it died
+        self.failures: dict[Path, int] = {}  # of every manifest that a worker had when it died
         self.events: list[BatchDone | WorkerLost] = []
         self.looked = time.monotonic()
 
@@ -115,7 +115,7 @@ class Crew:
         self.rows[slot.index] = status.empty_row()
         row = self.rows[slot.index]
         row["restarts"], row["batch"], row["device"] = slot.starts, -1, slot.settings.device.encode()
-        slot.ready, slot.last_words, slot.beat, slot.silence = False, "", 0.0, 0.0
+        slot.ready, slot.exit_reason, slot.heartbeat, slot.silence = False, "", 0.0, 0.0
         tasks, slot.tasks = self.starter.context.Pipe(duplex=False)
         slot.results, results = self.starter.context.Pipe(duplex=False)
         slot.process = self.starter.start(
@@ -149,14 +149,14 @@ class Crew:
         """Queue a manifest for the first worker that has room."""
         self.backlog.append(work)
 
-    def redo(self, work: Work, why: str) -> None:
+    def retry(self, work: Work, why: str) -> None:
         """Have a manifest done again whose output turned out to be wrong; it counts as a strike."""
-        self._strike(work, why)
+        self._count_failure(work, why)
 
     def drop_work(self) -> None:
         """Forget all manifests; those that workers have already go on and are not heard."""
         self.backlog.clear()
-        self.strikes.clear()
+        self.failures.clear()
         for slot in self.slots:
             slot.given.clear()
 
@@ -168,7 +168,7 @@ class Crew:
                 if slot.process is None or len(slot.given) != room:
                     continue
                 # Alone, so that it is known which manifest a worker dies of.
-                if room and (self.backlog[0].path in self.strikes or slot.given[0].path in self.strikes):
+                if room and (self.backlog[0].path in self.failures or slot.given[0].path in self.failures):
                     continue
                 work = self.backlog.popleft()
                 slot.given.append(work)
@@ -186,7 +186,7 @@ class Crew:
         self.events = []
         for slot in self.slots:
             # Not at once when one dies: a signal that killed all may be meant for this process too.
-            if slot.process is None and slot.failed_starts < STRIKES:
+            if slot.process is None and slot.failed_starts < MAX_FAILURES:
                 self._start(slot)
                 self.events.append(WorkerLost(slot.index, slot.lost, True))
         self._hand_out()
@@ -197,13 +197,13 @@ class Crew:
         happened = [sources[source] for source in connection.wait([*sources, *others], timeout) if source in sources]
         for index in dict.fromkeys(slot.index for slot in happened):
             slot = self.slots[index]
-            if not self._hear(slot) or not slot.process.is_alive():
-                self._bury(slot, "")
+            if not self._drain_messages(slot) or not slot.process.is_alive():
+                self._replace_dead(slot, "")
         self._find_stalled()
         self._hand_out()
         return self.events
 
-    def _hear(self, slot: Slot) -> bool:
+    def _drain_messages(self, slot: Slot) -> bool:
         """Take in every message that a worker's pipe holds; False where it was the last one."""
         try:
             while slot.results.poll():
@@ -223,9 +223,9 @@ class Crew:
             # Its frames may be encoded and gone in a moment: nobody may be given them again.
             self.events.append(BatchDone(work.path, rest[1]))
         elif kind == "failed":  # its process ends now
-            slot.last_words = f"failed ({rest[1]})"
+            slot.exit_reason = f"failed ({rest[1]})"
             if work is not None:
-                self._strike(work, slot.last_words)
+                self._count_failure(work, slot.exit_reason)
         elif kind == "unusable":  # what it was given to load, not what it did
             raise InputError(rest[1])
         elif kind == "fatal" and work is not None:
@@ -243,40 +243,40 @@ class Crew:
         now = time.monotonic()
         step, self.looked = min(now - self.looked, LONGEST_LOOK), now
         for slot in self.slots:
-            beat = float(self.rows[slot.index]["heartbeat"])
-            if not slot.given or beat != slot.beat:
-                slot.beat, slot.silence = beat, 0.0
+            heartbeat = float(self.rows[slot.index]["heartbeat"])
+            if not slot.given or heartbeat != slot.heartbeat:
+                slot.heartbeat, slot.silence = heartbeat, 0.0
                 continue
             slot.silence += step
             limit = self.stall_timeout if slot.ready else max(self.stall_timeout, LOADING_SECONDS)
             if slot.process is not None and slot.silence > limit:
-                self._bury(slot, f"gave no sign of life for {slot.silence:.0f} s")
+                self._replace_dead(slot, f"gave no sign of life for {slot.silence:.0f} s")
 
-    def _bury(self, slot: Slot, why: str) -> None:
+    def _replace_dead(self, slot: Slot, why: str) -> None:
         """Clear a dead worker's place for a fresh one; its manifests go to whoever has room."""
-        self._hear(slot)  # what it said before it died counts
-        why = why or slot.last_words or ended(slot.process)
-        at_fault = not slot.last_words and slot.ready
+        self._drain_messages(slot)  # what it said before it died counts
+        why = why or slot.exit_reason or ended(slot.process)
+        at_fault = not slot.exit_reason and slot.ready
         self._end(slot)
         given, slot.given = list(slot.given), deque()
         self.backlog.extendleft(reversed(given[at_fault:]))
         if not slot.ready:
             slot.failed_starts += 1
-        replaced = slot.failed_starts < STRIKES
+        replaced = slot.failed_starts < MAX_FAILURES
         if not replaced and not any(other.process is not None and other.ready for other in self.slots):
-            raise WorkerError(f"worker {slot.index} could not start, {STRIKES} times; the last time it {why}")
+            raise WorkerError(f"worker {slot.index} could not start, {MAX_FAILURES} times; the last time it {why}")
         slot.lost = why
         if not replaced:
             self.events.append(WorkerLost(slot.index, why, False))
         for work in given if slot.ready else ():
-            self.strikes.setdefault(work.path, 0)
+            self.failures.setdefault(work.path, 0)
         if given and at_fault:  # the first it was given is the one that it died of
-            self._strike(given[0], why)
+            self._count_failure(given[0], why)
 
-    def _strike(self, work: Work, why: str) -> None:
-        self.strikes[work.path] = self.strikes.get(work.path, 0) + 1
-        if self.strikes[work.path] >= STRIKES:
-            raise WorkerError(f"{work.frames}: given up after {STRIKES} tries; the last worker {why}")
+    def _count_failure(self, work: Work, why: str) -> None:
+        self.failures[work.path] = self.failures.get(work.path, 0) + 1
+        if self.failures[work.path] >= MAX_FAILURES:
+            raise WorkerError(f"{work.frames}: given up after {MAX_FAILURES} tries; the last worker {why}")
         self.backlog.appendleft(work)
 
 

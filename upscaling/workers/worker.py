@@ -30,9 +30,9 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import UpscaleError, full_disk
-from upscaling.common.system import steady_malloc
+from upscaling.common.system import retain_freed_memory
 from upscaling.frames import pixel_formats
-from upscaling.frames.conversion import PictureSettings
+from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import read_frame, write_frame
 from upscaling.inference.engine import make_upscaler
 from upscaling.inference.settings import ModelSettings
@@ -55,7 +55,7 @@ class Batch:
     names: tuple[str, ...]
     last: bool  # of its manifest
     started: float  # time.monotonic()
-    picture: PictureSettings | None = None  # once its frames are read
+    picture: FrameConversion | None = None  # once its frames are read
 
 
 # The process
@@ -69,7 +69,7 @@ def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_f
     the worker logs until the first one comes. Ends with status 1 after an error.
     """
     tie_to_main()
-    steady_malloc()
+    retain_freed_memory()
     row = status.rows(array)[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
     row["batch"], row["state"] = -1, status.IDLE
@@ -97,27 +97,27 @@ class Worker:
         self.job: Path | None = None
         self.held = -1  # descriptor of the job's directory
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """A sign of life; a worker that gives none for long counts as dead."""
         self.row["heartbeat"] = time.time()
 
     def load(self) -> None:
-        self.upscaler = make_upscaler(self.settings, self.beat)
-        self.beat()
+        self.upscaler = make_upscaler(self.settings, self.heartbeat)
+        self.heartbeat()
         self.results.send(("ready",))
 
     def serve(self) -> None:
         """Batches of all manifests in order; while the device has one in flight the next is submitted."""
-        flying: deque[Batch] = deque()
+        in_flight: deque[Batch] = deque()
         waiting: deque[Batch] = deque()
         while True:
-            while not waiting and (not flying or self.tasks.poll()):
+            while not waiting and (not in_flight or self.tasks.poll()):
                 waiting.extend(self._read(self.tasks.recv()))
-            if waiting and len(flying) <= self.upscaler.depth:
-                flying.append(self._submit(waiting.popleft()))
-            if flying and (len(flying) > self.upscaler.depth or not waiting):
-                self.current = flying[0].path
-                self._finish(flying.popleft())
+            if waiting and len(in_flight) <= self.upscaler.depth:
+                in_flight.append(self._submit(waiting.popleft()))
+            if in_flight and (len(in_flight) > self.upscaler.depth or not waiting):
+                self.current = in_flight[0].path
+                self._finish(in_flight.popleft())
 
     def _read(self, path: str) -> list[Batch]:
         self.current = path
@@ -126,7 +126,7 @@ class Worker:
             self._enter(job)
         self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
         self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
-        self.beat()
+        self.heartbeat()
         work = manifests.read_manifest(path, job if self.in_job else None)
         batches = list(open_batches(work, path))
         self.row["total_batches"] += len(work.batches)
@@ -140,7 +140,7 @@ class Worker:
     def _submit(self, batch: Batch) -> Batch:
         self.current = batch.path
         self.row["batch"] = batch.number
-        self.beat()
+        self.heartbeat()
         frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
         picture = picture_settings(batch.manifest, frames[0])
         self.upscaler.submit(frames, picture)
@@ -152,7 +152,7 @@ class Worker:
         shape = pixel_formats.stored_shape(fmt, *batch.picture.stored_size)
         for name, samples in zip(batch.names, outputs, strict=True):
             write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
-        self.beat()
+        self.heartbeat()
         log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
         for note in self.upscaler.notes:
             log.info("batch %d: %s", batch.number, note)
@@ -230,14 +230,14 @@ def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
         yield Batch(work, path, number, open_names[number], number == numbers[-1], time.monotonic())
 
 
-def picture_settings(work: Manifest, first: np.ndarray) -> PictureSettings:
+def picture_settings(work: Manifest, first: np.ndarray) -> FrameConversion:
     """What the upscaler must know of a manifest's frames; `first` is one of them, as stored."""
     fmt = pixel_formats.pixel_format(work.pixel_format)
     width, height = work.frame_size or pixel_formats.size_from_shape(fmt, first.shape)
     out_width, out_height = work.output_size or (scaled(width, work.scale), scaled(height, work.scale))
     matrix, colour_range = work.colour.split()
     out_matrix, out_range = (work.output_colour or work.colour).split()
-    return PictureSettings(
+    return FrameConversion(
         width, height, work.pixel_format, matrix, colour_range == "full", work.chroma_location,
         out_width, out_height, work.output_pixel_format or work.pixel_format, out_matrix, out_range == "full",
         work.chroma_location,
