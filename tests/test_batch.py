@@ -239,7 +239,8 @@ def test_lanczos_needs_no_torch():
     code = (
         "import sys, numpy as np\n"
         "from upscaling.inference.engine import make_upscaler\n"
-        "from upscaling.frames.settings import *\n"
+        "from upscaling.frames.conversion import *\n"
+        "from upscaling.inference.settings import *\n"
         "u = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)\n"
         "p = FrameConversion(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
         "u.submit([np.full(24, 90, np.uint8)], p)\n"
