@@ -159,13 +159,13 @@ def test_a_real_allocation_failure_is_recognised():
 
 def test_freed_memory_is_kept_for_the_next_layer():
     code = (
-        "import resource, torch\nfrom upscaling.common import allocator\n"
+        "import resource, torch\nfrom upscaling.common import system\n"
         "torch.set_num_threads(1)\n"
         "def faults():\n"
         "    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
         "    for _ in range(20):\n        torch.ones(64 << 18)\n"
         "    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before\n"
-        "first = faults()\nallocator.steady_malloc()\nfaults()\nsteady = faults()\n"
+        "first = faults()\nsystem.retain_freed_memory()\nfaults()\nsteady = faults()\n"
         "assert steady < first / 10, (first, steady)\n"
     )
     if "glibc" not in __import__("platform").libc_ver()[0]:

@@ -10,7 +10,7 @@ import ctypes
 import json
 import os
 from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 STATES = ("idle", "processing", "completed", "error")
@@ -109,7 +109,7 @@ def picture(row, worker: int, manifests: Path) -> WorkerStatus:
 
 
 def _iso(seconds: float) -> str | None:
-    return datetime.fromtimestamp(float(seconds), timezone.utc).isoformat(timespec="milliseconds") if seconds else None
+    return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="milliseconds") if seconds else None
 
 
 def write_json(array, job_dir: Path) -> None:
