@@ -1,4 +1,4 @@
-"""The Matroska bytes that PyAV has no words for: is a segment whole, and headers with HDR or priming to copy from.
+"""The Matroska bytes that PyAV has no words for: headers with HDR or priming to copy from, and a display size.
 
 PyAV can't set a stream's mastering display, content light level or initial padding; it can copy them from
 a stream that it reads. `video_template` and `audio_template` are files of one track for that purpose.
@@ -30,43 +30,6 @@ ACM_CODECS = {
 }  # fmt: skip
 _ACM_PLACEHOLDER = (b"A_MPEG/L2", b"A_MS/ACM\0")  # PyAV refuses the second; an EBML text may end in zeros
 DISPLAY_ROOM = " " * 400  # spaces at the end of a track's name, to be replaced by a display size
-_LONGEST_ELEMENT = 1 << 31  # bytes; clusters are closed at 5 MB or one frame
-
-
-def damage(path: Path) -> str | None:
-    """What is wrong with a Matroska file by its sizes and CRC-32s alone; None where nothing is.
-
-    Every level 1 element that libavformat writes (but Void and seek head) starts with the CRC-32 of what
-    follows in it, so that a flipped bit anywhere in the pictures shows.
-    """
-    size = path.stat().st_size
-    with open(path, "rb") as file:
-        try:
-            if _element(file)[0] != EBML:
-                return "it is not a Matroska file"
-            file.seek(0)
-            _, length = _element(file)
-            file.seek(length, 1)
-            ident, length = _element(file)
-            if ident != SEGMENT or file.tell() + length != size:
-                return "it was never closed or has been cut short"
-            return _damaged_element(file, size)
-        except EOFError:
-            return "it ends within an element"
-
-
-def _damaged_element(file: BinaryIO, size: int) -> str | None:
-    while file.tell() < size:
-        start = file.tell()
-        ident, length = _element(file)
-        if length > min(size - file.tell(), _LONGEST_ELEMENT):
-            return f"an element at byte {start} is longer than the file"
-        content = file.read(length)
-        if ident != VOID and content[:2] == b"\xbf\x84":
-            stored = int.from_bytes(content[2:6], "little")
-            if zlib.crc32(content[6:]) != stored:
-                return f"the checksum of the element at byte {start} does not match"
-    return None
 
 
 def _element(file: BinaryIO) -> tuple[int, int]:

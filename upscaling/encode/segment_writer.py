@@ -1,4 +1,4 @@
-"""Frames in, segments out: what the encoder is told, a segment's writing, and whether a segment is whole.
+"""Segments: the encoder's settings, and the files that frames are encoded into.
 
 A segment is a Matroska file that starts with a key frame and depends on no other. Matroska keeps whole
 milliseconds only, so a segment's packets carry no times: their timestamp is the frame's rank in presentation
@@ -12,13 +12,11 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-import av.error
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.decode import colour_tags
 from upscaling.decode.probe import Colour, VideoInfo
-from upscaling.encode import matroska
 from upscaling.encode.codecs import AUTO, ENCODERS, check_opens, choose, encoder_options, keeps_alpha, result_format
 from upscaling.encode.output_file import Sink
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes
@@ -34,7 +32,7 @@ _TRANSFER_CODES = {name: code for code, name in colour_tags.TRANSFERS.items()}
 
 
 class SegmentError(UpscaleError):
-    """A segment that can't be trusted: damaged, cut short, or not decodable."""
+    """A segment is damaged, incomplete, or does not fit the other segments of its job."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +120,7 @@ def _result_colour(source: Colour, from_rgb: bool, to_rgb: bool, full_range: boo
 class SegmentWriter:
     """One segment: `write` every frame in presentation order, then `close`. A context manager.
 
-    Leaving the context by an exception leaves a file behind that `verify_segment` refuses.
+    Leaving the context by an exception leaves an unfinished file behind.
     """
 
     def __init__(self, path: Path, settings: EncodeSettings) -> None:
@@ -195,12 +193,17 @@ class SegmentWriter:
         self._sink.check()
 
     def close(self) -> None:
-        """Waits until every frame is encoded and the file on the disk; OSError where it can't be."""
+        """Waits until every frame is encoded and the file is on the disk.
+
+        OSError if the disk does not take it, SegmentError if the encoder did not return every frame.
+        """
         if self._sink.closed:
             return
         try:
             if self._pts:
                 self._mux(self._stream.encode(None))
+            if self._ranks:
+                raise SegmentError(f"{self._settings.codec} lost {len(self._ranks)} of {len(self._pts)} frames")
             self._container.close()
             self._sink.close()
         finally:
@@ -269,28 +272,3 @@ def _hdr_texts(side_data: dict[str, dict], plain: bool) -> tuple[str, str]:
             x, y = (f"{float(Fraction(v)):.5f}" if plain else str(round(Fraction(v) * unit)) for v in pair)
             display += f"{name}({x},{y})"
     return display, f"{light['max_content']},{light['max_average']}" if light else ""
-
-
-def verify_segment(path: Path) -> int:
-    """The number of frames in a segment, every one of them decoded; SegmentError where it is damaged."""
-    try:
-        fault = matroska.damage(path)
-        if fault is not None:
-            raise SegmentError(f"segment {path.name}: {fault}")
-        return _decoded_frames(path)
-    except (av.error.FFmpegError, OSError, ValueError, IndexError) as error:
-        raise SegmentError(f"segment {path.name} can't be decoded: {error}") from error
-
-
-def _decoded_frames(path: Path) -> int:
-    count = packets = 0
-    with av.open(str(path), options={"err_detect": "crccheck+explode"}) as container:
-        stream = container.streams.video[0]
-        stream.codec_context.thread_type = "AUTO"
-        stream.codec_context.options = {"err_detect": "crccheck+explode"}
-        for packet in container.demux(stream):
-            packets += packet.size > 0
-            count += sum(not frame.is_corrupt for frame in packet.decode())
-    if count == 0 or count != packets:
-        raise SegmentError(f"segment {path.name}: {count} of its {packets} frames can be decoded")
-    return count

@@ -1,8 +1,7 @@
-"""Segments: every encoder's frames come back, options mean what they say, damage is found."""
+"""Segments: every encoder returns the frames that it is given, and options have the documented effect."""
 
 import dataclasses
 import json
-import random
 import resource
 import signal
 from fractions import Fraction
@@ -16,7 +15,7 @@ from upscaling.common.errors import InputError
 from upscaling.decode.colour_tags import Colour
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode import codecs
-from upscaling.encode.segment_writer import SegmentError, SegmentWriter, encode_settings, verify_segment
+from upscaling.encode.segment_writer import SegmentError, SegmentWriter, encode_settings
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
 BT709 = Colour("bt709", False, "bt709", "bt709", "left")
@@ -78,10 +77,11 @@ def test_frames_come_back_in_order(tmp_path, codec):
     settings = settings_of(video(), codec=codec, **best)
     pts = [1001 * i for i in range(7)]
     path = write(tmp_path / "s.mkv", settings, pts)
-    assert verify_segment(path) == 7
+    frames = frames_of(path)
+    assert len(frames) == 7
     fmt = pixel_format(settings.pixel_format)
     if codec != "prores_ks":  # its decoder has 12 bit
-        for number, frame in enumerate(frames_of(path)):
+        for number, frame in enumerate(frames):
             assert psnr(frame, smooth(settings, number), fmt) >= 45
 
 
@@ -120,7 +120,7 @@ def test_deep_webm_keeps_ten_bits():
 def test_sizes_become_what_the_pixel_format_needs(tmp_path, size, result):
     settings = settings_of(video(width=size[0], height=size[1]))
     assert (settings.width, settings.height) == result
-    assert verify_segment(write(tmp_path / "s.mkv", settings, [0, 1])) == 2
+    assert len(frames_of(write(tmp_path / "s.mkv", settings, [0, 1]))) == 2
 
 
 def test_small_deep_pictures_avoid_x265():
@@ -213,8 +213,8 @@ def test_hdr_side_data_is_in_the_pictures(tmp_path, codec):
 
 def test_times_may_be_far_from_zero_and_uneven(tmp_path):
     pts = [90_000_000_000, 90_000_000_001, 90_000_900_000, 90_030_000_000]
-    assert verify_segment(write(tmp_path / "s.mkv", settings_of(video()), pts)) == 4
-    assert verify_segment(write(tmp_path / "t.mkv", settings_of(video()), [-5000, -3000, 7])) == 3
+    assert len(frames_of(write(tmp_path / "s.mkv", settings_of(video()), pts))) == 4
+    assert len(frames_of(write(tmp_path / "t.mkv", settings_of(video()), [-5000, -3000, 7]))) == 3
 
 
 def test_times_that_do_not_grow_are_refused(tmp_path):
@@ -231,32 +231,15 @@ def test_identity_is_json_and_leaves_threads_out():
     assert one != settings_of(info, crf=30).identity()
 
 
-def test_a_segment_that_was_never_closed_is_refused(tmp_path):
-    settings = settings_of(video())
-    with pytest.raises(RuntimeError), SegmentWriter(tmp_path / "s.mkv", settings) as writer:
-        writer.write(smooth(settings, 0), 0)
-        raise RuntimeError
-    with pytest.raises(SegmentError):
-        verify_segment(tmp_path / "s.mkv")
-    with pytest.raises(SegmentError):
-        verify_segment(tmp_path / "missing.mkv")
-
-
-def test_damage_is_found(tmp_path):
-    """Cut anywhere, or a bit flipped anywhere in the pictures."""
-    whole = write(tmp_path / "s.mkv", settings_of(video(), preset="ultrafast"), list(range(6))).read_bytes()
-    damaged = tmp_path / "damaged.mkv"
-    for length in [0, 1, 40, len(whole) // 2, len(whole) - 1]:
-        damaged.write_bytes(whole[:length])
-        with pytest.raises(SegmentError):
-            verify_segment(damaged)
-    start = whole.index(b"\x1f\x43\xb6\x75")  # the cluster
-    for position in random.Random(3).sample(range(start, len(whole)), 40):
-        flipped = bytearray(whole)
-        flipped[position] ^= 16
-        damaged.write_bytes(flipped)
-        with pytest.raises(SegmentError):
-            verify_segment(damaged)
+def test_an_encoder_that_loses_a_frame_is_an_error(tmp_path, monkeypatch):
+    settings = settings_of(video(), codec="ffv1")
+    writer = SegmentWriter(tmp_path / "s.mkv", settings)
+    writer.write(smooth(settings, 0), 0)
+    original = writer._mux
+    monkeypatch.setattr(writer, "_mux", lambda packets: original(packets[:-1]))
+    writer.write(smooth(settings, 1), 1)
+    with pytest.raises(SegmentError, match="ffv1 lost 1 of 2 frames"):
+        writer.close()
 
 
 def test_a_full_disk_is_an_error_and_not_a_short_file(tmp_path):
@@ -272,8 +255,6 @@ def test_a_full_disk_is_an_error_and_not_a_short_file(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, old)
         signal.signal(signal.SIGXFSZ, handler)
-    with pytest.raises(SegmentError):
-        verify_segment(tmp_path / "s.mkv")
 
 
 def test_encoders_are_silent(tmp_path, capfd):
