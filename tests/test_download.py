@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from upscaling.common import download
+from upscaling.common.files import file_sha256
 
 CONTENT = bytes(range(256)) * 5000
 SUM = hashlib.sha256(CONTENT).hexdigest()
@@ -75,14 +76,14 @@ def test_no_network_is_one_line(tmp_path, url):
 
 def test_a_directory_that_cannot_be_made_is_one_line(site, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(download.DownloadError, match="can't write"):
+    with pytest.raises(download.DownloadError, match="cannot write"):
         download.fetch(f"{site}/net.pth", tmp_path / "file" / "net.pth", SUM)
 
 
 def test_a_sum_nobody_publishes_is_recorded(site, tmp_path):
     target = tmp_path / "net.pth"
     assert download.fetch(f"{site}/unknown-length.pth", target, None) == SUM
-    assert download.recorded_sum(target) == SUM == download.sha256(target)
+    assert download.recorded_sum(target) == SUM == file_sha256(target)
     assert download.recorded_sum(tmp_path / "other.pth") is None
 
 
@@ -97,13 +98,13 @@ def test_many_at_once_leave_one_good_file(site, tmp_path):
 
 
 def test_a_killed_downloads_leftover_is_removed_after_a_day(site, tmp_path):
-    old, fresh = tmp_path / ".net.pth.abc.part", tmp_path / ".net.pth.def.part"
+    old, fresh = tmp_path / "net.pth.1.tmp", tmp_path / "net.pth.2.tmp"
     for file in (old, fresh):
         file.write_bytes(b"half")
     long_ago = time.time() - 2 * download.STALE
     os.utime(old, (long_ago, long_ago))
     download.fetch(f"{site}/net.pth", tmp_path / "net.pth", SUM)
-    assert sorted(os.listdir(tmp_path)) == [fresh.name, "net.pth"]
+    assert sorted(os.listdir(tmp_path)) == ["net.pth", fresh.name]
 
 
 def test_a_bar_is_drawn_in_a_terminal_only(monkeypatch, capsys):

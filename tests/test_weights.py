@@ -13,6 +13,7 @@ from test_download import site  # noqa: F401  (a fixture)
 
 from upscaling.cli import models_command
 from upscaling.common import download
+from upscaling.common.files import file_sha256
 from upscaling.inference import weights
 from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
 
@@ -151,7 +152,7 @@ def release(tmp_path, monkeypatch, name: str, state: dict, good: bool = True) ->
     file = tmp_path / "site" / entry.tag / f"{name}.pth"
     file.parent.mkdir(parents=True, exist_ok=True)
     nets.save_pth(state, file)
-    stated = download.sha256(file) if good else "0" * 64
+    stated = file_sha256(file) if good else "0" * 64
     if entry.sha256 or not good:
         monkeypatch.setitem(weights.MODELS, name, Official(entry.tag, entry.scale, stated))
     monkeypatch.setenv(weights.RELEASE_VARIABLE, (tmp_path / "site").as_uri() + "/")

@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import time
-import zlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from pathlib import Path, PurePosixPath
 from upscaling.cli.progress import Progress
 from upscaling.cli.signals import why
 from upscaling.common.errors import BusyError, InputError, Stopped
-from upscaling.common.files import file_identity
+from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
@@ -258,24 +257,12 @@ class Finished:
         output = os.path.relpath(item.output, self.path.absolute().parent)
         record = {"source": item.name, "output": output, "key": key}
         self._by_name[item.name] = record
-        text = json.dumps(record)
-        # A line break first: what a power cut tore must not take this line along.
-        data = f"\n{text}\t{zlib.crc32(text.encode()):08x}\n".encode()
-        fd = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
-        try:
-            os.write(fd, data)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        append_synced(self.path, "\n" + checked_line(record))  # a line break first: the last line may be torn
 
 
 def _parse(line: bytes) -> dict | None:
-    """A record's values, all text; None for a line that is torn or another's."""
-    text, tab, crc = line.rpartition(b"\t")
-    try:
-        if not tab or int(crc, 16) != zlib.crc32(text):
-            return None
-        record = json.loads(text)
-        return record if all(isinstance(record[name], str) for name in ("source", "output", "key")) else None
-    except (ValueError, TypeError, KeyError, RecursionError):
-        return None
+    """A record's values, all text; None if the line is torn or holds anything else."""
+    record = parse_checked_line(line)
+    if isinstance(record, dict) and all(isinstance(record.get(name), str) for name in ("source", "output", "key")):
+        return record
+    return None

@@ -5,10 +5,9 @@ A SHA-256 that its publisher does not state is recorded beside the file at its f
 """
 
 import contextlib
+import glob
 import hashlib
-import os
 import sys
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -17,6 +16,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.files import replacing
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without a byte
@@ -25,15 +25,6 @@ STALE = 24 * 3600  # seconds after which a killed download's temporary file is r
 
 class DownloadError(UpscaleError):
     """The file could not be fetched or is not what it should be; nothing is left of it. One line."""
-
-
-def sha256(path: Path) -> str:
-    """Hexadecimal SHA-256 of a file."""
-    digest = hashlib.sha256()
-    with open(path, "rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
 
 
 def recorded_sum(path: Path) -> str | None:
@@ -53,24 +44,14 @@ def fetch(url: str, target: Path, expected: str | None, report: Callable[[int, i
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _remove_stale(target)
-        handle, temporary = tempfile.mkstemp(prefix=f".{target.name}.", suffix=".part", dir=target.parent)
-    except OSError as error:
-        raise DownloadError(f"can't write to {target.parent}: {error.strerror or error}") from error
-    try:
-        with os.fdopen(handle, "wb") as file:
+        with replacing(target, sync=True) as file:
             digest = _receive(url, file, report)
-            os.fsync(file.fileno())
-        if expected is not None and digest != expected:
-            raise DownloadError(f"{url} is not the official file (SHA-256 {digest}, should be {expected})")
-        os.chmod(temporary, 0o644)
-        if expected is None:
-            _record(target).write_text(f"{digest}  {target.name}\n", encoding="ascii")
-        os.replace(temporary, target)
+            if expected is not None and digest != expected:
+                raise DownloadError(f"{url} is not the official file (SHA-256 {digest}, should be {expected})")
+            if expected is None:
+                _record(target).write_text(f"{digest}  {target.name}\n", encoding="ascii")
     except OSError as error:
-        raise DownloadError(f"can't write {target}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
+        raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
     return digest
 
 
@@ -124,7 +105,7 @@ def _record(path: Path) -> Path:
 
 def _remove_stale(target: Path) -> None:
     """Removes temporary files that killed downloads of the same file left a day or more ago."""
-    for old in target.parent.glob(f".{target.name}.*.part"):
+    for old in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE:
                 old.unlink()

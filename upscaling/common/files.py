@@ -1,21 +1,71 @@
-"""Files put in place whole, synced to the disk, and removed by name only; no link is followed."""
+"""Files: atomic replacement, synced writes, checksums, and removal by pattern; no link is followed."""
 
+import contextlib
 import errno
 import hashlib
+import json
 import os
 import re
+import secrets
 import stat
-from collections.abc import Container
+import zlib
+from collections.abc import Container, Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a whole file, in hexadecimal."""
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# Writing
+
+
+@contextlib.contextmanager
+def replacing(path: Path, *, sync: bool = False, temporary: Path | None = None) -> Iterator[BinaryIO]:
+    """A new file to write to; it replaces `path` at the end of the block, and an exception leaves `path` as it was.
+
+    `sync` waits until the data is on the disk (fsync) before the rename; the rename itself is only durable after
+    `sync_directory`. The temporary file is in the same directory and is created exclusively. By default its name is
+    unique: NAME.DIGITS.tmp. A caller that is the only writer of `path` may name it instead: a file of that name is
+    what a killed run has left, and is removed.
+    """
+    if temporary is not None:
+        temporary.unlink(missing_ok=True)
+    else:
+        temporary = path.with_name(f"{path.name}.{secrets.randbits(64)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    try:
+        with os.fdopen(fd, "wb") as file:
+            yield file
+            if sync:
+                file.flush()
+                os.fsync(fd)
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def replace_file(path: Path, text: str) -> None:
+    """Replace a text file atomically; it is on the disk when this returns."""
+    with replacing(path, sync=True) as file:
+        file.write(text.encode())
+    sync_directory(path.parent)
+
+
+def append_synced(path: Path, text: str) -> None:
+    """Append to a text file, which is made if it does not exist; on the disk when this returns."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    data = text.encode()
+    try:
+        while data:  # one write, unless the disk is full: other processes may append at the same time
+            data = data[os.write(fd, data) :]
+        os.fsync(fd)
+    finally:
+        os.close(fd)
 
 
 def sync_directory(directory: Path) -> None:
@@ -23,33 +73,37 @@ def sync_directory(directory: Path) -> None:
     try:
         fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except PermissionError:
-        return  # it may be written to, but not read
+        return  # write permission alone is enough to rename, but not to sync
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # a file system that syncs no directories
+        if error.errno != errno.EINVAL:  # the file system cannot sync directories
             raise
     finally:
         os.close(fd)
 
 
-def replace_file(path: Path, text: str) -> None:
-    """Put a text file in place whole, and on the disk before this returns."""
-    temporary = path.with_name(path.name + ".tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600)
+# Lines with a checksum
+
+
+def checked_line(value: object) -> str:
+    """A line of JSON, a tab, and the CRC-32 of the JSON as 8 hexadecimal digits."""
+    text = json.dumps(value, separators=(",", ":"))
+    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+
+
+def parse_checked_line(line: bytes) -> object:
+    """The value of a line of `checked_line`, without its line break; None if the line is torn or damaged."""
+    text, _, crc = line.rpartition(b"\t")
+    if crc != b"%08x" % zlib.crc32(text):
+        return None
     try:
-        write_all(fd, text.encode())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(temporary, path)
-    sync_directory(path.parent)
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """os.write until all of it is written."""
-    while data:
-        data = data[os.write(fd, data) :]
+# Identity and removal
 
 
 def is_same_file(fd: int, path: Path) -> bool:
@@ -61,7 +115,7 @@ def is_same_file(fd: int, path: Path) -> bool:
 
 
 def remove_files(directory: Path, folder: str, pattern: str, keep: Container[str] = ()) -> None:
-    """Unlink the files of `directory/folder` whose whole name matches; a folder that is a link is left alone."""
+    """Remove the files in `directory/folder` whose whole name matches `pattern`, unless the folder is a link."""
     try:
         fd = os.open(directory / folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     except OSError:
@@ -80,7 +134,7 @@ def remove_files(directory: Path, folder: str, pattern: str, keep: Container[str
 
 
 def remove_empty(directory: Path) -> bool:
-    """Remove a directory; False where it can't be, because it is not empty."""
+    """Remove a directory; return False if it is not empty or cannot be removed."""
     try:
         os.rmdir(directory)
     except OSError:

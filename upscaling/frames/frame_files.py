@@ -1,8 +1,6 @@
 """Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
 
 import io
-import os
-import time
 from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
@@ -10,6 +8,7 @@ from typing import BinaryIO
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.common.files import replacing
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, frame_bytes, stored_shape
 
@@ -50,20 +49,13 @@ def npy_bytes(fmt: PixelFormat, width: int, height: int) -> int:
 
 def write_frame(path: Path, samples: np.ndarray) -> None:
     """Write a frame file under a temporary name and move it into place: half a frame is never visible."""
-    # Digits: the process, and the moment, because a process of another node may have the same number.
-    temporary = path.with_name(f"{path.name}.{os.getpid()}{time.time_ns()}.tmp")
-    try:
-        with temporary.open("wb") as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
-            if path.suffix == ".npy":
-                write_npy(file, samples)
-            else:
-                import cv2
+    with replacing(path) as file:  # write(), never a mapping: a full disk is an OSError and no SIGBUS
+        if path.suffix == ".npy":
+            write_npy(file, samples)
+        else:
+            import cv2
 
-                file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+            file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
 
 
 def as_stored(picture: FrameConversion, frame_format: str) -> FrameConversion:

@@ -5,12 +5,12 @@ it resumes as any other; `PictureTarget.write` turns them into files at the end.
 temporary name, fsynced and renamed.
 """
 
-import os
 from pathlib import Path
 
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.files import replacing
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 ALPHA = ("png", "webp", "tif", "tiff")  # formats that keep an alpha channel
@@ -49,16 +49,8 @@ def write_picture(path: Path, samples: np.ndarray, profile: np.ndarray | None = 
     except cv2.error as error:
         size = f"{samples.shape[1]}x{samples.shape[0]}"
         raise UpscaleError(f"a picture of {size} can't be written as {extension[1:]} ({error.err}); try png") from error
-    temporary = path.with_name(f".{path.name}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            file.write(data.tobytes())
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with replacing(path, sync=True, temporary=path.with_name(f".{path.name}.tmp")) as file:
+        file.write(data.tobytes())
 
 
 def read_profile(path: Path) -> np.ndarray | None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from upscaling.common import download
 from upscaling.common.errors import InputError
+from upscaling.common.files import file_sha256
 from upscaling.inference import ncnn_files
 
 RELEASE = "https://github.com/xinntao/Real-ESRGAN/releases/download"
@@ -203,8 +204,8 @@ def _located_file(file: Path) -> Weights:
         if file.suffix.lower() in NCNN_SUFFIXES:
             param, file = ncnn_files.pair(file)
             scale = ncnn_files.scale(param)
-            return Weights((file,), (download.sha256(param) + download.sha256(file),), scale)
-        return Weights((file,), (download.sha256(file),), scale)
+            return Weights((file,), (file_sha256(param) + file_sha256(file),), scale)
+        return Weights((file,), (file_sha256(file),), scale)
     except OSError as error:
         raise WeightsError(f"can't read {file}: {error.strerror or error}") from error
 
@@ -213,14 +214,14 @@ def _located_official(name: str) -> Weights:
     entry = MODELS[name]
     packaged = _packaged(entry)
     if packaged is not None:
-        digest = download.sha256(packaged)
+        digest = file_sha256(packaged)
         if digest != entry.packaged_sum:
             raise WeightsError(f"{packaged} is damaged: reinstall the package {PACKAGE.replace('_', '-')}")
         return Weights((packaged,), (digest,), entry.scale)
     target = cache_dir() / f"{name}.pth"
     expected = entry.sha256 or download.recorded_sum(target)
     if target.is_file():
-        digest = download.sha256(target)
+        digest = file_sha256(target)
         if digest == expected or expected is None:
             return Weights((target,), (digest,), entry.scale)
     url = _url(name)

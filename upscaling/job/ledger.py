@@ -4,13 +4,13 @@ Each line is JSON, a tab, and the CRC-32 of the JSON in hexadecimal: a torn or d
 costs its segment and those after it.
 """
 
-import json
 import re
-import zlib
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.files import checked_line, parse_checked_line
 
 
 @dataclass(frozen=True)
@@ -49,19 +49,20 @@ def read_ledger(path: Path) -> list[SegmentRecord]:
 
 
 def ledger_line(record: SegmentRecord) -> str:
-    text = json.dumps(asdict(record), separators=(",", ":"))
-    return f"{text}\t{zlib.crc32(text.encode()):08x}\n"
+    """A record as a line of the ledger."""
+    return checked_line(asdict(record))
 
 
 def _parse_line(line: bytes) -> SegmentRecord | None:
-    text, tab, crc = line.rpartition(b"\t")
-    try:
-        if not tab or int(crc, 16) != zlib.crc32(text):
-            return None
-        record = SegmentRecord(**{**json.loads(text), "pts": tuple(json.loads(text)["pts"])})
-        whole = [record.segment, record.first, record.size, *record.pts]
-        increasing = all(a < b for a, b in zip(record.pts, record.pts[1:]))  # noqa: B905 - pairs of neighbours
-        named = re.fullmatch(r"segment_[0-9]{6,}\.mkv", record.file)
-    except (ValueError, TypeError, KeyError, RecursionError):
+    """The record in a line; None if the line is damaged or holds anything else."""
+    value = parse_checked_line(line)
+    if not isinstance(value, dict):
         return None
-    return record if record.pts and increasing and named and all(type(n) is int for n in whole) else None
+    try:
+        record = SegmentRecord(**{**value, "pts": tuple(value["pts"])})
+        integers = [record.segment, record.first, record.size, *record.pts]
+        increasing = all(a < b for a, b in pairwise(record.pts))
+        named = re.fullmatch(r"segment_[0-9]{6,}\.mkv", record.file)
+    except (TypeError, KeyError):
+        return None
+    return record if record.pts and increasing and named and all(type(n) is int for n in integers) else None

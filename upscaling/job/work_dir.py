@@ -25,13 +25,13 @@ from pathlib import Path
 
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import (
+    append_synced,
     file_sha256,
     is_same_file,
     remove_empty,
     remove_files,
     replace_file,
     sync_directory,
-    write_all,
 )
 from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
@@ -40,17 +40,18 @@ VERSION = 1
 BUSY = "another run (pid {}) is at work on this output; wait for it or stop it"
 OPEN_TRIES = 5
 WORKER_SECONDS = 10.0  # for the workers of a main process that was killed to end
+TEMPORARY = r"((\.[0-9]+)?\.tmp)?"  # of files.replacing, and of open segments
 FOLDERS = {
-    "input_frames": r"frame_[0-9]+\.(npy|png)(\.tmp)?",
-    "output_frames": r"frame_[0-9]+\.(npy|png)(\.[0-9]+)?(\.tmp)?",
-    "manifests": r"manifest_[0-9]+\.txt(\.tmp)?",
-    "status": r"worker_[0-9]+_status\.json(\.tmp)?",
-    "segments": r"segment_[0-9]+\.mkv(\.tmp)?",
+    "input_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
+    "output_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
+    "manifests": rf"manifest_[0-9]+\.txt{TEMPORARY}",
+    "status": rf"worker_[0-9]+_status\.json{TEMPORARY}",
+    "segments": rf"segment_[0-9]+\.mkv{TEMPORARY}",
     "logs": r"worker_[0-9]+\.log",
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
 SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
-OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json)(\.tmp)?|{JOINED}|{SOCKET}"
+OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json){TEMPORARY}|{JOINED}|{SOCKET}"
 
 
 class WorkDir:
@@ -215,12 +216,7 @@ class WorkDir:
         )
         os.replace(written, path)
         sync_directory(path.parent)
-        ledger = os.open(self.directory / "ledger.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-        try:
-            write_all(ledger, ledger_line(record).encode())
-            os.fsync(ledger)
-        finally:
-            os.close(ledger)
+        append_synced(self.directory / "ledger.jsonl", ledger_line(record))
         self.records.append(record)
         return record
 

@@ -16,6 +16,8 @@ from fractions import Fraction
 from pathlib import Path
 from urllib.parse import unquote_to_bytes
 
+from upscaling.common.files import replacing
+
 MAX_MANIFEST_BYTES = 16 << 20  # a manifest of 250,000 frames has 5 MB; more is not a manifest
 MAX_SIDE = 1 << 17  # pixels
 FRAME_NAME = re.compile(r"frame_([0-9]{1,12})\.(npy|png)", re.ASCII)
@@ -131,10 +133,9 @@ def format_manifest(manifest: Manifest) -> str:
 
 
 def write_manifest(manifest: Manifest, path: Path) -> Path:
-    """Write the manifest beside its place and move it there, so that no reader sees half of it."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(format_manifest(manifest), encoding="utf-8")
-    os.replace(temporary, path)
+    """Write the manifest atomically: no reader sees half of it."""
+    with replacing(path) as file:
+        file.write(format_manifest(manifest).encode())
     return path
 
 

@@ -13,6 +13,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from upscaling.common.files import replacing
+
 STATES = ("idle", "processing", "completed", "error")
 IDLE, PROCESSING, COMPLETED, ERROR = range(4)
 
@@ -117,6 +119,5 @@ def write_json(array, job_dir: Path) -> None:
     folder = job_dir / "status"
     for worker, row in enumerate(rows(array)):
         path = folder / f"worker_{worker}_status.json"
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text(json.dumps(asdict(picture(row, worker, job_dir / "manifests"))) + "\n")
-        os.replace(temporary, path)
+        with replacing(path) as file:
+            file.write(json.dumps(asdict(picture(row, worker, job_dir / "manifests"))).encode() + b"\n")
