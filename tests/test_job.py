@@ -27,30 +27,30 @@ def opened(directory, identity=IDENTITY, **options):
     return WorkDir(directory).open(identity, directory.with_suffix(""), **options)
 
 
-def add_segments(job, counts):
+def add_segments(work_dir, counts):
     for number, count in enumerate(counts):
-        path = job.folder("segments") / f"segment_{number:06d}.mkv.tmp"
+        path = work_dir.folder("segments") / f"segment_{number:06d}.mkv.tmp"
         path.write_bytes(b"segment %d" % number)
-        job.add_segment(path, [job.frames_done * 10 + i * 10 for i in range(count)])
+        work_dir.add_segment(path, [work_dir.frames_done * 10 + i * 10 for i in range(count)])
 
 
 def test_makes_a_private_directory_and_removes_it(directory):
-    job = opened(directory)
+    work_dir = opened(directory)
     assert directory.stat().st_mode & 0o777 == 0o700
-    add_segments(job, [3])
-    (job.folder("input_frames") / "frame_000001.npy").touch()
-    (job.folder("logs") / "worker_0.log").touch()
-    assert job.remove() and not directory.exists()
+    add_segments(work_dir, [3])
+    (work_dir.folder("input_frames") / "frame_000001.npy").touch()
+    (work_dir.folder("logs") / "worker_0.log").touch()
+    assert work_dir.remove() and not directory.exists()
 
 
 def test_what_is_done_is_there_again(directory):
-    job = opened(directory)
-    add_segments(job, [3, 2])
-    (job.folder("output_frames") / "frame_000006.npy").touch()
-    job.close()
+    work_dir = opened(directory)
+    add_segments(work_dir, [3, 2])
+    (work_dir.folder("output_frames") / "frame_000006.npy").touch()
+    work_dir.close()
     again = opened(directory)
     assert [record.first for record in again.records] == [1, 4] and again.frames_done == 5
-    assert again.records == job.records and not again.afresh
+    assert again.records == work_dir.records and not again.afresh
     assert list(again.folder("output_frames").iterdir()) == []  # frames are not kept, only segments
     again.keep_segments(again.records[:1])
     assert [p.name for p in again.folder("segments").iterdir()] == ["segment_000000.mkv"]
@@ -67,18 +67,18 @@ def test_what_is_done_is_there_again(directory):
     ],
 )
 def test_anything_different_starts_afresh_and_says_why(directory, change, why):
-    job = opened(directory)
-    add_segments(job, [3])
-    job.close()
+    work_dir = opened(directory)
+    add_segments(work_dir, [3])
+    work_dir.close()
     again = opened(directory, {**IDENTITY, **change})
     assert again.afresh == why and again.frames_done == 0
     assert list(again.folder("segments").iterdir()) == []
 
 
 def test_restart_and_damaged_job_start_afresh(directory):
-    job = opened(directory)
-    add_segments(job, [3])
-    job.close()
+    work_dir = opened(directory)
+    add_segments(work_dir, [3])
+    work_dir.close()
     (directory / "job.json").write_text("{")
     damaged = opened(directory)
     assert "damaged" in damaged.afresh and damaged.frames_done == 0
@@ -88,10 +88,10 @@ def test_restart_and_damaged_job_start_afresh(directory):
 
 
 def test_second_run_is_refused_and_told_the_pid(directory):
-    job = opened(directory)
+    work_dir = opened(directory)
     with pytest.raises(BusyError, match=f"pid {os.getpid()}\\b"):
         opened(directory)
-    job.close()
+    work_dir.close()
     opened(directory).close()
 
 
@@ -149,12 +149,12 @@ def test_clean_up_follows_no_link_and_takes_no_foreign_file(directory, tmp_path)
     precious.mkdir()
     for name in ("frame_000001.npy", "worker_0.log"):
         (precious / name).write_text("keep")
-    job = opened(directory)
-    (job.folder("input_frames") / "frame_000001.npy").symlink_to(precious / "frame_000001.npy")
-    job.folder("logs").rmdir()
-    job.folder("logs").symlink_to(precious)
-    (job.folder("segments") / "mine.txt").touch()
-    assert not job.remove()
+    work_dir = opened(directory)
+    (work_dir.folder("input_frames") / "frame_000001.npy").symlink_to(precious / "frame_000001.npy")
+    work_dir.folder("logs").rmdir()
+    work_dir.folder("logs").symlink_to(precious)
+    (work_dir.folder("segments") / "mine.txt").touch()
+    assert not work_dir.remove()
     assert sorted(p.name for p in precious.iterdir()) == ["frame_000001.npy", "worker_0.log"]
     assert (directory / "segments" / "mine.txt").exists()
     assert not (directory / "job.json").exists()
@@ -164,10 +164,10 @@ def test_clean_up_follows_no_link_and_takes_no_foreign_file(directory, tmp_path)
 
 
 def ledger_of(directory, counts):
-    job = opened(directory)
-    add_segments(job, counts)
-    job.close()
-    return directory / "ledger.jsonl", job.records
+    work_dir = opened(directory)
+    add_segments(work_dir, counts)
+    work_dir.close()
+    return directory / "ledger.jsonl", work_dir.records
 
 
 def test_torn_line_costs_one_segment_at_most(directory):

@@ -26,14 +26,14 @@ from upscaling.job.options import Options
 from upscaling.job.pipeline import Pipeline
 from upscaling.job.plan import make_plan, window_frames
 from upscaling.job.segments import OpenSegment, verify
-from upscaling.job.window import HELD, Entry, Window
+from upscaling.job.window import MAX_REPEATS, Entry, Window
 from upscaling.job.work_dir import WorkDir, claim_output
 
 # The window
 
 
-def entry(number, held=False, complete=False):
-    return Entry(number, number * 10, held, held or complete)
+def entry(number, repeated=False, complete=False):
+    return Entry(number, number * 10, repeated, repeated or complete)
 
 
 def has_room(window):
@@ -47,7 +47,7 @@ def test_the_window_holds_so_many_frames_and_held_ones_do_not_count():
     for number in (1, 2):
         window.add(entry(number))
     for number in (3, 4, 5):
-        window.add(entry(number, held=True))
+        window.add(entry(number, repeated=True))
     assert has_room(window)
     window.add(entry(6))
     assert not has_room(window)
@@ -59,9 +59,9 @@ def test_the_window_holds_so_many_frames_and_held_ones_do_not_count():
 def test_a_still_of_hours_does_not_fill_the_memory():
     window = Window(2)
     window.add(entry(1))
-    for number in range(2, 2 * HELD + 1):
+    for number in range(2, 2 * MAX_REPEATS + 1):
         assert has_room(window)
-        window.add(entry(number, held=True))
+        window.add(entry(number, repeated=True))
     assert not has_room(window)
 
 
@@ -77,7 +77,7 @@ def test_frames_come_in_order_whatever_order_they_are_done_in():
     thread = threading.Thread(target=encode)
     thread.start()
     for number in (1, 2, 3, 4):
-        window.add(entry(number, held=number == 3))
+        window.add(entry(number, repeated=number == 3))
     window.end()
     for number in (4, 2, 1):
         window.complete([number])
@@ -108,10 +108,10 @@ def plan(tmp_path):
 
 
 @pytest.fixture
-def job(plan):
-    job = WorkDir(plan.work_dir).open(plan.identity, plan.output)
-    yield job
-    job.close()
+def work_dir(plan):
+    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    yield work_dir
+    work_dir.close()
 
 
 def planes(number):
@@ -119,25 +119,25 @@ def planes(number):
     return [np.full(shape, 40 + number, np.uint8) for shape in ((96, 128), (48, 64), (48, 64))]
 
 
-def add_segments(plan, job, count):
+def add_segments(plan, work_dir, count):
     for _ in range(count):
-        with OpenSegment(job, plan) as segment:
+        with OpenSegment(work_dir, plan) as segment:
             for number in range(3):
-                segment.write(planes(number), job.frames_done + number)
+                segment.write(planes(number), work_dir.frames_done + number)
 
 
-def test_an_error_between_two_frames_costs_none(plan, job):
-    with pytest.raises(ZeroDivisionError), OpenSegment(job, plan) as segment:
+def test_an_error_between_two_frames_costs_none(plan, work_dir):
+    with pytest.raises(ZeroDivisionError), OpenSegment(work_dir, plan) as segment:
         segment.write(planes(1), 0)
         segment.write(planes(2), 1)
         raise ZeroDivisionError
-    assert job.frames_done == 2
-    verify(job, pytest.fail, lambda: None)
-    assert job.frames_done == 2
+    assert work_dir.frames_done == 2
+    verify(work_dir, pytest.fail, lambda: None)
+    assert work_dir.frames_done == 2
 
 
-def test_an_error_in_the_encoder_costs_the_segment_and_leaves_no_file(plan, job, monkeypatch):
-    add_segments(plan, job, 1)
+def test_an_error_in_the_encoder_costs_the_segment_and_leaves_no_file(plan, work_dir, monkeypatch):
+    add_segments(plan, work_dir, 1)
     real = SegmentWriter.write
 
     def write(self, planes, pts):
@@ -146,35 +146,37 @@ def test_an_error_in_the_encoder_costs_the_segment_and_leaves_no_file(plan, job,
         real(self, planes, pts)
 
     monkeypatch.setattr(SegmentWriter, "write", write)
-    with pytest.raises(OSError, match="No space"), OpenSegment(job, plan) as segment:
+    with pytest.raises(OSError, match="No space"), OpenSegment(work_dir, plan) as segment:
         segment.write(planes(1), 3)
         segment.write(planes(2), 4)
-    assert job.frames_done == 3 and os.listdir(job.folder("segments")) == ["segment_000000.mkv"]
+    assert work_dir.frames_done == 3 and os.listdir(work_dir.folder("segments")) == ["segment_000000.mkv"]
 
 
-def test_segments_up_to_the_first_damaged_one_are_kept(plan, job):
-    add_segments(plan, job, 4)
-    path = job.folder("segments") / "segment_000002.mkv"
+def test_segments_up_to_the_first_damaged_one_are_kept(plan, work_dir):
+    add_segments(plan, work_dir, 4)
+    path = work_dir.folder("segments") / "segment_000002.mkv"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
     path.write_bytes(data)
     said = []
-    verify(job, said.append, lambda: None)
-    assert job.frames_done == 6 and said == ["2 segments of the earlier run are damaged; their frames are done again"]
-    assert sorted(os.listdir(job.folder("segments"))) == ["segment_000000.mkv", "segment_000001.mkv"]
+    verify(work_dir, said.append, lambda: None)
+    assert work_dir.frames_done == 6 and said == [
+        "2 segments of the earlier run are damaged; their frames are done again"
+    ]
+    assert sorted(os.listdir(work_dir.folder("segments"))) == ["segment_000000.mkv", "segment_000001.mkv"]
 
 
-def test_a_segment_that_is_a_link_is_not_trusted(plan, job, tmp_path):
-    add_segments(plan, job, 1)
-    path = job.folder("segments") / "segment_000000.mkv"
+def test_a_segment_that_is_a_link_is_not_trusted(plan, work_dir, tmp_path):
+    add_segments(plan, work_dir, 1)
+    path = work_dir.folder("segments") / "segment_000000.mkv"
     path.rename(tmp_path / "elsewhere.mkv")
     path.symlink_to(tmp_path / "elsewhere.mkv")
-    verify(job, lambda line: None, lambda: None)
-    assert job.frames_done == 0 and (tmp_path / "elsewhere.mkv").exists()
+    verify(work_dir, lambda line: None, lambda: None)
+    assert work_dir.frames_done == 0 and (tmp_path / "elsewhere.mkv").exists()
 
 
-def test_a_signal_while_segments_are_verified_costs_none(plan, job):
-    add_segments(plan, job, 3)
+def test_a_signal_while_segments_are_verified_costs_none(plan, work_dir):
+    add_segments(plan, work_dir, 3)
     looks = iter([None, None])
 
     def check():
@@ -182,15 +184,15 @@ def test_a_signal_while_segments_are_verified_costs_none(plan, job):
             raise Stopped(15)
 
     with pytest.raises(Stopped):
-        verify(job, pytest.fail, check)
-    assert job.frames_done == 9 and len(os.listdir(job.folder("segments"))) == 3
+        verify(work_dir, pytest.fail, check)
+    assert work_dir.frames_done == 9 and len(os.listdir(work_dir.folder("segments"))) == 3
 
 
-def test_a_job_that_was_given_up_takes_no_segment(plan, job):
-    with OpenSegment(job, plan) as segment:
+def test_a_job_that_was_given_up_takes_no_segment(plan, work_dir):
+    with OpenSegment(work_dir, plan) as segment:
         segment.write(planes(1), 0)
-        job.close()
-    assert job.frames_done == 0 and os.listdir(job.folder("segments")) == []
+        work_dir.close()
+    assert work_dir.frames_done == 0 and os.listdir(work_dir.folder("segments")) == []
 
 
 # Holds

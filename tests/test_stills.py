@@ -213,25 +213,25 @@ def test_frames_at_work_that_a_person_can_open(tmp_path):
 
 
 def test_pngs_go_through_the_workers(tmp_path):
-    store, job = store_of(tmp_path)
+    store, work_dir = store_of(tmp_path)
     picture = np.arange(6 * 8, dtype=np.uint8).reshape(6, 8) + 60
     planes = [picture, np.full((3, 4), 120, np.uint8), np.full((3, 4), 140, np.uint8)]
     store.put(3, store.flat(planes))
-    opened = cv2.imread(str(job.folder("input_frames") / "frame_000003.png"))
+    opened = cv2.imread(str(work_dir.folder("input_frames") / "frame_000003.png"))
     assert opened.shape == (6, 8, 3) and store.name(3) == "frame_000003.png"
     twice_as_large = cv2.resize(opened, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
-    cv2.imwrite(str(job.folder("output_frames") / "frame_000003.png"), twice_as_large)
+    cv2.imwrite(str(work_dir.folder("output_frames") / "frame_000003.png"), twice_as_large)
     luma = store.planes(3)[0]
     assert luma.shape == (12, 16) and np.abs(luma[::2, ::2].astype(int) - picture).max() <= 2
-    (job.folder("output_frames") / "frame_000003.png").write_bytes(b"torn")
+    (work_dir.folder("output_frames") / "frame_000003.png").write_bytes(b"torn")
     with pytest.raises(UpscaleError, match="frame 3 came back damaged"):
         store.samples(3)
     store.remove(3)
-    assert not list(job.folder("input_frames").iterdir()) + list(job.folder("output_frames").iterdir())
+    assert not list(work_dir.folder("input_frames").iterdir()) + list(work_dir.folder("output_frames").iterdir())
 
 
 def store_of(tmp_path):
     clip = make_clip(tmp_path / "in.mp4", 2, width=8, height=6)
     plan = make_plan(Options(clip, tmp_path / "out.mp4", model="lanczos", frame_format="png"))
-    job = WorkDir(plan.work_dir).open(plan.identity, plan.output)
-    return FrameStore(plan, job), job
+    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    return FrameStore(plan, work_dir), work_dir

@@ -46,21 +46,21 @@ class Bars(Plain):
         name = os.path.basename(facts["input"])
         self.name = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
 
-    def show(self, tally, rows) -> None:
-        self.latest = (tally, rows)
+    def show(self, counts, rows) -> None:
+        self.latest = (counts, rows)
         if time.monotonic() - self.drawn < DRAW_SECONDS or not in_foreground(self.stream):
             return  # after `bg` the terminal belongs to somebody else
-        self._draw(tally, rows)
+        self._draw(counts, rows)
 
-    def _draw(self, tally, rows) -> None:
+    def _draw(self, counts, rows) -> None:
         self.drawn = time.monotonic()
         if not self.bars:
-            self._open(tally, rows)
+            self._open(counts, rows)
         self._fit()
         video, *workers = self.bars
-        video.total, video.n = tally.total, tally.done
-        video.set_postfix_str(many(tally.restarts, "restart") if tally.restarts else "", refresh=False)
-        share = -(-(tally.total - tally.kept) // len(rows)) if tally.total else None
+        video.total, video.n = counts.total, counts.done
+        video.set_postfix_str(many(counts.restarts, "restart") if counts.restarts else "", refresh=False)
+        share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None
         for index, (bar, row) in enumerate(zip(workers, rows, strict=True)):
             done = self._frames_done(index, row)
             bar.total = max(share, 1) if share is not None else max(done, 1)
@@ -71,14 +71,16 @@ class Bars(Plain):
             bar.refresh()
         self._home()
 
-    def _open(self, tally, rows) -> None:
+    def _open(self, counts, rows) -> None:
         self.before = [(int(row["restarts"]), -int(row["frames_done"])) for row in rows]
         self.frames = [int(row["frames_done"]) for row in rows]
         line = "{desc} |{bar}| {unit}"
         self.size = terminal_size(self.stream)
         columns, lines = self.size
         shape = {"file": self.stream, "ncols": columns - 1, "nrows": lines}
-        self.bars = [tqdm(total=tally.total, initial=tally.kept, unit=" frames", desc=self.name, position=0, **shape)]
+        self.bars = [
+            tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **shape)
+        ]
         for index in range(len(rows)):
             self.bars.append(tqdm(total=1, bar_format=line, exit_now=False, position=index + 1, **shape))
 

@@ -20,17 +20,17 @@ GAP, LABEL = 8, 32  # pixels
 DARK, LIGHT, MARK = (24, 24, 24), (235, 235, 235), (255, 200, 0)  # RGB
 
 
-def write_comparison(plan: Plan, job: WorkDir, path: Path) -> None:
+def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
     """Write the picture for a finished job whose segments are still there: the frame in the middle of it."""
-    number = (job.frames_done + 1) // 2
+    number = (work_dir.frames_done + 1) // 2
     size = (plan.picture.out_width, plan.picture.out_height)
     before = after = None
     with plan.source.open(number - 1) as decoder:
         for decoded in decoder:
             before = in_rgb(decoded.planes, plan.info, size)
             break
-    record = next(record for record in job.records if record.first + len(record.pts) > number)
-    info = probe(job.folder("segments") / record.file, deinterlace="off")
+    record = next(record for record in work_dir.records if record.first + len(record.pts) > number)
+    info = probe(work_dir.folder("segments") / record.file, deinterlace="off")
     with Decoder(info, skip=number - record.first) as decoder:
         for decoded in decoder:
             after = in_rgb(decoded.planes, info, (info.width, info.height))

@@ -34,8 +34,8 @@ class Progress:
     def start(self, **facts) -> None:
         """A job begins."""
 
-    def show(self, tally, rows) -> None:
-        """Called a few times a second with the pipeline's Tally and the rows of the status array."""
+    def show(self, counts, rows) -> None:
+        """Called a few times a second with the pipeline's RunCounts and the rows of the status array."""
 
     def close(self) -> None:
         """Nothing will be drawn any more for this job."""
@@ -95,12 +95,12 @@ class Plain(Progress):
         self.last_time, self.last_done = time.monotonic(), 0
         self.say(start_line(facts))
 
-    def show(self, tally, rows) -> None:
+    def show(self, counts, rows) -> None:
         now = time.monotonic()
-        share = (tally.done - self.last_done) / tally.total if tally.total else 1.0
+        share = (counts.done - self.last_done) / counts.total if counts.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
-            self.last_time, self.last_done = now, tally.done
-            self.say(running_line(tally))
+            self.last_time, self.last_done = now, counts.done
+            self.say(running_line(counts))
 
     def file(self, **facts) -> None:
         self.say(file_line(facts))
@@ -126,13 +126,13 @@ class Json(Progress):
     def start(self, **facts) -> None:
         self._put("start", **facts)
 
-    def show(self, tally, rows) -> None:
+    def show(self, counts, rows) -> None:
         now = time.monotonic()
         if now - self.last_time >= JSON_SECONDS:
             self.last_time = now
             self._put(
-                "progress", frames_done=tally.done, frames_total=tally.total, frames_per_second=round(rate(tally), 3),
-                seconds=round(tally.seconds, 1), seconds_left=seconds_left(tally), restarts=tally.restarts,
+                "progress", frames_done=counts.done, frames_total=counts.total,
+                frames_per_second=round(rate(counts), 3), seconds=round(counts.seconds, 1), seconds_left=seconds_left(counts), restarts=counts.restarts,
             )  # fmt: skip
 
     def file(self, **facts) -> None:
@@ -161,11 +161,11 @@ def start_line(facts: dict) -> str:
     )
 
 
-def running_line(tally) -> str:
+def running_line(counts) -> str:
     """How far a job is, in one line."""
-    left = f", {clock(seconds)} left" if (seconds := seconds_left(tally)) is not None else ""
-    restarts = f", {many(tally.restarts, 'restart')}" if tally.restarts else ""
-    return f"{tally.done} of {tally.total or '?'} frames, {rate(tally):.2f} frames/s{left}{restarts}"
+    left = f", {clock(seconds)} left" if (seconds := seconds_left(counts)) is not None else ""
+    restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
+    return f"{counts.done} of {counts.total or '?'} frames, {rate(counts):.2f} frames/s{left}{restarts}"
 
 
 def file_line(facts: dict) -> str:
@@ -187,13 +187,13 @@ def done_line(facts: dict) -> str:
     )
 
 
-def rate(tally) -> float:
+def rate(counts) -> float:
     """Frames/s of this run."""
-    return (tally.done - tally.kept) / max(tally.seconds, 1e-9)
+    return (counts.done - counts.resumed) / max(counts.seconds, 1e-9)
 
 
-def seconds_left(tally) -> int | None:
+def seconds_left(counts) -> int | None:
     """What is left, in whole seconds, or None where it can't be told."""
-    if not tally.total or tally.done <= tally.kept:
+    if not counts.total or counts.done <= counts.resumed:
         return None
-    return max(0, int((tally.total - tally.done) / rate(tally)))
+    return max(0, int((counts.total - counts.done) / rate(counts)))

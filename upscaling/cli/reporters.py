@@ -52,11 +52,11 @@ class Logged(Progress):
         self.log.info("%s", start_line(facts))
         self.progress.start(**facts)
 
-    def show(self, tally, rows) -> None:
+    def show(self, counts, rows) -> None:
         if time.monotonic() - self.last_time >= PLAIN_SECONDS:
             self.last_time = time.monotonic()
-            self.log.info("%s", running_line(tally))
-        self.progress.show(tally, rows)
+            self.log.info("%s", running_line(counts))
+        self.progress.show(counts, rows)
 
     def close(self) -> None:
         self.progress.close()

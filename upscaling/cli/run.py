@@ -16,7 +16,7 @@ from upscaling.job.options import Options, make_options
 # Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
 if TYPE_CHECKING:
     from upscaling.cli.progress import Progress
-    from upscaling.job.pipeline import Tally
+    from upscaling.job.pipeline import RunCounts
     from upscaling.job.plan import Plan
     from upscaling.job.work_dir import WorkDir
     from upscaling.workers.pool import WorkerPool
@@ -33,7 +33,7 @@ class Result:
     warnings: tuple[str, ...] = ()
     skipped: bool = False  # no_clobber, and the output was there
     frames_per_second: float = 0.0  # of this run: frames that an earlier one had done are not counted
-    held_frames: int = 0  # frames equal to the one before, which no worker saw
+    repeated_frames: int = 0  # frames equal to the one before, which no worker saw
     restarts: int = 0  # workers that died and were replaced
 
     def facts(self) -> dict:
@@ -87,45 +87,47 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
-    job = WorkDir(plan.work_dir).open(plan.identity, plan.output, options.restart)
+    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output, options.restart)
     try:
-        with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, job.directory) as pool:
-            tally, late_warnings = upscale(plan, job, pool, progress, signals)
+        with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
+            counts, late_warnings = upscale(plan, work_dir, pool, progress, signals)
         if options.compare is not None:
-            write_comparison(plan, job, options.compare)
+            write_comparison(plan, work_dir, options.compare)
         for line in late_warnings:
             progress.say(line)
         if not options.keep_work and options.segment_of is None:
-            clean_up(job, progress, signals)
+            clean_up(work_dir, progress, signals)
     except BaseException as error:
-        job.remove_frames()
-        if isinstance(error, InputError) and not job.records:
-            job.remove()  # nothing was touched
+        work_dir.remove_frames()
+        if isinstance(error, InputError) and not work_dir.records:
+            work_dir.remove()  # nothing was touched
         if not isinstance(error, Stopped | InputError):
-            error.logs = job.folder("logs")  # for the error line
+            error.logs = work_dir.folder("logs")  # for the error line
         raise
     finally:
         progress.close()
-        job.close()
+        work_dir.close()
     seconds = time.monotonic() - started
-    rate = (job.frames_done - tally.kept) / seconds
-    return Result(plan.output, job.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings), False,
-                  round(rate, 3), tally.held, tally.restarts)  # fmt: skip
+    rate = (work_dir.frames_done - counts.resumed) / seconds
+    return Result(plan.output, work_dir.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings), False,
+                  round(rate, 3), counts.repeated, counts.restarts)  # fmt: skip
 
 
 def upscale(
-    plan: "Plan", job: "WorkDir", pool: "WorkerPool", progress: "Progress", signals: Signals
-) -> "tuple[Tally, list[str]]":
+    plan: "Plan", work_dir: "WorkDir", pool: "WorkerPool", progress: "Progress", signals: Signals
+) -> "tuple[RunCounts, list[str]]":
     """All frames through the crew's workers, and the result into place; the counts, and what to warn of."""
     from upscaling.job.pipeline import Pipeline
 
     progress.start(**facts(plan))
-    pipeline = Pipeline(plan, job, pool, progress.say, progress.show)
+    pipeline = Pipeline(plan, work_dir, pool, progress.say, progress.show)
     with signals.flagged(pipeline):
-        announce(plan, job, progress, pipeline.check)  # the workers load while an earlier run's segments are verified
+        announce(
+            plan, work_dir, progress, pipeline.check
+        )  # the workers load while an earlier run's segments are verified
         pipeline.run()
         progress.close()
-        return pipeline.tally, [*pipeline.warnings, *pipeline.finish()]
+        return pipeline.counts, [*pipeline.warnings, *pipeline.finish()]
 
 
 def join_segments(options: Options, progress: "Progress") -> Result:
@@ -137,11 +139,11 @@ def join_segments(options: Options, progress: "Progress") -> Result:
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
-def clean_up(job: "WorkDir", progress: "Progress", signals: Signals) -> None:
+def clean_up(work_dir: "WorkDir", progress: "Progress", signals: Signals) -> None:
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
-        if not job.remove():
-            progress.say(f"{text(job.directory)} holds files that are not this job's, and stays")
+        if not work_dir.remove():
+            progress.say(f"{text(work_dir.directory)} holds files that are not this job's, and stays")
 
 
 def is_there(output: Path) -> bool:
@@ -154,21 +156,21 @@ def is_there(output: Path) -> bool:
         return False
 
 
-def announce(plan: "Plan", job: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
+def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
     from upscaling.common.text import many
     from upscaling.job.segments import verify
 
-    if job.afresh:
-        progress.say(f"starting afresh, nothing of the earlier run is kept ({job.afresh})")
-    elif job.records:
-        verify(job, progress.say, check)
+    if work_dir.afresh:
+        progress.say(f"starting afresh, nothing of the earlier run is kept ({work_dir.afresh})")
+    elif work_dir.records:
+        verify(work_dir, progress.say, check)
         total = plan.info.frame_count
-        to_do = f"about {max(0, total - job.frames_done)}" if total else "an unknown number"
-        progress.say(f"resuming: {job.frames_done} frames kept, {to_do} to do")
+        to_do = f"about {max(0, total - work_dir.frames_done)}" if total else "an unknown number"
+        progress.say(f"resuming: {work_dir.frames_done} frames kept, {to_do} to do")
     window = min(plan.window, plan.info.frame_count or plan.window)
     megabytes = window * plan.frame_bytes / 2**20
-    progress.say(f"up to {many(window, 'frame')} at a time in {text(job.directory)}: {megabytes:.1f} MiB")
+    progress.say(f"up to {many(window, 'frame')} at a time in {text(work_dir.directory)}: {megabytes:.1f} MiB")
     encoding = plan.encoding
     progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
     progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")

@@ -21,9 +21,9 @@ from upscaling.workers.pool import WorkerError
 class FrameStore:
     """Frames of one job. `put` is for the decode thread alone, `planes` for the encode thread, `samples` for any."""
 
-    def __init__(self, plan: Plan, job: WorkDir):
+    def __init__(self, plan: Plan, work_dir: WorkDir):
         self.picture = plan.stored  # what manifests say of the frames
-        self._job, self._decoded = job, plan.picture
+        self._work_dir, self._decoded = work_dir, plan.picture
         self._format = pixel_formats.FORMATS[self.picture.out_pixel_format]
         self._extension = plan.options.frame_format
         self._file_bytes = npy_bytes(self._format, *self.picture.stored_size) if self._extension == "npy" else -1
@@ -95,7 +95,7 @@ class FrameStore:
             self._file(folder, number).unlink(missing_ok=True)
 
     def _file(self, folder: str, number: int) -> Path:
-        return self._job.folder(folder) / self.name(number)
+        return self._work_dir.folder(folder) / self.name(number)
 
 
 def _before(plan: Plan) -> FrameConversion:

@@ -85,7 +85,7 @@ class PictureTarget:
             info, Path("segment.mkv"), width, height, codec="ffv1", pix_fmt=stored_format(info, self.extension)
         )
 
-    def write(self, job: WorkDir, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
+    def write(self, work_dir: WorkDir, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
         """Every frame of the job's segments as a picture; `numbers` are those of their names, else from 1.
 
         `source` is a picture whose colour profile (ICC) goes along. Returns warnings. OSError: a file can't
@@ -93,7 +93,7 @@ class PictureTarget:
         """
         self.path.parent.mkdir(exist_ok=True)
         profile = read_profile(source) if source is not None else None
-        frames = _frames(job)
+        frames = _frames(work_dir)
         with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
             running = []
             for index, samples in enumerate(frames):
@@ -118,10 +118,10 @@ def stored_format(info: VideoInfo, extension: str) -> str:
     return "rgb48le" if deep else "rgb24"
 
 
-def _frames(job: WorkDir) -> Iterator[np.ndarray]:
+def _frames(work_dir: WorkDir) -> Iterator[np.ndarray]:
     """The frames in a job's segments: (height, width) or (height, width, channels), R G B and alpha."""
-    for record in job.records:
-        info = probe(job.folder("segments") / record.file, deinterlace="off", keep_alpha=True)
+    for record in work_dir.records:
+        info = probe(work_dir.folder("segments") / record.file, deinterlace="off", keep_alpha=True)
         with Decoder(info) as decoder:
             for decoded in decoder:
                 yield decoded.planes[0].copy()

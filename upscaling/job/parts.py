@@ -60,12 +60,12 @@ def frame_range(path: Path, number: int, count: int) -> FrameRange:
     return FrameRange(starts[number - 1] + 1, last)
 
 
-def mark_complete(job: WorkDir, options: Options) -> str:
+def mark_complete(work_dir: WorkDir, options: Options) -> str:
     """Note that all frames of a part are in segments; the line for the user."""
     number, count = options.segment_of
-    replace_file(job.folder(COMPLETE), json.dumps({"frames": job.frames_done}) + "\n")
+    replace_file(work_dir.folder(COMPLETE), json.dumps({"frames": work_dir.frames_done}) + "\n")
     return (
-        f"part {number} of {count} is done: {job.frames_done} frames, kept in {job.directory}; "
+        f"part {number} of {count} is done: {work_dir.frames_done} frames, kept in {work_dir.directory}; "
         f"join all parts with --join-segments {count} in place of --segment-of"
     )
 
@@ -80,9 +80,9 @@ def check_part(work_dir: Path, identity: dict, name: str) -> None:
         raise UpscaleError(f"{name} was run with other options or input (changed: {', '.join(changed)})")
 
 
-def is_complete(job: WorkDir) -> bool:
+def is_complete(work_dir: WorkDir) -> bool:
     """Whether an opened job of a part has all its frames."""
     try:
-        return json.loads(job.folder(COMPLETE).read_bytes())["frames"] == job.frames_done
+        return json.loads(work_dir.folder(COMPLETE).read_bytes())["frames"] == work_dir.frames_done
     except (OSError, ValueError, KeyError, TypeError):
         return False

@@ -37,13 +37,13 @@ STATUS_SECONDS = 1.0  # between writes of the status files
 
 
 @dataclass
-class Tally:
+class RunCounts:
     """The counts of a run, for reports; frames are counted when they are encoded."""
 
     total: int | None  # frames of the video: an estimate until the decoder has ended
-    kept: int = 0  # frames that an earlier run had done
-    done: int = 0  # frames of the video, `kept` included
-    held: int = 0  # of this run: frames equal to the one before, which no worker saw
+    resumed: int = 0  # frames that an earlier run had done
+    done: int = 0  # frames of the video, `resumed` included
+    repeated: int = 0  # of this run: frames equal to the one before, which no worker saw
     restarts: int = 0
     started: float = field(default_factory=time.monotonic)
 
@@ -55,12 +55,12 @@ class Tally:
 class Pipeline:
     """One job's run through a crew of workers."""
 
-    def __init__(self, plan: Plan, job: WorkDir, pool: WorkerPool, say: Callable[[str], None], show: Callable):
-        """`say` takes one line for the user, `show(tally, rows)` is called a few times a second."""
-        self.plan, self.job, self.pool, self.say, self.show = plan, job, pool, say, show
+    def __init__(self, plan: Plan, work_dir: WorkDir, pool: WorkerPool, say: Callable[[str], None], show: Callable):
+        """`say` takes one line for the user, `show(counts, rows)` is called a few times a second."""
+        self.plan, self.work_dir, self.pool, self.say, self.show = plan, work_dir, pool, say, show
         self.window = Window(plan.window)
-        self.frames = FrameStore(plan, job)
-        self.tally = Tally(plan.info.frame_count)
+        self.frames = FrameStore(plan, work_dir)
+        self.counts = RunCounts(plan.info.frame_count)
         self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
         self.works: dict[Path, tuple[Work, list[int]]] = {}  # manifests not done yet, the numbers of their frames
         self.new_works: deque[Work] = deque()
@@ -71,7 +71,7 @@ class Pipeline:
 
     def run(self) -> None:
         """All frames that are not in closed segments yet, into segments; raises what ended it early."""
-        self.tally.kept = self.tally.done = self.job.frames_done
+        self.counts.resumed = self.counts.done = self.work_dir.frames_done
         threads = [
             threading.Thread(target=self._guard, args=(stage,), name=name, daemon=True)
             for stage, name in ((self._decode, "decode"), (self._encode, "encode"))
@@ -126,16 +126,16 @@ class Pipeline:
                 self._take(event)
             self._drain_wakes()
             if time.monotonic() - written > STATUS_SECONDS:
-                status.write_json(self.pool.array, self.job.directory)
+                status.write_json(self.pool.array, self.work_dir.directory)
                 written = time.monotonic()
-            self.show(self.tally, self.pool.rows)
-        status.write_json(self.pool.array, self.job.directory)  # what the workers came to, for --keep-work
+            self.show(self.counts, self.pool.rows)
+        status.write_json(self.pool.array, self.work_dir.directory)  # what the workers came to, for --keep-work
 
     def _take(self, event: BatchDone | WorkerLost | str) -> None:
         if isinstance(event, str):
             self.say(event)
         elif isinstance(event, WorkerLost):
-            self.tally.restarts += event.replaced
+            self.counts.restarts += event.replaced
             then = "a fresh one takes its place" if event.replaced else "it can't be started; the others go on"
             self.say(f"worker {event.slot} {event.why}; {then}")
         elif event.path in self.works:
@@ -190,23 +190,23 @@ class Pipeline:
     def _decode(self) -> None:
         """Frames into storage, batches into manifests; a frame equal to the one before is not stored."""
         batch: list[int] = []
-        size = self._size_of_batch(self.job.frames_done)
+        size = self._size_of_batch(self.work_dir.frames_done)
         number_of = itertools.count()
         previous: np.ndarray | None = None
-        last = self.job.frames_done
+        last = self.work_dir.frames_done
         with self.plan.source.open(last) as decoder:
             for decoded in decoder:
                 last = decoded.number
                 samples = self.frames.flat(decoded.planes)
-                held = previous is not None and pixel_formats.equal(samples, previous)
+                repeated = previous is not None and pixel_formats.equal(samples, previous)
                 if not self.window.wait_for_room():
                     return
-                if not held:
+                if not repeated:
                     self.frames.put(decoded.number, samples)
                     batch.append(decoded.number)
                     previous = samples
-                self.tally.held += held
-                self.window.add(Entry(decoded.number, decoded.pts, held, held))
+                self.counts.repeated += repeated
+                self.window.add(Entry(decoded.number, decoded.pts, repeated, repeated))
                 # A long still must not keep the frames before it from being upscaled.
                 if len(batch) >= size or (batch and last - batch[0] > 8 * self.plan.batch_size):
                     self._deal(next(number_of), batch)
@@ -216,7 +216,7 @@ class Pipeline:
             self.warnings = decoder.warnings
         if last == 0:
             raise VideoError(f"{self.plan.options.input}: no frame of it decodes")
-        self.tally.total = last
+        self.counts.total = last
         self.window.end()
 
     def _size_of_batch(self, dealt: int) -> int:
@@ -237,8 +237,8 @@ class Pipeline:
         p, options = self.frames.picture, self.plan.options
         manifest = Manifest(
             worker=number % options.workers,
-            input_dir=self.job.folder("input_frames"),
-            output_dir=self.job.folder("output_frames"),
+            input_dir=self.work_dir.folder("input_frames"),
+            output_dir=self.work_dir.folder("output_frames"),
             scale=max(Fraction(p.out_width, p.width), Fraction(p.out_height, p.height)),
             batch_size=self.plan.batch_size,
             patch_size=options.patch_size,
@@ -252,7 +252,7 @@ class Pipeline:
             output_pixel_format=p.out_pixel_format,
             output_colour=f"{p.out_matrix} {'full' if p.out_full_range else 'limited'}",
         )
-        path = write_manifest(manifest, self.job.folder("manifests") / f"manifest_{number:06d}.txt")
+        path = write_manifest(manifest, self.work_dir.folder("manifests") / f"manifest_{number:06d}.txt")
         work = Work(path, f"frames {frames[0]} to {frames[-1]}")
         self.works[path] = work, list(frames)
         self.new_works.append(work)
@@ -264,15 +264,15 @@ class Pipeline:
         """Upscaled frames into segments, in order; closes the open segment however the run ends."""
         previous: list[np.ndarray] | None = None
         while (entry := self.window.take()) is not None:
-            with OpenSegment(self.job, self.plan) as segment:
+            with OpenSegment(self.work_dir, self.plan) as segment:
                 while entry is not None:
-                    if not entry.held:
+                    if not entry.repeated:
                         previous = self.frames.planes(entry.number)
                     segment.write(previous, entry.pts)
-                    if not entry.held:
+                    if not entry.repeated:
                         self.frames.remove(entry.number)
                     self.window.release(entry)
-                    self.tally.done += 1
+                    self.counts.done += 1
                     if segment.is_full():
                         break
                     entry = self.window.take()
@@ -288,7 +288,7 @@ class Pipeline:
 
         def work() -> None:
             try:
-                results.append(finish(self.plan, self.job))
+                results.append(finish(self.plan, self.work_dir))
             except BaseException as error:
                 results.append(error)
 

@@ -28,28 +28,28 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     for number, plan in enumerate(plans, 1):
         check_part(plan.work_dir, plan.identity, f"part {number} of {count}")
     with contextlib.ExitStack() as stack:
-        jobs = []
+        work_dirs = []
         for plan in plans:
-            jobs.append(WorkDir(plan.work_dir).open(plan.identity, plan.output))
-            stack.callback(jobs[-1].close)
+            work_dirs.append(WorkDir(plan.work_dir).open(plan.identity, plan.output))
+            stack.callback(work_dirs[-1].close)
         segments = []
-        for number, job in enumerate(jobs, 1):
-            if not is_complete(job):
+        for number, work_dir in enumerate(work_dirs, 1):
+            if not is_complete(work_dir):
                 raise UpscaleError(f"part {number} of {count} is not done yet; run --segment-of {number}/{count} again")
-            for record in job.records:
-                segments.append((_whole(job, record, f"part {number} of {count}"), record.pts))
-        for line in put_together(segments, whole, jobs[0]):
+            for record in work_dir.records:
+                segments.append((_whole(work_dir, record, f"part {number} of {count}"), record.pts))
+        for line in put_together(segments, whole, work_dirs[0]):
             say(line)
         if not options.keep_work:
-            for job in jobs:
-                if not job.remove():
-                    say(f"{job.directory} holds files that are not this job's, and stays")
+            for work_dir in work_dirs:
+                if not work_dir.remove():
+                    say(f"{work_dir.directory} holds files that are not this job's, and stays")
     return whole, sum(len(pts) for _, pts in segments)
 
 
-def _whole(job: WorkDir, record: SegmentRecord, name: str):
+def _whole(work_dir: WorkDir, record: SegmentRecord, name: str):
     """The path of a segment that is what the ledger says of it."""
-    path = job.folder("segments") / record.file
+    path = work_dir.folder("segments") / record.file
     if not path.is_file() or path.stat().st_size != record.size or file_sha256(path) != record.sha256:
         raise UpscaleError(f"{name}: {record.file} is damaged; run that part again")
     return path

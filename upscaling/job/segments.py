@@ -26,9 +26,9 @@ class OpenSegment:
     An error elsewhere, even in finding the next frame, does not cost the frames that are in it.
     """
 
-    def __init__(self, job: WorkDir, plan: Plan):
-        self.job, self.limit, self.pts = job, plan.options.segment_frames, []
-        self.path = job.folder("segments") / f"segment_{len(job.records):06d}.mkv.tmp"
+    def __init__(self, work_dir: WorkDir, plan: Plan):
+        self.work_dir, self.limit, self.pts = work_dir, plan.options.segment_frames, []
+        self.path = work_dir.folder("segments") / f"segment_{len(work_dir.records):06d}.mkv.tmp"
         self.writer = SegmentWriter(self.path, plan.encoding)
         self.opened = time.monotonic()
         self.whole = True
@@ -49,27 +49,27 @@ class OpenSegment:
         try:
             if self.whole:
                 self.writer.close()
-                if self.pts and self.job.held:
-                    self.job.add_segment(self.path, self.pts)
+                if self.pts and self.work_dir.held:
+                    self.work_dir.add_segment(self.path, self.pts)
         finally:
             self.writer.__exit__(UpscaleError, error, trace)  # lets go of the file where it was not closed
             self.path.unlink(missing_ok=True)  # room on a full disk
 
 
-def verify(job: WorkDir, say: Callable[[str], None], check: Callable[[], None]) -> None:
+def verify(work_dir: WorkDir, say: Callable[[str], None], check: Callable[[], None]) -> None:
     """Keep the segments of an earlier run up to the first whose size or SHA-256 is not the ledger's.
 
     `check` is called before each and raises where the run is to end.
     """
     good = []
-    for record in job.records:
+    for record in work_dir.records:
         check()
-        if not _is_intact(job.folder("segments") / record.file, record):
+        if not _is_intact(work_dir.folder("segments") / record.file, record):
             break
         good.append(record)
-    if len(good) < len(job.records):
-        say(f"{len(job.records) - len(good)} segments of the earlier run are damaged; their frames are done again")
-        job.keep_segments(good)
+    if len(good) < len(work_dir.records):
+        say(f"{len(work_dir.records) - len(good)} segments of the earlier run are damaged; their frames are done again")
+        work_dir.keep_segments(good)
 
 
 def _is_intact(path: Path, record: SegmentRecord) -> bool:
@@ -80,7 +80,7 @@ def _is_intact(path: Path, record: SegmentRecord) -> bool:
         return False
 
 
-def finish(plan: Plan, job: WorkDir) -> list[str]:
+def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
     """Join the segments with the input's other streams and move the result to its name; returns warnings.
 
     Nothing shows under the output's name before all of it is on the disk. A run that is killed meanwhile
@@ -91,29 +91,31 @@ def finish(plan: Plan, job: WorkDir) -> list[str]:
         raise UpscaleError(f"{plan.options.input} was changed while it was being upscaled; rerun to start afresh")
     if plan.target is not None:
         icc = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
-        return plan.target.write(job, plan.source.numbers, icc)
+        return plan.target.write(work_dir, plan.source.numbers, icc)
     if plan.options.segment_of is not None:
-        return [mark_complete(job, plan.options)]
-    return put_together([(job.folder("segments") / record.file, record.pts) for record in job.records], plan, job)
+        return [mark_complete(work_dir, plan.options)]
+    return put_together(
+        [(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records], plan, work_dir
+    )
 
 
-def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, job: WorkDir) -> list[str]:
+def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, work_dir: WorkDir) -> list[str]:
     """Segments, (path, times of its frames) each, as the plan's output in place; warnings.
 
-    `job` is one that is held, on whose file system the output grows.
+    `work_dir` is one that is held, on whose file system the output grows.
     """
     segments = [Segment(path, pts) for path, pts in parts]
     container = plan.output.suffix[1:].lower()
 
     def into(target: Path) -> list[str]:
-        warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(job.records))
-        if not job.held:
+        warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(work_dir.records))
+        if not work_dir.held:
             raise UpscaleError("the job was given up meanwhile")
         return warnings
 
     place = Path(os.path.realpath(plan.output))  # a link to an output stays, as with any program that writes to it
-    if os.stat(job.directory).st_dev == os.stat(place.parent).st_dev:
-        warnings = _join_named(job.directory / f"joined.{container}", into, place)
+    if os.stat(work_dir.directory).st_dev == os.stat(place.parent).st_dev:
+        warnings = _join_named(work_dir.directory / f"joined.{container}", into, place)
     else:
         warnings = _join_elsewhere(into, place)
     sync_directory(place.parent)

@@ -5,7 +5,7 @@ import time
 from collections import deque
 from dataclasses import dataclass
 
-HELD = 32  # entries in the window for each frame that it may have in storage
+MAX_REPEATS = 32  # entries in the window for each frame that it may have in storage
 
 
 @dataclass
@@ -14,7 +14,7 @@ class Entry:
 
     number: int
     pts: int
-    held: bool
+    repeated: bool
     complete: bool
 
 
@@ -38,12 +38,12 @@ class Window:
 
     def _has_room(self) -> bool:
         # A long still has held frames without number, which take no storage, but memory.
-        return len(self.by_number) < self.capacity and len(self.entries) < HELD * self.capacity
+        return len(self.by_number) < self.capacity and len(self.entries) < MAX_REPEATS * self.capacity
 
     def add(self, entry: Entry) -> None:
         with self.changed:
             self.entries.append(entry)
-            if not entry.held:
+            if not entry.repeated:
                 self.by_number[entry.number] = entry
             self.changed.notify_all()
 
