@@ -132,7 +132,8 @@ class Json(Progress):
             self.last_time = now
             self._put(
                 "progress", frames_done=counts.done, frames_total=counts.total,
-                frames_per_second=round(rate(counts), 3), seconds=round(counts.seconds, 1), seconds_left=seconds_left(counts), restarts=counts.restarts,
+                frames_per_second=round(rate(counts), 3), seconds=round(counts.seconds, 1),
+                seconds_left=seconds_left(counts), restarts=counts.restarts,
             )  # fmt: skip
 
     def file(self, **facts) -> None:

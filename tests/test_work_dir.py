@@ -1,4 +1,4 @@
-"""job.py: whose directory it is, the lock, the identity, the ledger, and a clean-up that takes only its own."""
+"""work_dir.py: whose directory it is, the lock, the identity, the ledger, and a clean-up that takes only its own."""
 
 import os
 import subprocess
