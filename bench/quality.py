@@ -26,8 +26,7 @@ from torch.nn import functional as F
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
-from upscaling.frames.pixel_formats import pixel_format
-from upscaling.frames.yuv import Layout, to_rgb
+from upscaling.frames.yuv import to_rgb
 from upscaling.inference import weights
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import LANCZOS, ModelSettings
@@ -41,17 +40,13 @@ VMAF_RATE = 25
 def read_frames(clip: str, count: int, multiple: int) -> torch.Tensor:
     """`count` frames spread over the clip, (count, 3, H, W) in [0, 1], cut to multiples of `multiple`."""
     info = probe(clip)
-    layout = Layout(
-        pixel_format(info.pixel_format), info.width, info.height,
-        info.colour.matrix, info.colour.full_range, info.colour.chroma_location,
-    )  # fmt: skip
     step = max(1, (info.frame_count or count) // count)
     frames = []
     with Decoder(info) as decoder:
         for frame in decoder:
             if (frame.number - 1) % step == 0:
                 flat = np.concatenate([plane.reshape(-1) for plane in frame.planes])
-                frames.append(to_rgb(torch.from_numpy(flat)[None], layout).clamp(0, 1))
+                frames.append(to_rgb(torch.from_numpy(flat)[None], info.layout).clamp(0, 1))
             if len(frames) == count:
                 break
     height, width = info.height // multiple * multiple, info.width // multiple * multiple

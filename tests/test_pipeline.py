@@ -19,6 +19,7 @@ from upscaling.cli.signals import quote
 from upscaling.common.errors import BusyError, Stopped
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
 from upscaling.inference.settings import ModelSettings
 from upscaling.job import work_dir as jobs
 from upscaling.job.notation import parse_scale
@@ -266,9 +267,9 @@ def test_a_plain_word_stays_as_it_is():
 def test_where_a_frame_is_little_work_a_batch_has_few_bytes(tmp_path, monkeypatch, model, size, expected):
     monkeypatch.setattr("upscaling.job.plan.available_memory", lambda: 1 << 40)
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
-    frames = ("yuv420p", "bt709", False, "left")
-    picture = FrameConversion(*size, *frames, 2 * size[0], 2 * size[1], *frames)
-    assert window_frames(Options("a.mp4", "b.mp4", 2, model=model), picture, tmp_path) == expected
+    source = FrameLayout(*size, "yuv420p")
+    conversion = FrameConversion(source=source, target=FrameLayout(2 * size[0], 2 * size[1], "yuv420p"))
+    assert window_frames(Options("a.mp4", "b.mp4", 2, model=model), conversion, tmp_path) == expected
 
 
 @pytest.mark.parametrize(

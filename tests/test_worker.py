@@ -13,11 +13,11 @@ import torch
 
 from upscaling.cli import manifest_command
 from upscaling.frames.frame_files import npy_bytes
-from upscaling.frames.pixel_formats import FORMATS, pixel_format, stored_shape
+from upscaling.frames.layout import FrameLayout
 from upscaling.inference import weights
 from upscaling.inference.realesrgan_arch import alias_functional_tensor
 from upscaling.workers.manifest import read_manifest
-from upscaling.workers.worker import picture_settings, read_frame, write_frame
+from upscaling.workers.worker import frame_conversion, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent
 alias_functional_tensor()  # or realesrgan's basicsr does not import
@@ -120,9 +120,9 @@ def test_half_a_frame_is_never_visible(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(("name", "size"), [("yuv420p", (2560, 1440)), ("yuv420p10le", (33, 21)), ("rgb24", (5, 7))])
 def test_a_frames_file_is_as_long_as_it_is_expected_to_be(tmp_path, name, size):
-    fmt = pixel_format(name)
-    write_frame(tmp_path / "frame_000001.npy", np.zeros(stored_shape(fmt, *size), fmt.dtype))
-    assert (tmp_path / "frame_000001.npy").stat().st_size == npy_bytes(fmt, *size)
+    layout = FrameLayout(*size, name)
+    write_frame(tmp_path / "frame_000001.npy", np.zeros(layout.stored_shape, layout.format.dtype))
+    assert (tmp_path / "frame_000001.npy").stat().st_size == npy_bytes(layout)
 
 
 def test_16_bit_png_keeps_its_depth(tmp_path):
@@ -134,7 +134,7 @@ def test_16_bit_png_keeps_its_depth(tmp_path):
 
 def test_sizes_follow_from_the_frames_where_the_manifest_has_none(tmp_path):
     path = manifests_of(tmp_path, "npy", workers=1)[0]
-    settings = picture_settings(read_manifest(path), picture(1))
-    assert (settings.width, settings.height) == (48, 32)
-    assert (settings.out_width, settings.out_height) == (96, 64)
-    assert FORMATS[settings.out_pixel_format].rgb
+    conversion = frame_conversion(read_manifest(path), picture(1))
+    assert (conversion.source.width, conversion.source.height) == (48, 32)
+    assert (conversion.target.width, conversion.target.height) == (96, 64)
+    assert conversion.target.format.rgb

@@ -1,5 +1,6 @@
 """The before/after picture of --compare: plain resize left, result right, the same crop of both zoomed below."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,6 @@ from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.image_files import write_picture
-from upscaling.frames.pixel_formats import FORMATS
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
 from upscaling.job.work_dir import WorkDir
@@ -23,7 +23,8 @@ DARK, LIGHT, MARK = (24, 24, 24), (235, 235, 235), (255, 200, 0)  # RGB
 def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
     """Write the picture for a finished job whose segments are still there: the frame in the middle of it."""
     number = (work_dir.frames_done + 1) // 2
-    size = (plan.picture.out_width, plan.picture.out_height)
+    source, target = plan.conversion.source, plan.conversion.target
+    size = (target.width, target.height)
     before = after = None
     with plan.source.open(number - 1) as decoder:
         for decoded in decoder:
@@ -38,22 +39,18 @@ def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
     if before is None or after is None:
         raise UpscaleError(f"frame {number} can't be decoded again for --compare")
     after = np.ascontiguousarray(after[: size[1], : size[0]])  # without the edge that the codec needed
-    factor = f"{size[0] / plan.picture.width:.3g}x"
+    factor = f"{size[0] / source.width:.3g}x"
     name = Path(plan.options.model).name
     write_picture(path.absolute(), comparison(before, after, f"plain resize (Lanczos) {factor}", f"{name} {factor}"))
 
 
 def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> np.ndarray:
     """A decoded frame as RGB of (width, height) `size`, uint8 (height, width, 3); a plain Lanczos resize."""
-    picture = FrameConversion(
-        info.width, info.height, info.pixel_format,
-        info.colour.matrix, info.colour.full_range, info.colour.chroma_location,
-        *size, "rgb24", "gbr", True, info.colour.chroma_location,
-    )  # fmt: skip
+    target = replace(info.layout.as_rgb24, width=size[0], height=size[1])
     flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
-    out = np.empty(size[0] * size[1] * 3, FORMATS["rgb24"].dtype)
-    Resizer(picture)(flat, out)
-    return out.reshape(size[1], size[0], 3)
+    out = target.empty()
+    Resizer(FrameConversion(source=info.layout, target=target))(flat, out)
+    return out.reshape(target.stored_shape)
 
 
 def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> np.ndarray:

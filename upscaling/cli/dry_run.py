@@ -18,7 +18,6 @@ from upscaling.decode.probe import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.stream_copy import describe
 from upscaling.encode.stream_copy import plan as plan_streams
-from upscaling.frames.pixel_formats import FORMATS, planes
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.job.plan import Plan, make_plan
@@ -61,12 +60,12 @@ def measure_frames(plan: Plan) -> Measure:
     decode = (time.monotonic() - started) / len(frames)
     started = time.monotonic()
     upscaler = make_upscaler(plan.models[0], lambda: None)
-    upscaler.submit([frames[0][1]], plan.picture)
+    upscaler.submit([frames[0][1]], plan.conversion)
     warm = [upscaler.collect()[0].copy()]
     load, started = time.monotonic() - started, time.monotonic()
     results = []
     for _, samples in frames[1:] or frames:
-        upscaler.submit([samples], plan.picture)
+        upscaler.submit([samples], plan.conversion)
         results.append(upscaler.collect()[0].copy())
         if time.monotonic() - started > SECONDS:
             break
@@ -78,13 +77,13 @@ def measure_frames(plan: Plan) -> Measure:
 
 def encode_frames(plan: Plan, times: list[int], results: list[np.ndarray]) -> tuple[float, float]:
     """(seconds, bytes) a frame of encoding these."""
-    fmt, size = FORMATS[plan.picture.out_pixel_format], plan.picture.stored_size
+    layout = plan.conversion.target.padded
     with tempfile.TemporaryDirectory(prefix="upscale-") as folder:
         path = Path(folder) / "segment.mkv"
         started = time.monotonic()
         with SegmentWriter(path, plan.encoding) as writer:
             for pts, samples in zip(times, results, strict=True):
-                writer.write(planes(samples, fmt, *size), pts)
+                writer.write(layout.planes(samples), pts)
         return (time.monotonic() - started) / len(results), path.stat().st_size / len(results)
 
 
@@ -103,7 +102,7 @@ def seconds_in_all(plan: Plan, measure: Measure) -> float | None:
 
 def facts(plan: Plan, measure: Measure) -> dict:
     """The dry run's JSON."""
-    info, picture, count = plan.info, plan.picture, plan.info.frame_count
+    info, target, count = plan.info, plan.conversion.target, plan.info.frame_count
     seconds = seconds_in_all(plan, measure)
     window = min(plan.window, count or plan.window)
     return {
@@ -111,7 +110,7 @@ def facts(plan: Plan, measure: Measure) -> dict:
         "output": str(plan.output),
         "streams": streams(plan),
         "input_size": f"{info.width}x{info.height}",
-        "output_size": f"{picture.out_width}x{picture.out_height}",
+        "output_size": f"{target.width}x{target.height}",
         "frames": count,
         "frames_per_second_of_video": str(info.frame_rate) if info.frame_rate else None,
         "pixel_format": plan.encoding.pixel_format,

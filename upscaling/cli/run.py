@@ -180,13 +180,13 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Cal
 
 def facts(plan: "Plan") -> dict:
     """What progress.start is told of a run; JSON-able."""
-    picture, options = plan.picture, plan.options
+    source, target, options = plan.conversion.source, plan.conversion.target, plan.options
     return {
         "input": text(options.input),
         "output": text(plan.output),
         "frames": plan.info.frame_count,
-        "input_size": f"{picture.width}x{picture.height}",
-        "output_size": f"{picture.out_width}x{picture.out_height}",
+        "input_size": f"{source.width}x{source.height}",
+        "output_size": f"{target.width}x{target.height}",
         "model": text(options.model),
         "codec": plan.target.extension if plan.target else plan.encoding.codec,
         "workers": len(plan.models),

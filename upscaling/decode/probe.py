@@ -16,6 +16,7 @@ from upscaling.decode import orientation as orient
 from upscaling.decode.colour_tags import Colour
 from upscaling.decode.planes import PlaneViewer, has_alpha, kept_format
 from upscaling.decode.reader import Reader, VideoError, check_size, has_hidden_alpha, no_frames, open_input, shown
+from upscaling.frames.layout import FrameLayout
 
 __all__ = ["Colour", "VideoError", "VideoInfo", "open_input", "probe"]
 
@@ -55,6 +56,18 @@ class VideoInfo:
     orientation: orient.Orientation = field(default_factory=orient.Orientation)
     alpha: bool = False  # the alpha channel is kept
     bwdif: str | None = None  # the deinterlacer's options
+
+    @property
+    def layout(self) -> FrameLayout:
+        """How the samples of a decoded frame are laid out."""
+        return FrameLayout(
+            width=self.width,
+            height=self.height,
+            pixel_format=self.pixel_format,
+            matrix=self.colour.matrix,
+            full_range=self.colour.full_range,
+            chroma_location=self.colour.chroma_location,
+        )
 
     def identity(self) -> str:
         """A JSON line of everything that changes the decoded frames, but not of where the file lies."""

@@ -1,7 +1,6 @@
 """Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
 
 import io
-from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -10,7 +9,7 @@ import numpy as np
 from upscaling.common.errors import InputError
 from upscaling.common.files import replacing
 from upscaling.frames.conversion import FrameConversion
-from upscaling.frames.pixel_formats import FORMATS, PixelFormat, frame_bytes, stored_shape
+from upscaling.frames.layout import FrameLayout
 
 
 def read_frame(path: Path) -> np.ndarray:
@@ -39,12 +38,12 @@ def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
     file.write(samples.reshape(-1).view(np.uint8).data)
 
 
-def npy_bytes(fmt: PixelFormat, width: int, height: int) -> int:
-    """The length of a stored frame's .npy file."""
+def npy_bytes(layout: FrameLayout) -> int:
+    """The length of a frame's .npy file in bytes."""
     header = io.BytesIO()
-    description = {"descr": fmt.dtype.str, "fortran_order": False, "shape": stored_shape(fmt, width, height)}
+    description = {"descr": layout.format.dtype.str, "fortran_order": False, "shape": layout.stored_shape}
     np.lib.format.write_array_header_1_0(header, description)
-    return len(header.getvalue()) + frame_bytes(fmt, width, height)
+    return len(header.getvalue()) + layout.frame_bytes
 
 
 def write_frame(path: Path, samples: np.ndarray) -> None:
@@ -62,15 +61,13 @@ def as_stored(picture: FrameConversion, frame_format: str) -> FrameConversion:
     """A job's picture in storage: as it is decoded and encoded, or 8-bit RGB in files that a person can open."""
     if frame_format == "npy":
         return picture
-    rgb = {"pixel_format": "rgb24", "matrix": "gbr", "full_range": True}
-    return replace(picture, **rgb, **{f"out_{name}": value for name, value in rgb.items()})
+    return FrameConversion(source=picture.source.as_rgb24, target=picture.target.as_rgb24)
 
 
 def check_frame_format(frame_format: str, picture: FrameConversion) -> list[str]:
     """What --frame-format can't keep, a line each; InputError for an alpha channel."""
     if frame_format == "npy":
         return []
-    source, result = FORMATS[picture.pixel_format], FORMATS[picture.out_pixel_format]
-    if source.alpha and result.alpha:
+    if picture.source.format.alpha and picture.target.format.alpha:
         raise InputError("--frame-format png keeps no alpha channel; leave it out")
-    return ["--frame-format png takes the frames through 8-bit RGB"] if source.depth > 8 else []
+    return ["--frame-format png takes the frames through 8-bit RGB"] if picture.source.format.depth > 8 else []

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
 from functools import lru_cache
 
 import numpy as np
@@ -22,7 +21,8 @@ import torch
 
 from upscaling.common.errors import InputError
 from upscaling.frames.chroma import BETWEEN, COSITED, REACH_DOWN, Siting, interpolated, luma_fold, reduced, taken
-from upscaling.frames.pixel_formats import PixelFormat, plane_shapes
+from upscaling.frames.layout import FrameLayout
+from upscaling.frames.pixel_formats import plane_shapes
 
 # Kr and Kb by FFmpeg's name: H.273 table 4.
 _LUMA_WEIGHTS = {
@@ -55,28 +55,6 @@ STRIP_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23}
 STRIP_ROWS = 64  # at least, so that the rows that neighbouring strips share stay few; even
 
 
-@dataclass(frozen=True)
-class Layout:
-    """What the samples of a flat frame are.
-
-    `width` and `height` are pixels; `matrix` is one of MATRICES and `full_range` as FFmpeg's -colorspace and
-    -color_range, both without meaning for packed RGB, which is full-range RGB always; `chroma_location` is 'left',
-    'center' or 'topleft' ('top' too; the rare 'bottom' ones are read as halfway between rows; others as 'left').
-    """
-
-    pixel_format: PixelFormat
-    width: int
-    height: int
-    matrix: str = "bt709"
-    full_range: bool = False
-    chroma_location: str = "left"
-
-    @property
-    def peak(self) -> int:
-        """The largest sample value."""
-        return (1 << self.pixel_format.depth) - 1
-
-
 @lru_cache(maxsize=32)
 def rgb_to_yuv(matrix: str, full_range: bool, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """((3, 3) weights, (3,) offsets) in float64: codes (Y, Cb, Cr) = weights @ (R, G, B in [0, 1]) + offsets.
@@ -103,7 +81,7 @@ def rgb_to_yuv(matrix: str, full_range: bool, depth: int) -> tuple[np.ndarray, n
     return weights * np.array([[luma], [chroma], [chroma]]), np.array([luma_zero, chroma_zero, chroma_zero], float)
 
 
-def to_rgb(samples: torch.Tensor, layout: Layout) -> torch.Tensor:
+def to_rgb(samples: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
     """(N, samples of a frame) uint8 or uint16 to (N, 3, height, width) float32 on the same device; not clipped.
 
     Code values are exact in float32 up to 16 bits. Alpha planes are left out. InputError for an unknown matrix.
@@ -112,11 +90,11 @@ def to_rgb(samples: torch.Tensor, layout: Layout) -> torch.Tensor:
     rgb = torch.empty((len(samples), 3, height, width), dtype=torch.float32, device=samples.device)
     for flat, out in zip(samples, rgb, strict=True):
         planes = planes_of(flat, layout)
-        if layout.pixel_format.rgb:
+        if layout.format.rgb:
             for a, b in _strips(out):
                 out[:, a:b] = planes[0][a:b, :, :3].permute(2, 0, 1)  # (rows, width, 3) -> (3, rows, width)
             out.div_(layout.peak)
-        elif layout.pixel_format.chroma is None:
+        elif layout.format.chroma is None:
             weights, offsets = _gray(layout)
             out[0].copy_(planes[0]).sub_(offsets[0]).mul_(1 / weights.sum())
             out[1:] = out[0]
@@ -125,14 +103,14 @@ def to_rgb(samples: torch.Tensor, layout: Layout) -> torch.Tensor:
     return rgb
 
 
-def from_rgb(rgb: torch.Tensor, layout: Layout, out: torch.Tensor) -> torch.Tensor:
+def from_rgb(rgb: torch.Tensor, layout: FrameLayout, out: torch.Tensor) -> torch.Tensor:
     """(N, 3, h, w) float32 into `out`, (N, samples of a frame) of the layout's type on the same device; returns `out`.
 
     Where h or w is less than the layout's, the last row or column is repeated. Values are rounded once, half to
     even, and clipped to what a sample can hold. An alpha plane is left as it is in `out`. InputError for an unknown
     matrix.
     """
-    fmt = layout.pixel_format
+    fmt = layout.format
     for picture, flat in zip(rgb, out, strict=True):
         planes = planes_of(flat, layout)
         if fmt.rgb:
@@ -149,17 +127,17 @@ def from_rgb(rgb: torch.Tensor, layout: Layout, out: torch.Tensor) -> torch.Tens
     return out
 
 
-def planes_of(flat: torch.Tensor, layout: Layout) -> list[torch.Tensor]:
+def planes_of(flat: torch.Tensor, layout: FrameLayout) -> list[torch.Tensor]:
     """Views of the planes of one flat frame, in the shapes of `frame.plane_shapes`; nothing is copied."""
-    shapes = plane_shapes(layout.pixel_format, layout.width, layout.height)
+    shapes = plane_shapes(layout.format, layout.width, layout.height)
     parts = flat.split([math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
-def _gray(layout: Layout) -> tuple[np.ndarray, np.ndarray]:
+def _gray(layout: FrameLayout) -> tuple[np.ndarray, np.ndarray]:
     """The luma row of the matrix and the offsets. 'gbr' has no luma: there gray is BT.709's."""
     matrix = "bt709" if _READ_AS.get(layout.matrix, layout.matrix) == "gbr" else layout.matrix
-    weights, offsets = rgb_to_yuv(matrix, layout.full_range, layout.pixel_format.depth)
+    weights, offsets = rgb_to_yuv(matrix, layout.full_range, layout.format.depth)
     return weights[0], offsets
 
 
@@ -171,9 +149,9 @@ def _strips(picture: torch.Tensor) -> Iterator[tuple[int, int]]:
         yield start, min(start + rows, height)
 
 
-def _yuv_to_rgb(planes: list[torch.Tensor], layout: Layout, out: torch.Tensor) -> None:
+def _yuv_to_rgb(planes: list[torch.Tensor], layout: FrameLayout, out: torch.Tensor) -> None:
     """Planes Y (h, w), Cb and Cr (chroma h, chroma w) into `out` (3, h, w)."""
-    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.pixel_format.depth)
+    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.format.depth)
     inverse = np.linalg.inv(weights)
     height, width = layout.height, layout.width
     across, down = _sitings(layout)
@@ -189,9 +167,9 @@ def _yuv_to_rgb(planes: list[torch.Tensor], layout: Layout, out: torch.Tensor) -
             _weighted_channels(yuv, inverse[channel], out=out[channel, a:b])
 
 
-def _rgb_to_yuv(picture: torch.Tensor, layout: Layout, planes: list[torch.Tensor]) -> None:
+def _rgb_to_yuv(picture: torch.Tensor, layout: FrameLayout, planes: list[torch.Tensor]) -> None:
     """(3, h, w) into the planes Y, Cb and Cr of the layout."""
-    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.pixel_format.depth)
+    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.format.depth)
     across, down = _sitings(layout)
     reach = REACH_DOWN if down else 0
     step = 2 if down else 1
@@ -211,9 +189,9 @@ def _rgb_to_yuv(picture: torch.Tensor, layout: Layout, planes: list[torch.Tensor
             plane[a // step : -(-b // step)].copy_(_quantised(channel.add_(zero), layout.peak))
 
 
-def _sitings(layout: Layout) -> tuple[Siting | None, Siting | None]:
+def _sitings(layout: FrameLayout) -> tuple[Siting | None, Siting | None]:
     """The filters across and down, None for an axis on which chroma is not halved."""
-    half_width, half_height = layout.pixel_format.chroma
+    half_width, half_height = layout.format.chroma
     across = BETWEEN if layout.chroma_location in ("center", "top", "bottom") else COSITED
     down = COSITED if layout.chroma_location in ("topleft", "top") else BETWEEN
     return (across if half_width else None), (down if half_height else None)
@@ -234,7 +212,9 @@ def _weighted_channels(x: torch.Tensor, weights: np.ndarray, out: torch.Tensor |
     return out
 
 
-def _rows(picture: torch.Tensor, start: int, stop: int, layout: Layout, siting: Siting | None = None) -> torch.Tensor:
+def _rows(
+    picture: torch.Tensor, start: int, stop: int, layout: FrameLayout, siting: Siting | None = None
+) -> torch.Tensor:
     """Rows [start, stop) of a picture that repeats its last row and column up to the layout's size and is
     mirrored, as the siting wants it, beyond: (3, stop - start, layout.width)."""
     height = picture.shape[-2]

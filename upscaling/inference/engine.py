@@ -14,8 +14,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from upscaling.frames.conversion import FrameConversion, samples
-from upscaling.frames.pixel_formats import FORMATS, equal
+from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
+from upscaling.frames.pixel_formats import equal
 from upscaling.inference.settings import LANCZOS, ModelSettings
 
 
@@ -64,11 +65,11 @@ class BatchUpscaler:
         return len(self._in_flight)
 
     def submit(
-        self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray] | None = None
+        self, frames: list[np.ndarray], conversion: FrameConversion, outputs: list[np.ndarray] | None = None
     ) -> None:
         """Starts a batch of at least one frame.
 
-        `frames`: samples of `picture.pixel_format`, any shape, may be read-only memory maps; not needed once
+        `frames`: samples of `conversion.source`, any shape, may be read-only memory maps; not needed once
         this returns. `outputs`: a flat writable array a frame, to be filled by the time of `collect` (shared memory);
         without it the results lie in buffers of this object. ValueError where more than `depth` + 1 batches
         would be in flight; UpscaleError where the picture can't be converted.
@@ -79,15 +80,15 @@ class BatchUpscaler:
         first = [unique.index(n) for n in range(max(unique) + 1)]  # the frame that each computed one is taken from
         slot = self._turn
         if outputs is None:
-            buffer = self._buffer(slot, len(first), picture)
+            buffer = self._buffer(slot, len(first), conversion.target.padded)
             outputs = [buffer[n] for n in range(len(first))]
             outputs = [outputs[n] for n in unique]
-        self._engine.start([frames[i] for i in first], picture, [outputs[i] for i in first], slot)
+        self._engine.start([frames[i] for i in first], conversion, [outputs[i] for i in first], slot)
         self._in_flight.append(_Batch(slot, outputs, unique))
         self._turn = (slot + 1) % (self.depth + 1)
 
     def collect(self) -> list[np.ndarray]:
-        """Flat arrays in `out_pixel_format`, of the stored size, of the oldest batch, a frame each; waits for it.
+        """Flat arrays in the layout `conversion.target.padded` of the oldest batch, a frame each; waits for it.
 
         Without `outputs` given to `submit` they are valid until the next `submit`; equal frames may share an array.
         ValueError where nothing is in flight.
@@ -102,9 +103,9 @@ class BatchUpscaler:
                 np.copyto(output, same)
         return batch.outputs
 
-    def _buffer(self, slot: int, count: int, picture: FrameConversion) -> np.ndarray:
+    def _buffer(self, slot: int, count: int, layout: FrameLayout) -> np.ndarray:
         """At least `count` flat output frames that the slot keeps for them."""
-        size, dtype = samples(picture)[1], FORMATS[picture.out_pixel_format].dtype
+        size, dtype = layout.sample_count, layout.format.dtype
         buffer = self._buffers[slot]
         if buffer is None or buffer.shape[1] != size or buffer.dtype != dtype or len(buffer) < count:
             self._buffers[slot] = None  # let go of the old one before the new one is there

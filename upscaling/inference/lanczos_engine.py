@@ -20,9 +20,11 @@ class LanczosUpscaler:
     def allocate(self, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
         return np.empty(shape, dtype)
 
-    def start(self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray], slot: int) -> None:
-        if self._resizer is None or self._resizer.picture != picture:
-            self._resizer = Resizer(picture)
+    def start(
+        self, frames: list[np.ndarray], conversion: FrameConversion, outputs: list[np.ndarray], slot: int
+    ) -> None:
+        if self._resizer is None or self._resizer.conversion != conversion:
+            self._resizer = Resizer(conversion)
         for frame, out in zip(frames, outputs, strict=True):
             self._resizer(frame, out)
             self._heartbeat()

@@ -22,9 +22,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from upscaling.frames.conversion import FrameConversion, formats, frames_at_once, samples, store_plane
-from upscaling.frames.pixel_formats import FORMATS, planes
-from upscaling.frames.yuv import Layout, from_rgb, to_rgb
+from upscaling.frames.conversion import FrameConversion, frames_at_once, store_plane
+from upscaling.frames.yuv import from_rgb, to_rgb
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler
 
@@ -32,21 +31,11 @@ from upscaling.inference.upscaler import Upscaler
 _VISIBLE = 0.5 / 255
 
 
-def layouts(picture: FrameConversion) -> tuple[Layout, Layout]:
-    """The layouts of an input frame and of a stored output frame."""
-    p = picture
-    source, target = formats(p)
-    return (
-        Layout(source, p.width, p.height, p.matrix, p.full_range, p.chroma_location),
-        Layout(target, *p.stored_size, p.out_matrix, p.out_full_range, p.out_chroma_location),
-    )
-
-
 @dataclass
 class _Slot:
     """Buffers of one batch in flight. On a CPU `staged` and `device_in` are the same memory, `device_out` is unused."""
 
-    picture: FrameConversion | None = None
+    conversion: FrameConversion | None = None
     staged: torch.Tensor | None = None  # (batch, samples in)
     device_in: torch.Tensor | None = None  # (batch, samples in)
     device_out: torch.Tensor | None = None  # (batch, samples out)
@@ -78,11 +67,13 @@ class NetworkUpscaler:
     def _host(self, shape: tuple[int, int], dtype: np.dtype) -> torch.Tensor:
         return torch.empty(shape, dtype=_TORCH[dtype], pin_memory=self._cuda)
 
-    def start(self, frames: list[np.ndarray], picture: FrameConversion, outputs: list[np.ndarray], slot: int) -> None:
+    def start(
+        self, frames: list[np.ndarray], conversion: FrameConversion, outputs: list[np.ndarray], slot: int
+    ) -> None:
         """Queues a batch: frames are copied before this returns, `outputs` are filled by the `finish` of the slot."""
         buffers = self._slots[slot]
-        self._fit(buffers, picture, len(frames))
-        buffers.picture, buffers.outputs = picture, outputs
+        self._fit(buffers, conversion, len(frames))
+        buffers.conversion, buffers.outputs = conversion, outputs
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
             np.copyto(target, frame.reshape(-1))
@@ -92,7 +83,7 @@ class NetworkUpscaler:
             if self._cuda:
                 self._start_on_cuda(buffers, len(frames))
             else:
-                self._convert(buffers.staged[: len(frames)], picture, [torch.from_numpy(out) for out in outputs])
+                self._convert(buffers.staged[: len(frames)], conversion, [torch.from_numpy(out) for out in outputs])
         computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
         buffers.notes = [*self._upscaler.take_notes(), f"patches: {computed} computed, {reused} reused"]
 
@@ -104,7 +95,7 @@ class NetworkUpscaler:
             uploaded.record()
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(uploaded)
-            self._convert(buffers.device_in[:count], buffers.picture, list(buffers.device_out[:count]))
+            self._convert(buffers.device_in[:count], buffers.conversion, list(buffers.device_out[:count]))
             computed.record()
         with torch.cuda.stream(self._download):
             self._download.wait_event(computed)
@@ -112,17 +103,17 @@ class NetworkUpscaler:
                 torch.from_numpy(out).copy_(result, non_blocking=True)
             buffers.done.record()
 
-    def _convert(self, inputs: torch.Tensor, picture: FrameConversion, outputs: list[torch.Tensor]) -> None:
+    def _convert(self, inputs: torch.Tensor, conversion: FrameConversion, outputs: list[torch.Tensor]) -> None:
         """Samples (N, samples in) to samples, N of (samples out,), a bounded number of frames at a time."""
-        source, target = layouts(picture)
-        step = frames_at_once(picture, self._device.type)
+        source, target = conversion.source, conversion.target
+        step = frames_at_once(target, self._device.type)
         for first in range(0, len(inputs), step):
             rgb = to_rgb(inputs[first : first + step], source)  # (n, 3, height, width)
             inside = rgb.clamp(0, 1)
             outside = rgb.sub_(inside)
-            upscaled = self._upscaler(inside, picture.out_width, picture.out_height)  # (n, 3, out height, out width)
+            upscaled = self._upscaler(inside, target.width, target.height)  # (n, 3, target.height, target.width)
             for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
-                from_rgb(self._whole(result, rest)[None], target, out[None])
+                from_rgb(self._whole(result, rest)[None], target.padded, out[None])
             self._heartbeat()
 
     def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
@@ -144,17 +135,18 @@ class NetworkUpscaler:
         buffers = self._slots[slot]
         if buffers.done is not None:
             buffers.done.synchronize()
-        if FORMATS[buffers.picture.out_pixel_format].alpha:
+        if buffers.conversion.target.format.alpha:
             for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
-                store_alpha(staged, buffers.picture, out)
+                store_alpha(staged, buffers.conversion, out)
         buffers.outputs = buffers.done = None
         return buffers.notes
 
-    def _fit(self, buffers: _Slot, picture: FrameConversion, count: int) -> None:
-        """Buffers for `count` frames of that picture; those that are there are kept where they fit."""
-        shapes = [(count, n) for n in samples(picture)]
-        types = [fmt.dtype for fmt in formats(picture)]
-        if buffers.staged is not None and len(buffers.staged) >= count and buffers.picture == picture:
+    def _fit(self, buffers: _Slot, conversion: FrameConversion, count: int) -> None:
+        """Allocate buffers for `count` frames, unless the slot has some that fit."""
+        layouts = conversion.source, conversion.target.padded
+        shapes = [(count, layout.sample_count) for layout in layouts]
+        types = [layout.format.dtype for layout in layouts]
+        if buffers.staged is not None and len(buffers.staged) >= count and buffers.conversion == conversion:
             return
         buffers.staged = buffers.device_in = buffers.device_out = None  # the old ones go before the new ones come
         buffers.staged = self._host(shapes[0], types[0])
@@ -170,23 +162,23 @@ class NetworkUpscaler:
 _TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype("<u2"): torch.uint16}
 
 
-def store_alpha(frame: np.ndarray, picture: FrameConversion, out: np.ndarray) -> None:
+def store_alpha(frame: np.ndarray, conversion: FrameConversion, out: np.ndarray) -> None:
     """The alpha plane of a flat frame, resized with Lanczos (opaque where there is none), into the flat `out`."""
-    source, target = formats(picture)
-    target_plane = _alpha_plane(planes(out, target, *picture.stored_size))
-    if not source.alpha:
-        target_plane[:] = (1 << target.depth) - 1
+    source, target = conversion.source, conversion.target
+    target_plane = _alpha_plane(target.padded.planes(out))
+    if not source.format.alpha:
+        target_plane[:] = target.peak
         return
     import cv2  # only videos with alpha need it
 
-    alpha = np.ascontiguousarray(_alpha_plane(planes(frame, source, picture.width, picture.height)))
-    size = (picture.out_width, picture.out_height)
-    if size != (picture.width, picture.height):
+    alpha = np.ascontiguousarray(_alpha_plane(source.planes(frame)))
+    size = (target.width, target.height)
+    if size != (source.width, source.height):
         alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LANCZOS4)  # clips to the type, 0..255 or 0..65535
-    if source.depth != target.depth or source.depth not in (8, 16):
+    if source.peak != target.peak or source.format.depth not in (8, 16):
         # alpha is full range at every depth
-        factor = ((1 << target.depth) - 1) / ((1 << source.depth) - 1)
-        alpha = np.rint(np.minimum(alpha * np.float32(factor), (1 << target.depth) - 1)).astype(target.dtype)
+        factor = np.float32(target.peak / source.peak)
+        alpha = np.rint(np.minimum(alpha * factor, target.peak)).astype(target.format.dtype)
     store_plane(alpha, target_plane)
 
 

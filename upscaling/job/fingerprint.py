@@ -14,14 +14,14 @@ def identity(
     options: Options,
     source: VideoSource | PictureSource,
     encoding: EncodeSettings,
-    picture: FrameConversion,
+    conversion: FrameConversion,
     found: weights.Weights | None,
 ) -> dict:
     """The input and every parameter that changes the result, as JSON has them."""
     return {
         **source.identity(),
         "frames": source.info.identity(),
-        "picture": asdict(picture),
+        "conversion": asdict(conversion),
         "frame_format": options.frame_format,
         "model": model_identity(options, found),
         "encoding": encoding.identity(),

@@ -22,40 +22,37 @@ class FrameStore:
     """Frames of one job. `put` is for the decode thread alone, `planes` for the encode thread, `samples` for any."""
 
     def __init__(self, plan: Plan, work_dir: WorkDir):
-        self.picture = plan.stored  # what manifests say of the frames
-        self._work_dir, self._decoded = work_dir, plan.picture
-        self._format = pixel_formats.FORMATS[self.picture.out_pixel_format]
+        self.conversion = plan.stored  # what manifests say of the frames
+        self._work_dir = work_dir
+        self._decoded, self._encoded = plan.conversion.source, plan.conversion.target
+        self._input, self._output = plan.stored.source, plan.stored.target.padded
         self._extension = plan.options.frame_format
-        self._file_bytes = npy_bytes(self._format, *self.picture.stored_size) if self._extension == "npy" else -1
+        self._file_bytes = npy_bytes(self._output) if self._extension == "npy" else -1
         self._to_rgb = self._from_rgb = None
         if self._extension == "png":
-            self._to_rgb, self._from_rgb = Resizer(_before(plan)), Resizer(_after(plan))
+            self._to_rgb = Resizer(FrameConversion(source=self._decoded, target=self._decoded.as_rgb24))
+            self._from_rgb = Resizer(FrameConversion(source=self._encoded.as_rgb24, target=self._encoded))
 
     def name(self, number: int) -> str:
         return pixel_formats.frame_name(number, self._extension)
 
     def flat(self, planes: list[np.ndarray]) -> np.ndarray:
         """A decoded frame's planes one after another without padding: a flat array."""
-        p = self._decoded
-        fmt = pixel_formats.FORMATS[p.pixel_format]
-        samples = np.empty(pixel_formats.sample_count(fmt, p.width, p.height), fmt.dtype)
-        for target, plane in zip(pixel_formats.planes(samples, fmt, p.width, p.height), planes, strict=True):
+        samples = self._decoded.empty()
+        for target, plane in zip(self._decoded.planes(samples), planes, strict=True):
             target[...] = plane.reshape(target.shape)
         return samples
 
     def put(self, number: int, samples: np.ndarray) -> None:
         """Store a decoded frame, flat, for the workers; OSError where the disk does not take it."""
-        p = self.picture
-        fmt = pixel_formats.FORMATS[p.pixel_format]
-        shape = pixel_formats.stored_shape(fmt, p.width, p.height)
         path = self._file("input_frames", number)
         if self._to_rgb is not None:
-            out = np.empty(pixel_formats.sample_count(fmt, p.width, p.height), fmt.dtype)
+            out = self._input.empty()
             self._to_rgb(samples, out)
-            write_frame(path, out.reshape(shape))
+            write_frame(path, out.reshape(self._input.stored_shape))
             return
         with path.open("wb") as file:
-            write_npy(file, samples.reshape(shape))
+            write_npy(file, samples.reshape(self._input.stored_shape))
 
     def has_its_size(self, number: int) -> bool:
         """Whether an upscaled frame's file is as long as it must be, which is quick to tell; False for pictures."""
@@ -66,24 +63,22 @@ class FrameStore:
 
     def samples(self, number: int) -> np.ndarray:
         """An upscaled frame as it is stored; WorkerError where it is not whole."""
-        path, size = self._file("output_frames", number), self.picture.stored_size
         try:
-            samples = read_frame(path)
+            samples = read_frame(self._file("output_frames", number))
         except (OSError, InputError) as error:
             raise WorkerError(f"frame {number} came back damaged: {error}") from error
-        if samples.dtype != self._format.dtype or samples.size != pixel_formats.sample_count(self._format, *size):
+        if samples.dtype != self._output.format.dtype or samples.size != self._output.sample_count:
             raise WorkerError(f"frame {number} came back with the wrong size")
         return samples
 
     def planes(self, number: int) -> list[np.ndarray]:
         """The planes of an upscaled frame as the encoder takes them; memory-mapped where they are stored so."""
-        samples, p = self.samples(number), self._decoded
-        fmt, size = pixel_formats.FORMATS[p.out_pixel_format], p.stored_size
+        samples, encoded = self.samples(number), self._encoded.padded
         if self._from_rgb is not None:
-            out = np.empty(pixel_formats.sample_count(fmt, *size), fmt.dtype)
+            out = encoded.empty()
             self._from_rgb(samples, out)
             samples = out
-        return pixel_formats.planes(samples, fmt, *size)
+        return encoded.planes(samples)
 
     def discard(self, number: int) -> None:
         """Forget what a worker made of a frame."""
@@ -96,21 +91,3 @@ class FrameStore:
 
     def _file(self, folder: str, number: int) -> Path:
         return self._work_dir.folder(folder) / self.name(number)
-
-
-def _before(plan: Plan) -> FrameConversion:
-    """Decoded frames into RGB, of the same size."""
-    p = plan.picture
-    return FrameConversion(
-        p.width, p.height, p.pixel_format, p.matrix, p.full_range, p.chroma_location,
-        p.width, p.height, "rgb24", "gbr", True, p.chroma_location,
-    )  # fmt: skip
-
-
-def _after(plan: Plan) -> FrameConversion:
-    """Upscaled RGB into what the encoder takes, of the same size."""
-    p = plan.picture
-    return FrameConversion(
-        p.out_width, p.out_height, "rgb24", "gbr", True, p.out_chroma_location,
-        p.out_width, p.out_height, p.out_pixel_format, p.out_matrix, p.out_full_range, p.out_chroma_location,
-    )  # fmt: skip

@@ -234,23 +234,24 @@ class Pipeline:
 
     def _deal(self, number: int, frames: list[int]) -> None:
         """Write the manifest of one batch and have the main loop hand it out."""
-        p, options = self.frames.picture, self.plan.options
+        source, target = self.frames.conversion.source, self.frames.conversion.target
+        options = self.plan.options
         manifest = Manifest(
             worker=number % options.workers,
             input_dir=self.work_dir.folder("input_frames"),
             output_dir=self.work_dir.folder("output_frames"),
-            scale=max(Fraction(p.out_width, p.width), Fraction(p.out_height, p.height)),
+            scale=max(Fraction(target.width, source.width), Fraction(target.height, source.height)),
             batch_size=self.plan.batch_size,
             patch_size=options.patch_size,
-            pixel_format=p.pixel_format,
-            colour=f"{p.matrix} {'full' if p.full_range else 'limited'}",
+            pixel_format=source.pixel_format,
+            colour=f"{source.matrix} {'full' if source.full_range else 'limited'}",
             total_frames=len(frames),
             batches={number: tuple(map(self.frames.name, frames))},
-            chroma_location=p.chroma_location,
-            frame_size=(p.width, p.height),
-            output_size=(p.out_width, p.out_height),
-            output_pixel_format=p.out_pixel_format,
-            output_colour=f"{p.out_matrix} {'full' if p.out_full_range else 'limited'}",
+            chroma_location=source.chroma_location,
+            frame_size=(source.width, source.height),
+            output_size=(target.width, target.height),
+            output_pixel_format=target.pixel_format,
+            output_colour=f"{target.matrix} {'full' if target.full_range else 'limited'}",
         )
         path = write_manifest(manifest, self.work_dir.folder("manifests") / f"manifest_{number:06d}.txt")
         work = Work(path, f"frames {frames[0]} to {frames[-1]}")

@@ -14,7 +14,7 @@ from upscaling.encode.segment_writer import FALLBACK_RATE, EncodeSettings, encod
 from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
-from upscaling.frames.pixel_formats import FORMATS, frame_bytes
+from upscaling.frames.layout import FrameLayout
 from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.job import images
@@ -41,7 +41,7 @@ class Plan:
     source: VideoSource | PictureSource
     target: PictureTarget | None  # where the result is pictures
     encoding: EncodeSettings
-    picture: FrameConversion
+    conversion: FrameConversion
     models: tuple[ModelSettings, ...]  # one a worker
     identity: dict
     work_dir: Path
@@ -56,15 +56,12 @@ class Plan:
     @property
     def frame_bytes(self) -> int:
         """Bytes of one frame in storage, its input and its output together."""
-        p = self.stored
-        return frame_bytes(FORMATS[p.pixel_format], p.width, p.height) + frame_bytes(
-            FORMATS[p.out_pixel_format], *p.stored_size
-        )
+        return self.stored.source.frame_bytes + self.stored.target.padded.frame_bytes
 
     @property
     def stored(self) -> FrameConversion:
         """The frames as they are in storage."""
-        return as_stored(self.picture, self.options.frame_format)
+        return as_stored(self.conversion, self.options.frame_format)
 
     def clip(self, records: list[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
         """From where to where, in seconds of the input, other streams are copied; None is all of them."""
@@ -100,24 +97,28 @@ def make_plan(options: Options) -> Plan:
             codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
         )  # fmt: skip
         warnings = check_container(info, output, encoding)
-    picture = picture_settings(info, encoding, width, height)
-    warnings = [*warnings, *check_frame_format(options.frame_format, picture)]
-    batch_size, window = window_frames(options, as_stored(picture, options.frame_format), work_dir)
+    conversion = frame_conversion(info, encoding, width, height)
+    warnings = [*warnings, *check_frame_format(options.frame_format, conversion)]
+    batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir)
     if source.most is not None:  # few frames are shared by all workers
         batch_size = min(batch_size, -(-source.most // workers))
     return Plan(
-        options, output, source, target, encoding, picture, models,
-        identity(options, source, encoding, picture, found), work_dir, batch_size, window, (*info.notes, *warnings),
+        options, output, source, target, encoding, conversion, models,
+        identity(options, source, encoding, conversion, found), work_dir, batch_size, window, (*info.notes, *warnings),
     )  # fmt: skip
 
 
-def picture_settings(info: VideoInfo, encoding: EncodeSettings, width: int, height: int) -> FrameConversion:
-    """Frames as they are decoded and as they are encoded; width × height is the exact upscaled size."""
-    before, after = info.colour, encoding.colour
-    return FrameConversion(
-        info.width, info.height, info.pixel_format, before.matrix, before.full_range, before.chroma_location,
-        width, height, encoding.pixel_format, after.matrix, after.full_range, after.chroma_location,
-    )  # fmt: skip
+def frame_conversion(info: VideoInfo, encoding: EncodeSettings, width: int, height: int) -> FrameConversion:
+    """From decoded frames to the encoder's; width × height is the exact upscaled size in pixels."""
+    target = FrameLayout(
+        width=width,
+        height=height,
+        pixel_format=encoding.pixel_format,
+        matrix=encoding.colour.matrix,
+        full_range=encoding.colour.full_range,
+        chroma_location=encoding.colour.chroma_location,
+    )
+    return FrameConversion(source=info.layout, target=target)
 
 
 def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> VideoSource | PictureSource:
@@ -158,13 +159,13 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     )  # fmt: skip
 
 
-def window_frames(options: Options, picture: FrameConversion, work_dir: Path) -> tuple[int, int]:
+def window_frames(options: Options, conversion: FrameConversion, work_dir: Path) -> tuple[int, int]:
     """(batch size, frames that may be in storage at a time), fitted to --work-space, the disk and memory.
 
     InputError where not even one frame fits.
     """
-    input_bytes = frame_bytes(FORMATS[picture.pixel_format], picture.width, picture.height)
-    one = input_bytes + frame_bytes(FORMATS[picture.out_pixel_format], *picture.stored_size)
+    target = conversion.target
+    one = conversion.source.frame_bytes + target.padded.frame_bytes
     place = work_dir if work_dir.exists() else work_dir.parent
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     space = min(disk, options.work_space if options.work_space is not None else disk, available_memory() // 2)
@@ -175,7 +176,7 @@ def window_frames(options: Options, picture: FrameConversion, work_dir: Path) ->
     window = min(wanted, space // one) if one else wanted
     if window < 2:
         raise InputError(
-            f"frames of {picture.out_width}x{picture.out_height} need {2 * one / 2**20:.0f} MiB of work space at the "
+            f"frames of {target.width}x{target.height} need {2 * one / 2**20:.0f} MiB of work space at the "
             f"least, there are {max(0, space) / 2**20:.0f} MiB in {place}; free some or choose another --work-dir"
         )
     return max(1, min(size, window // 2)), window

@@ -34,6 +34,7 @@ from upscaling.common.system import retain_freed_memory
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import read_frame, write_frame
+from upscaling.frames.layout import FrameLayout
 from upscaling.inference.engine import make_upscaler
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import manifest as manifests
@@ -55,7 +56,7 @@ class Batch:
     names: tuple[str, ...]
     last: bool  # of its manifest
     started: float  # time.monotonic()
-    picture: FrameConversion | None = None  # once its frames are read
+    conversion: FrameConversion | None = None  # once its frames are read
 
 
 # The process
@@ -142,14 +143,13 @@ class Worker:
         self.row["batch"] = batch.number
         self.heartbeat()
         frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
-        picture = picture_settings(batch.manifest, frames[0])
-        self.upscaler.submit(frames, picture)
-        return replace(batch, picture=picture)
+        conversion = frame_conversion(batch.manifest, frames[0])
+        self.upscaler.submit(frames, conversion)
+        return replace(batch, conversion=conversion)
 
     def _finish(self, batch: Batch) -> None:
         outputs = self.upscaler.collect()
-        fmt = pixel_formats.pixel_format(batch.picture.out_pixel_format)
-        shape = pixel_formats.stored_shape(fmt, *batch.picture.stored_size)
+        shape = batch.conversion.target.padded.stored_shape
         for name, samples in zip(batch.names, outputs, strict=True):
             write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
         self.heartbeat()
@@ -230,18 +230,30 @@ def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
         yield Batch(work, path, number, open_names[number], number == numbers[-1], time.monotonic())
 
 
-def picture_settings(work: Manifest, first: np.ndarray) -> FrameConversion:
-    """What the upscaler must know of a manifest's frames; `first` is one of them, as stored."""
+def frame_conversion(work: Manifest, first: np.ndarray) -> FrameConversion:
+    """What a manifest asks for; `first` is one of its frames, as stored."""
     fmt = pixel_formats.pixel_format(work.pixel_format)
     width, height = work.frame_size or pixel_formats.size_from_shape(fmt, first.shape)
     out_width, out_height = work.output_size or (scaled(width, work.scale), scaled(height, work.scale))
     matrix, colour_range = work.colour.split()
     out_matrix, out_range = (work.output_colour or work.colour).split()
-    return FrameConversion(
-        width, height, work.pixel_format, matrix, colour_range == "full", work.chroma_location,
-        out_width, out_height, work.output_pixel_format or work.pixel_format, out_matrix, out_range == "full",
-        work.chroma_location,
-    )  # fmt: skip
+    source = FrameLayout(
+        width=width,
+        height=height,
+        pixel_format=work.pixel_format,
+        matrix=matrix,
+        full_range=colour_range == "full",
+        chroma_location=work.chroma_location,
+    )
+    target = replace(
+        source,
+        width=out_width,
+        height=out_height,
+        pixel_format=work.output_pixel_format or work.pixel_format,
+        matrix=out_matrix,
+        full_range=out_range == "full",
+    )
+    return FrameConversion(source=source, target=target)
 
 
 def scaled(side: int, scale: Fraction) -> int:

@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ import torch.nn.functional as F
 
 from upscaling.frames import conversion as pictures
 from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
 from upscaling.frames.pixel_formats import FORMATS, planes
 from upscaling.frames.yuv import to_rgb
 from upscaling.inference import torch_engine
@@ -19,7 +19,6 @@ from upscaling.inference.engine import distinct, make_upscaler
 from upscaling.inference.settings import LANCZOS, ModelSettings
 
 ROOT = Path(__file__).resolve().parent.parent
-BASE = FrameConversion(24, 16, "yuv420p", "bt709", False, "left", 48, 32, "yuv420p", "bt709", False, "left")
 
 
 class Doubler:
@@ -50,19 +49,17 @@ def upscaler(monkeypatch):
     return make_upscaler(ModelSettings(), lambda: None)
 
 
-def settings(source="yuv420p", target=None, **changes):
-    return replace(BASE, pixel_format=source, out_pixel_format=target or source, **changes)
-
-
-def same_size(name, width=24, height=16, **changes):
-    return settings(name, width=width, height=height, out_width=width, out_height=height, **changes)
+def conversion(source="yuv420p", target=None, size=(24, 16), out_size=(48, 32), **colours):
+    return FrameConversion(
+        source=FrameLayout(*size, source, **colours), target=FrameLayout(*out_size, target or source, **colours)
+    )
 
 
 def frame(picture, number=0):
     """A smooth frame, different for each number, not too colourful for RGB; read-only, as a memory map is."""
-    fmt = FORMATS[picture.pixel_format]
-    samples = np.zeros(pictures.samples(picture)[0], fmt.dtype)
-    for index, view in enumerate(planes(samples, fmt, picture.width, picture.height)):
+    fmt = picture.source.format
+    samples = np.zeros(picture.source.sample_count, fmt.dtype)
+    for index, view in enumerate(picture.source.planes(samples)):
         y, x = np.mgrid[: view.shape[0], : view.shape[1]]
         wave = np.sin(x / 6 + number + index) * np.cos(y / 5 - number)
         value = np.round((128 + wave * (20 if 0 < index < 3 else 70)) * (1 << (fmt.depth - 8)))
@@ -78,7 +75,7 @@ def decibels(a, b, peak):
 @pytest.mark.parametrize("name", FORMATS)
 def test_around_the_network_nothing_is_lost(upscaler, name):
     """At scale 1 with a network that changes nothing, every format comes back, alpha included."""
-    picture = same_size(name)
+    picture = conversion(name, out_size=(24, 16))
     frames = [frame(picture, n) for n in range(2)]
     upscaler.submit(frames, picture)
     fmt = FORMATS[name]
@@ -90,8 +87,8 @@ def test_around_the_network_nothing_is_lost(upscaler, name):
 
 
 def test_super_whites_pass_the_network(upscaler):
-    picture = settings()
-    source = np.full(pictures.samples(picture)[0], 128, np.uint8)
+    picture = conversion()
+    source = np.full(picture.source.sample_count, 128, np.uint8)
     planes(source, FORMATS["yuv420p"], 24, 16)[0][:] = 254
     upscaler.submit([source], picture)
     luma = planes(upscaler.collect()[0], FORMATS["yuv420p"], 48, 32)[0]
@@ -100,11 +97,12 @@ def test_super_whites_pass_the_network(upscaler):
 
 @pytest.mark.parametrize("target", ["yuv420p", "yuv422p10le", "yuv444p16le", "gray", "rgb24", "yuva444p"])
 def test_odd_output_sizes_are_padded_with_their_edge(upscaler, target):
-    picture = settings(target=target, width=9, height=5, out_width=27, out_height=15)
+    picture = conversion(target=target, size=(9, 5), out_size=(27, 15))
     upscaler.submit([frame(picture)], picture)
     fmt = FORMATS[target]
-    width, height = picture.stored_size
-    views = planes(upscaler.collect()[0], fmt, width, height)
+    padded = picture.target.padded
+    width, height = padded.width, padded.height
+    views = padded.planes(upscaler.collect()[0])
     for view in (views[0], views[-1]) if fmt.alpha else views[:1]:
         assert np.array_equal(
             view, np.pad(view[:15, :27], [(0, height - 15), (0, width - 27)] + [(0, 0)] * (view.ndim - 2), mode="edge")
@@ -117,7 +115,7 @@ def test_odd_output_sizes_are_padded_with_their_edge(upscaler, target):
     ("source", "target"), [("yuva420p", "yuva420p"), ("rgba", "yuva444p10le"), ("yuva444p10le", "rgba64le")]
 )
 def test_alpha_is_resized_beside_the_network(upscaler, source, target):
-    picture = settings(source, target)
+    picture = conversion(source, target)
     upscaler.submit([frame(picture)], picture)
     views = planes(upscaler.collect()[0], FORMATS[target], 48, 32)
     alpha = (views[-1] if len(views) > 1 else views[0][..., 3]) / ((1 << FORMATS[target].depth) - 1)
@@ -129,7 +127,7 @@ def test_alpha_is_resized_beside_the_network(upscaler, source, target):
 
 def test_a_real_network_gets_and_gives_the_right_colours():
     """What comes out is what the network by itself makes of the frame's RGB, but for chroma at half resolution."""
-    picture = settings(matrix="smpte170m", full_range=True, out_matrix="smpte170m", out_full_range=True)
+    picture = conversion(matrix="smpte170m", full_range=True)
     beats = []
     real = make_upscaler(ModelSettings(precision="fp32"), lambda: beats.append(1))
     frames = [frame(picture, n) for n in range(3)]
@@ -138,7 +136,7 @@ def test_a_real_network_gets_and_gives_the_right_colours():
     assert len(beats) >= 3
     luma = torch.tensor([0.299, 0.587, 0.114])
     for source, output in zip(frames, outputs, strict=True):
-        rgb = to_rgb(torch.from_numpy(source.copy())[None], torch_engine.layouts(picture)[0]).clamp(0, 1)
+        rgb = to_rgb(torch.from_numpy(source.copy())[None], picture.source).clamp(0, 1)
         alone = real._engine._upscaler(rgb, 48, 32)[0]
         want = torch.einsum("c,chw->hw", luma, alone).numpy() * 255
         views = planes(output, FORMATS["yuv420p"], 48, 32)
@@ -151,7 +149,7 @@ def test_a_real_network_gets_and_gives_the_right_colours():
 @pytest.mark.parametrize("model", [LANCZOS, "network"])
 def test_equal_neighbours_are_computed_once_and_all_delivered(upscaler, model):
     upscaler = make_upscaler(ModelSettings(model=LANCZOS), lambda: None) if model == LANCZOS else upscaler
-    picture = settings()
+    picture = conversion()
     a, b = frame(picture, 1), frame(picture, 2)
     frames = [a, a.copy(), b, b, a]
     assert distinct(frames) == [0, 0, 1, 1, 2]
@@ -178,18 +176,18 @@ def test_one_changed_sample_makes_a_frame_distinct():
 
 
 def test_buffers_are_used_again_and_a_new_size_gets_its_own(upscaler):
-    picture = settings()
+    picture = conversion()
     upscaler.submit([frame(picture, n) for n in range(4)], picture)
     first = upscaler.collect()[0].__array_interface__["data"][0]
     upscaler.submit([frame(picture, n) for n in range(2)], picture)
     assert upscaler.collect()[0].__array_interface__["data"][0] == first
-    wide = settings(width=30, out_width=60)
+    wide = conversion(size=(30, 16), out_size=(60, 32))
     upscaler.submit([frame(wide)], wide)
-    assert upscaler.collect()[0].size == pictures.samples(wide)[1]
+    assert upscaler.collect()[0].size == wide.target.sample_count
 
 
 def test_large_pictures_pass_a_few_at_a_time(upscaler, monkeypatch):
-    picture = settings()
+    picture = conversion()
     frames = [frame(picture, n) for n in range(5)]
     upscaler.submit(frames, picture)
     want = [out.copy() for out in upscaler.collect()]
@@ -200,12 +198,12 @@ def test_large_pictures_pass_a_few_at_a_time(upscaler, monkeypatch):
     assert upscaler._engine._upscaler.frames == [5, 2, 2, 1]
     assert all(np.array_equal(a, b) for a, b in zip(want, got, strict=True))
     monkeypatch.setattr(pictures, "RGB_BYTES", {"cpu": 1, "cuda": 1})
-    assert pictures.frames_at_once(picture, "cuda:1") == 1
+    assert pictures.frames_at_once(picture.target, "cuda:1") == 1
 
 
 def test_a_large_frame_is_reused_from_call_to_call_but_not_from_batch_to_batch(monkeypatch):
     """Frames that pass one at a time: of one that changed in a corner only the patches there are computed."""
-    picture = settings(width=96, height=72, out_width=192, out_height=144)
+    picture = conversion(size=(96, 72), out_size=(192, 144))
     first = frame(picture, 1)
     second = first.copy()
     second[:8] += 60
@@ -225,7 +223,7 @@ def test_a_large_frame_is_reused_from_call_to_call_but_not_from_batch_to_batch(m
 
 
 def test_misuse_is_told(upscaler):
-    picture = settings()
+    picture = conversion()
     with pytest.raises(ValueError, match="no batch"):
         upscaler.collect()
     for _ in range(upscaler.depth + 1):
@@ -242,7 +240,7 @@ def test_lanczos_needs_no_torch():
         "from upscaling.frames.conversion import *\n"
         "from upscaling.inference.settings import *\n"
         "u = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)\n"
-        "p = FrameConversion(4, 4, 'yuv420p', 'bt709', False, 'left', 8, 8, 'yuv420p', 'bt709', False, 'left')\n"
+        "p = FrameConversion(source=FrameLayout(4, 4, 'yuv420p'), target=FrameLayout(8, 8, 'yuv420p'))\n"
         "u.submit([np.full(24, 90, np.uint8)], p)\n"
         "assert (u.collect()[0] == 90).all()\n"
         "assert not {'torch', 'cv2'} & set(sys.modules)\n"
@@ -253,7 +251,7 @@ def test_lanczos_needs_no_torch():
 @pytest.mark.requires_cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_cuda_gives_what_the_cpu_gives_with_batches_in_flight():
-    picture = settings("yuv420p10le")
+    picture = conversion("yuv420p10le")
     cpu = make_upscaler(ModelSettings(precision="fp32"), lambda: None)
     cuda = make_upscaler(ModelSettings(device="cuda:0", precision="fp32"), lambda: None)
     batches = [[frame(picture, 10 * n + k) for k in range(3)] for n in range(4)]

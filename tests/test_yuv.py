@@ -6,15 +6,15 @@ import torch
 
 from upscaling.common.errors import InputError
 from upscaling.frames import yuv
-from upscaling.frames.pixel_formats import FORMATS, plane_shapes, sample_count
-from upscaling.frames.yuv import Layout, from_rgb, planes_of, rgb_to_yuv, to_rgb
+from upscaling.frames.layout import FrameLayout
+from upscaling.frames.pixel_formats import FORMATS, plane_shapes
+from upscaling.frames.yuv import from_rgb, planes_of, rgb_to_yuv, to_rgb
 
 PLANAR = [name for name, fmt in FORMATS.items() if fmt.chroma is not None]
 
 
 def empty(layout, frames=1):
-    count = sample_count(layout.pixel_format, layout.width, layout.height)
-    return torch.from_numpy(np.zeros((frames, count), layout.pixel_format.dtype))
+    return torch.from_numpy(np.zeros((frames, layout.sample_count), layout.format.dtype))
 
 
 def encoded(rgb, layout):
@@ -35,7 +35,7 @@ def values(samples, layout):
 def picture(layout, seed=0):
     """A frame inside the RGB gamut with structure down to the pixel in luma and to the sample in chroma."""
     rng = np.random.default_rng(seed)
-    depth = layout.pixel_format.depth
+    depth = layout.format.depth
     weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, depth)
     samples = empty(layout)
     for index, plane in enumerate(planes_of(samples[0], layout)[:3]):
@@ -84,7 +84,7 @@ def assert_same_picture(got, want, layout, decibels):
     ],
 )
 def test_known_colours(matrix, full, fmt, rgb, codes):
-    layout = Layout(FORMATS[fmt], 6, 4, matrix, full)
+    layout = FrameLayout(6, 4, fmt, matrix=matrix, full_range=full)
     samples = encoded(flat_rgb(rgb, layout), layout)
     assert values(samples, layout) == codes
     if FORMATS[fmt].chroma:
@@ -94,7 +94,7 @@ def test_known_colours(matrix, full, fmt, rgb, codes):
 
 def test_every_matrix_gives_gray_without_chroma():
     for matrix in yuv.MATRICES:
-        layout = Layout(FORMATS["yuv444p12le"], 2, 2, matrix)
+        layout = FrameLayout(2, 2, "yuv444p12le", matrix=matrix)
         y, u, v = values(encoded(flat_rgb((0.5, 0.5, 0.5), layout), layout), layout)
         assert y == 2008
         assert u == v == (2008 if matrix in ("gbr", "rgb") else 2048)
@@ -104,7 +104,7 @@ def test_every_matrix_gives_gray_without_chroma():
 @pytest.mark.parametrize("location", ["left", "center", "topleft"])
 def test_round_trip_of_every_planar_format(name, location):
     for full in (False, True):
-        layout = Layout(FORMATS[name], 61, 37, "bt709", full, location)
+        layout = FrameLayout(61, 37, name, matrix="bt709", full_range=full, chroma_location=location)
         want = picture(layout)
         got = encoded(to_rgb(want, layout), layout)
         assert_same_picture(got, want, layout, 50)
@@ -112,14 +112,14 @@ def test_round_trip_of_every_planar_format(name, location):
 
 @pytest.mark.parametrize("matrix", sorted(set(yuv.MATRICES)))
 def test_round_trip_of_every_matrix(matrix):
-    layout = Layout(FORMATS["yuv420p10le"], 40, 22, matrix)
+    layout = FrameLayout(40, 22, "yuv420p10le", matrix=matrix)
     want = picture(layout)
     assert_same_picture(encoded(to_rgb(want, layout), layout), want, layout, 55)
 
 
 @pytest.mark.parametrize("name", [name for name, fmt in FORMATS.items() if fmt.rgb or fmt.chroma is None])
 def test_rgb_and_gray_come_back_exactly(name):
-    layout = Layout(FORMATS[name], 13, 7, "bt709", full_range=False)
+    layout = FrameLayout(13, 7, name, matrix="bt709", full_range=False)
     want = empty(layout)
     want.copy_(torch.arange(want.numel()) * 7919 % (layout.peak + 1))
     got = encoded(to_rgb(want, layout), layout)
@@ -128,7 +128,7 @@ def test_rgb_and_gray_come_back_exactly(name):
 
 
 def test_codes_outside_the_nominal_range_survive():
-    layout = Layout(FORMATS["yuv444p"], 8, 1)
+    layout = FrameLayout(8, 1, "yuv444p")
     want = torch.tensor([[0, 1, 15, 16, 235, 236, 254, 255] + [128] * 16], dtype=torch.uint8)
     rgb = to_rgb(want, layout)
     assert rgb.min() < 0 and rgb.max() > 1
@@ -136,7 +136,7 @@ def test_codes_outside_the_nominal_range_survive():
 
 
 def test_values_beyond_the_sample_type_are_clipped():
-    layout = Layout(FORMATS["yuv420p10le"], 4, 4, full_range=True)
+    layout = FrameLayout(4, 4, "yuv420p10le", full_range=True)
     assert values(encoded(flat_rgb((3, 3, 3), layout), layout), layout) == (1023, 512, 512)
     assert values(encoded(flat_rgb((-3, -3, -3), layout), layout), layout) == (0, 512, 512)
 
@@ -146,7 +146,7 @@ def ramp(layout):
     y, x = np.mgrid[: layout.height, : layout.width].astype(np.float64)
     blue = 0.3 + x * 0.004 + y * 0.003
     rgb = np.stack([np.full_like(blue, 0.4), np.full_like(blue, 0.4), blue])[None]
-    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.pixel_format.depth)
+    weights, offsets = rgb_to_yuv(layout.matrix, layout.full_range, layout.format.depth)
 
     def cb(column, row):
         return offsets[1] + weights[1] @ np.array([0.4, 0.4, 0.3 + column * 0.004 + row * 0.003])
@@ -159,7 +159,7 @@ def ramp(layout):
     ("location", "across", "down"), [("left", 0, 0.5), ("center", 0.5, 0.5), ("topleft", 0, 0), ("top", 0.5, 0)]
 )
 def test_chroma_lies_where_it_is_said_to(name, location, across, down):
-    layout = Layout(FORMATS[name], 48, 40, chroma_location=location)
+    layout = FrameLayout(48, 40, name, chroma_location=location)
     log2_w, log2_h = FORMATS[name].chroma
     rgb, cb = ramp(layout)
     samples = encoded(rgb, layout)
@@ -176,7 +176,7 @@ def test_chroma_lies_where_it_is_said_to(name, location, across, down):
 def test_reducing_undoes_interpolating_up_to_the_edges(location):
     """On noise at the chroma's own resolution, where any other pair of filters loses detail."""
     for width, height in ((9, 6), (8, 5), (3, 3), (2, 2)):
-        layout = Layout(FORMATS["yuv420p16le"], width, height, full_range=True, chroma_location=location)
+        layout = FrameLayout(width, height, "yuv420p16le", full_range=True, chroma_location=location)
         want = empty(layout)
         rng = np.random.default_rng(width)
         want.copy_(torch.from_numpy(rng.integers(26000, 39000, want.shape)))
@@ -187,7 +187,7 @@ def test_reducing_undoes_interpolating_up_to_the_edges(location):
 @pytest.mark.parametrize("name", FORMATS)
 def test_tiny_sizes(name):
     for width, height in ((1, 1), (2, 1), (1, 3), (3, 2)):
-        layout = Layout(FORMATS[name], width, height, "bt709", True, "topleft")
+        layout = FrameLayout(width, height, name, matrix="bt709", full_range=True, chroma_location="topleft")
         rgb = flat_rgb((0.25, 0.5, 0.75), layout)
         back = to_rgb(encoded(rgb, layout), layout)
         assert back.shape == (1, 3, height, width)
@@ -198,10 +198,8 @@ def test_tiny_sizes(name):
 
 
 def test_strips_do_not_show(monkeypatch):
-    layouts = [
-        Layout(FORMATS[n], 33, 151, chroma_location=c) for n in ("yuv420p", "yuv422p") for c in ("left", "topleft")
-    ]
-    layouts += [Layout(FORMATS["rgb24"], 33, 151), Layout(FORMATS["gray"], 33, 151)]
+    layouts = [FrameLayout(33, 151, n, chroma_location=c) for n in ("yuv420p", "yuv422p") for c in ("left", "topleft")]
+    layouts += [FrameLayout(33, 151, "rgb24"), FrameLayout(33, 151, "gray")]
     rgb = torch.rand(1, 3, 151, 33, generator=torch.Generator().manual_seed(1))
     for layout in layouts:
         whole = encoded(rgb, layout)
@@ -214,21 +212,21 @@ def test_strips_do_not_show(monkeypatch):
 
 
 def test_a_smaller_picture_is_extended_by_its_edge():
-    layout = Layout(FORMATS["yuv420p"], 8, 6)
+    layout = FrameLayout(8, 6, "yuv420p")
     rgb = torch.rand(2, 3, 5, 7, generator=torch.Generator().manual_seed(2))
     extended = torch.nn.functional.pad(rgb, (0, 1, 0, 1), mode="replicate")
     assert torch.equal(encoded(rgb, layout), encoded(extended, layout))
 
 
 def test_batches_are_frame_by_frame():
-    layout = Layout(FORMATS["yuv420p"], 10, 6)
+    layout = FrameLayout(10, 6, "yuv420p")
     one, two = picture(layout, 1), picture(layout, 2)
     both = to_rgb(torch.cat([one, two]), layout)
     assert torch.equal(both[1:], to_rgb(two, layout))
-    assert plane_shapes(layout.pixel_format, 10, 6)[1] == (3, 5)
+    assert plane_shapes(layout.format, 10, 6)[1] == (3, 5)
 
 
 def test_an_unknown_matrix_is_refused():
-    layout = Layout(FORMATS["yuv420p"], 4, 4, "reserved")
+    layout = FrameLayout(4, 4, "yuv420p", matrix="reserved")
     with pytest.raises(InputError, match="'reserved' is not known"):
         to_rgb(empty(layout), layout)
