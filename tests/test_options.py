@@ -2,12 +2,13 @@
 
 import subprocess
 import sys
+from dataclasses import fields
 from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-from upscaling.cli.arguments import parse_options
+from upscaling.cli.arguments import Query, flag, parse_arguments, with_options_table
 from upscaling.common.errors import InputError
 from upscaling.encode.codecs import find
 from upscaling.job.notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
@@ -80,19 +81,19 @@ def test_bytes(text, count):
 )
 def test_wrong_usage_is_one_line_and_status_2(arguments, capsys):
     with pytest.raises(SystemExit) as ended:
-        parse_options(arguments)
+        parse_arguments(arguments)
     said = capsys.readouterr().err
     assert ended.value.code == 2 and said.startswith("upscale: error: ") and said.count("\n") == 1
 
 
 def test_wrong_option_gets_the_nearest_right_one(capsys):
     with pytest.raises(SystemExit):
-        parse_options(["a.mp4", "b.mp4", "2", "--modle", "x"])
+        parse_arguments(["a.mp4", "b.mp4", "2", "--modle", "x"])
     assert "did you mean --model?" in capsys.readouterr().err
 
 
 def test_patch_size_0_is_whole_frames():
-    assert parse_options(["a", "b", "2", "--patch-size", "0"]).patch_size == 0
+    assert parse_arguments(["a", "b", "2", "--patch-size", "0"]).patch_size == 0
 
 
 def test_help_imports_nothing_heavy():
@@ -165,7 +166,7 @@ def test_wrong_rate(text):
 )
 def test_nearest_right_word(arguments, near, capsys):
     with pytest.raises(SystemExit):
-        parse_options(["a.mp4", "b.mp4", "2", *arguments])
+        parse_arguments(["a.mp4", "b.mp4", "2", *arguments])
     assert f"did you mean {near}?" in capsys.readouterr().err
 
 
@@ -175,4 +176,48 @@ def test_nearest_codec():
 
 
 def test_defaults_of_the_command_are_those_of_the_options():
-    assert parse_options(["a", "b", "2"]) == Options(Path("a"), Path("b"))
+    assert parse_arguments(["a", "b", "2"]) == Options(Path("a"), Path("b"))
+
+
+def test_the_documented_table_is_the_generated_one():
+    usage = (ROOT / "docs" / "USAGE.md").read_text(encoding="utf-8")
+    assert with_options_table(usage) == usage, "run python -m upscaling.cli.arguments"
+
+
+def test_help_says_every_option_and_works_in_any_encoding():
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "upscale.py"), "--help"], capture_output=True, check=False,
+        env={"PYTHONIOENCODING": "ascii"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    for one in (*fields(Options), *fields(Query)):
+        written = {"input": "INPUT", "output": "OUTPUT", "scale": "SCALE", "verbosity": "--quiet"}
+        assert written.get(one.name, flag(one.name)) in done.stdout.decode("ascii")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--status", "a.work", "--list-models"], "choose --status or --list-models"),
+        (["--watch"], "--watch requires --status DIR"),
+        (["a.mp4", "b.mp4", "2", "--json"], "--json requires --status DIR"),
+        (["a.mp4", "b.mp4", "--list-models"], "--list-models takes no INPUT"),
+        (["a.mp4"], "missing OUTPUT"),
+        ([], "missing INPUT and OUTPUT"),
+        (
+            ["a.mp4", "b.mp4", "--deinterlace", "fast"],
+            "--deinterlace: invalid value 'fast' (choose from auto, on, off)",
+        ),
+        (["a.mp4", "b.mp4", "--crff", "2"], "unrecognized option --crff; did you mean --crf?"),
+    ],
+)
+def test_wrong_usage_says_what_to_do(arguments, says, capsys):
+    with pytest.raises(SystemExit) as ended:
+        parse_arguments(arguments)
+    assert ended.value.code == 2 and says in capsys.readouterr().err
+
+
+def test_other_commands_need_no_input():
+    assert parse_arguments(["--status", "a.work", "--watch", "--json"]) == Query(Path("a.work"), True, True)
+    assert parse_arguments(["--list-models"]).command == "--list-models"
+    assert parse_arguments(["--fetch-model", "x"]).fetch_model == "x"

@@ -1,4 +1,4 @@
-"""status.py: what a row says, health, and the table of a run that is at work, was killed, or is not there."""
+"""`upscale --status`: what a row says, health, and the table of a run that is at work, was killed, or is not there."""
 
 import fcntl
 import json
@@ -36,8 +36,8 @@ def job(tmp_path):
 
 def look(job, *options):
     return subprocess.run(
-        [sys.executable, "-m", "upscaling.cli.status_command", str(job), *options],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=60,
+        [sys.executable, str(ROOT / "upscale.py"), "--status", str(job), *options],
+        capture_output=True, text=True, check=False, timeout=60,
     )  # fmt: skip
 
 

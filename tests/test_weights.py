@@ -231,11 +231,12 @@ def test_the_cache_follows_the_xdg_specification(monkeypatch, tmp_path):
 
 def test_the_command_lists_and_fetches(cache, tmp_path, monkeypatch, capsys):
     release(tmp_path, monkeypatch, "RealESRGAN_x2plus", nets.rrdb(scale=2))
-    assert models_command.main(["--list"]) == 0
-    assert "not here yet" in next(line for line in capsys.readouterr().out.splitlines() if "x2plus" in line)
-    assert models_command.main(["--fetch", "RealESRGAN_x2plus"]) == 0
+    assert models_command.list_models() == 0
+    assert "not downloaded" in next(line for line in capsys.readouterr().out.splitlines() if "x2plus" in line)
+    assert models_command.fetch_model("RealESRGAN_x2plus") == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
-    assert models_command.main(["--list"]) == 0
+    assert models_command.list_models() == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
-    assert models_command.main(["--fetch", "nonsense"]) == 2
-    assert capsys.readouterr().err.startswith("weights: error: unknown model")
+    command = [sys.executable, str(ROOT / "upscale.py"), "--fetch-model", "nonsense"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert done.returncode == 2 and done.stderr.startswith("upscale: error: unknown model")

@@ -82,7 +82,7 @@ class Bars(Plain):
             tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **shape)
         ]
         for index in range(len(rows)):
-            self.bars.append(tqdm(total=1, bar_format=line, exit_now=False, position=index + 1, **shape))
+            self.bars.append(tqdm(total=1, bar_format=line, leave=False, position=index + 1, **shape))
 
     def _frames_done(self, index: int, row) -> int:
         """Frames that a worker's place has done in this job: its processes that died counted in."""

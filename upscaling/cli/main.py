@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 from upscaling.cli.run import Result, join_segments, run, upscale_video
 from upscaling.cli.signals import Signals, exit_now, open_standard_streams, stopped_line, why
-from upscaling.common.errors import BusyError, InputError, UpscaleError
+from upscaling.common.errors import BusyError, InputError, Stopped, UpscaleError
 from upscaling.common.system import retain_freed_memory
 from upscaling.job.options import Options
 
 # Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
 if TYPE_CHECKING:
+    from upscaling.cli.arguments import Query
     from upscaling.cli.progress import Progress
     from upscaling.workers.pool_cache import PoolCache
 
@@ -54,6 +55,20 @@ def command(options: Options, progress: "Progress", signals: Signals) -> int:
     return 0
 
 
+def answer(query: "Query") -> int:
+    """What the command is asked for instead of a run; the exit status."""
+    try:
+        if query.status is not None:
+            from upscaling.cli.status_command import show_status
+
+            return show_status(query.status, query.watch, query.json)
+        from upscaling.cli.models_command import fetch_model, list_models
+
+        return list_models() if query.list_models else fetch_model(query.fetch_model or "")
+    except Stopped as stopped:  # nothing to resume, nothing to say
+        return stopped.exit_status
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns its exit status."""
     from upscaling.cli.progress import Progress
@@ -65,9 +80,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     progress, signals = Progress(), Signals()
     signals.install(progress, argv)  # before anything that takes time is imported
     try:
-        from upscaling.cli.arguments import parse_options
+        from upscaling.cli.arguments import Query, parse_arguments
 
-        options = parse_options(argv)
+        options = parse_arguments(argv)
+        if isinstance(options, Query):
+            return answer(options)
         from upscaling.cli.reporters import make_progress
 
         if options.log_file is not None and is_same(options.log_file, options.input):

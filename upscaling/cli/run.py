@@ -1,16 +1,17 @@
 """One job, from its options to its output in place; and the Python function."""
 
+import inspect
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from upscaling.cli.signals import Signals
 from upscaling.common.errors import InputError, Stopped
-from upscaling.job.notation import FrameRange, Scale, TimeRange
+from upscaling.job.notation import Scale
 from upscaling.job.options import Options, make_options
 
 # Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
@@ -41,29 +42,44 @@ class Result:
         return {**vars(self), "output": text(self.output), "warnings": list(self.warnings)}
 
 
+def _with_option_keywords(function: Callable) -> Callable:
+    """Put a keyword for each option of the library into a function's signature and documentation."""
+    *positional, _ = inspect.signature(function).parameters.values()
+    options = [one for one in fields(Options) if one.metadata["option"].keyword]
+    keywords = [
+        inspect.Parameter(
+            one.name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default="none" if one.name == "progress" else one.default,
+            annotation=str | one.type if one.metadata["option"].metavar else one.type,
+        )
+        for one in options[len(positional) :]
+    ]
+    function.__signature__ = inspect.Signature([*positional, *keywords], return_annotation=Result)
+    lines = [f"    {one.name}: {one.metadata['option'].help}" for one in options[len(positional) :]]
+    function.__doc__ = "\n".join([inspect.cleandoc(function.__doc__ or ""), *lines])
+    return function
+
+
+@_with_option_keywords
 def upscale_video(
-    source: str | os.PathLike[str], output: str | os.PathLike[str], scale: str | float | Fraction | Scale = 2, *,
-    model: str = Options.model, denoise: float | None = None, strength: float = Options.strength,
-    workers: int = Options.workers, batch_size: int = Options.batch_size, patch_size: int = Options.patch_size,
-    device: str = Options.device, precision: str = Options.precision, compile: bool = False,
-    codec: str = Options.codec, crf: float | None = None, preset: str | None = None, pix_fmt: str | None = None,
-    deinterlace: str = Options.deinterlace, frame_rate: str | float | Fraction | None = None,
-    frames: str | FrameRange | None = None, time: str | TimeRange | None = None,
-    compare: str | os.PathLike[str] | None = None,
-    work_dir: str | os.PathLike[str] | None = None, work_space: str | int | None = None,
-    frame_format: str = Options.frame_format, keep_work: bool = False, restart: bool = False,
-    no_clobber: bool = False, stall_timeout: float = Options.stall_timeout,
-    segment_frames: int = Options.segment_frames,
-    progress: str = "none", log_file: str | os.PathLike[str] | None = None, verbosity: int = 0,
-) -> Result:  # fmt: skip
+    source: str | os.PathLike[str],
+    output: str | os.PathLike[str],
+    scale: str | float | Fraction | Scale = 2,
+    **keywords,
+) -> Result:
     """Upscale one video or picture, or numbered pictures; the keywords are the command's options.
 
     Raises InputError (bad usage or input, nothing was touched), BusyError (another run holds this job), or
-    UpscaleError, their base (it failed: call again to resume). Worker processes are started with the method
+    UpscaleError, their base class (it failed: call again to resume). Worker processes are started with the method
     "forkserver": call it from below `if __name__ == "__main__":`.
+
+    Values may be written as on the command line (time="00:10-00:20", work_space="2G"). Keywords:
     """
-    values = dict(locals())
-    options = make_options(input=values.pop("source"), **values)
+    inspect.signature(upscale_video).bind(
+        source, output, scale, **keywords
+    )  # TypeError for a keyword that does not exist
+    options = make_options(**{"input": source, "output": output, "scale": scale, "progress": "none", **keywords})
     from upscaling.cli.reporters import make_progress
 
     reporter = make_progress(options.progress, options.verbosity, options.log_file)

@@ -1,6 +1,5 @@
 """`upscale --status DIR`: the workers of a run, from another terminal or after a crash."""
 
-import argparse
 import fcntl
 import json
 import os
@@ -10,7 +9,6 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
-from upscaling.common.errors import UpscaleError
 from upscaling.job.ledger import read_ledger
 
 STALLED_AFTER = 30.0  # seconds without a heartbeat before the table calls a worker stalled
@@ -94,7 +92,7 @@ def printable(path: Path) -> str:
     return os.fsencode(path).decode("utf-8", "replace")
 
 
-def watch(job_dir: Path, as_json: bool, again: bool) -> int:
+def look_again(job_dir: Path, as_json: bool, again: bool) -> int:
     """Look once, or every second until the run ends; the exit status."""
     while (job_dir / "job.json").is_file():
         running, text = look(job_dir, as_json)
@@ -109,29 +107,16 @@ def watch(job_dir: Path, as_json: bool, again: bool) -> int:
     return 0
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """`python status.py WORK_DIR [--json] [--watch]`; see the module's docstring for the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="status.py", description="The workers of a run: exit status 0 running, 1 failed, 3 no such job."
-    )
-    parser.add_argument("work_dir", metavar="WORK_DIR", type=Path, help="the run's work directory, OUTPUT.work")
-    parser.add_argument("--json", action="store_true", help="one JSON object a look instead of the table")
-    parser.add_argument("--watch", action="store_true", help="look every second until the run ends")
-    args = parser.parse_args(argv)
+def show_status(work_dir: Path, watch: bool, as_json: bool) -> int:
+    """Print the workers of a run; exit status 0 running (or, watched, done), 1 failed or stopped, 3 no such job."""
     try:
-        if not (args.work_dir / "job.json").is_file():
-            print(f"status: error: {printable(args.work_dir)}: no such job", file=sys.stderr)
+        if not (work_dir / "job.json").is_file():
+            print(f"upscale: error: {printable(work_dir)}: no such job", file=sys.stderr)
             return 3
-        return watch(args.work_dir, args.json, args.watch)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # whoever read along has seen enough
+        return look_again(work_dir, as_json, watch)
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 0
-    except (OSError, UpscaleError) as error:
-        print(f"status: error: {printable(args.work_dir)} can't be read: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"upscale: error: cannot read {printable(work_dir)}: {error.strerror}", file=sys.stderr)
         return 3
-
-
-if __name__ == "__main__":
-    sys.exit(main())

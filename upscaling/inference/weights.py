@@ -1,7 +1,7 @@
 """Where weights come from: packaged, a file, or the official release (checked by SHA-256).
 
-    python weights.py --list              what there is, and what is on this machine
-    python weights.py --fetch NAME        download now, for a run without internet later
+    upscale --list-models           the models, and the files that are on this machine
+    upscale --fetch-model NAME      download now, for a run without internet later
 
 Nothing heavy is imported until tensors are read, so the main process can check a model before any worker
 starts (`locate`). Downloads go to $XDG_CACHE_HOME/upscale (default ~/.cache/upscale).

@@ -1,7 +1,4 @@
-"""What people write for a scale, a size in bytes, a frame rate, or a part of a video, and what it means.
-
-Standard library only, so that a wrong word is told at once.
-"""
+"""Parsers of option values: scales, sizes in bytes, frame rates, ranges, parts. Standard library only."""
 
 import re
 from collections.abc import Callable
@@ -20,9 +17,9 @@ MAX_PARTS = 256  # of one video
 
 @dataclass(frozen=True)
 class Scale:
-    """What SCALE asks for: a `factor`, or a size in pixels of which one side may be open (None).
+    """What SCALE asks for: a `factor`, or a size in pixels; a side that is None follows from the other.
 
-    `within` means the largest size of the source's shape that fits, as `4k` asks for.
+    `within` asks for the largest size of the source's aspect ratio that fits, as `4k` does.
     """
 
     factor: Fraction | None = None
@@ -31,7 +28,7 @@ class Scale:
     within: bool = False
 
     def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) in pixels of a `width` × `height` picture scaled; InputError outside 1 to 8 times."""
+        """(width, height) in pixels of a scaled `width` × `height` frame; InputError if not 1 to 8 times as large."""
         if self.factor is not None:
             across = down = self.factor
         else:
@@ -41,13 +38,13 @@ class Scale:
                 across = down = min(f for f in (across, down) if f is not None)
         size = max(1, round_half_up(width * across)), max(1, round_half_up(height * down))
         if not (1 <= across <= 8 and 1 <= down <= 8):
-            raise InputError(f"from {width}x{height} to {size[0]}x{size[1]} is not 1 to 8 times; choose another SCALE")
+            raise InputError(f"SCALE: {size[0]}x{size[1]} is not 1 to 8 times {width}x{height}; choose another size")
         return size
 
 
 @dataclass(frozen=True)
 class FrameRange:
-    """Frames `first` to `last`, both included, counted from 1 in presentation order; None is the video's end."""
+    """Frames `first` to `last`, both included, counted from 1 in presentation order; None is the end of the video."""
 
     first: int = 1
     last: int | None = None
@@ -55,14 +52,14 @@ class FrameRange:
 
 @dataclass(frozen=True)
 class TimeRange:
-    """From `start` up to, but not including, `end`, in seconds after the first frame; None is the video's end."""
+    """From `start` up to, but not including, `end`: seconds after the first frame; None is the end of the video."""
 
     start: Fraction = Fraction(0)
     end: Fraction | None = None
 
 
 def round_half_up(number: Fraction) -> int:
-    """To the nearest whole number, halves up."""
+    """The nearest integer; halves are rounded up."""
     return int(number + Fraction(1, 2))
 
 
@@ -78,14 +75,14 @@ def parse_scale(text: str) -> Scale:
         factor = Fraction(low.removesuffix("x"))
         if 1 <= factor <= 8:
             return Scale(factor=factor)
-    raise InputError(f"SCALE {text!r}: choose a number from 1 to 8, or a size such as 1920x1080, x1080 or 4k")
+    raise InputError(f"invalid value {text!r} (choose a SCALE from 1 to 8, or a size such as 1920x1080, x1080 or 4k)")
 
 
 def parse_bytes(text: str) -> int:
     """`500M`, `2G`, `1048576`: bytes, in powers of 1024."""
     match = re.fullmatch(r"([0-9]{1,12})(\.[0-9]{1,3})?\s*([kmgt]?)i?b?", text.strip(), re.ASCII | re.IGNORECASE)
     if not match:
-        raise InputError(f"{text!r} is not a size in bytes such as 500M or 2G")
+        raise InputError(f"invalid value {text!r} (choose a size in bytes such as 500M or 2G)")
     return int(Fraction(match[1] + (match[2] or "")) * UNITS[match[3].upper()])
 
 
@@ -94,7 +91,7 @@ def parse_part(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,4})/([0-9]{1,4})", text.strip(), re.ASCII)
     number, count = (int(match[1]), int(match[2])) if match else (0, 0)
     if not 1 <= number <= count or not 2 <= count <= MAX_PARTS:
-        raise InputError(f"{text!r} is not a part such as 2/4, of 2 to {MAX_PARTS}")
+        raise InputError(f"invalid value {text!r} (choose a part such as 2/4, of 2 to {MAX_PARTS} parts)")
     return number, count
 
 
@@ -106,48 +103,48 @@ def parse_frames(text: str) -> FrameRange:
         last = int(match[3]) if match[3] else None if match[2] else first
         if first >= 1 and (last is None or last >= first):
             return FrameRange(first, last)
-    raise InputError(f"{text!r} is not a range of frames such as 100:200, 100: or :200 (from 1, both included)")
+    raise InputError(f"invalid value {text!r} (choose a range of frames such as 100:200, 100: or :200)")
 
 
 def parse_time(text: str) -> TimeRange:
-    """`00:10-00:20`, `90-`, `-1:02:03.5`: from, up to but not including; InputError for anything else."""
-    start, dash, end = text.strip().partition("-")
-    if dash and (start or end):
-        part = TimeRange(_seconds(start, text) if start else Fraction(0), _seconds(end, text) if end else None)
-        if part.end is None or part.end > part.start:
-            return part
-    raise InputError(_no_time(text))
+    """`00:10-00:20`, `90-`, `-1:02:03.5`: start included, end excluded; InputError for anything else."""
+    start_text, dash, end_text = text.strip().partition("-")
+    start = _seconds(start_text) if start_text else Fraction(0)
+    end = _seconds(end_text) if end_text else None
+    complete = dash and (start_text or end_text) and start is not None and (end is not None or not end_text)
+    if not complete or (end is not None and end <= start):
+        raise InputError(
+            f"invalid value {text!r} (choose a time range such as 00:10-00:20, 90- or -1:02:03.5, "
+            "with [[hours:]minutes:]seconds)"
+        )
+    return TimeRange(start, end)
 
 
-def _seconds(text: str, whole: str) -> Fraction:
+def _seconds(text: str) -> Fraction | None:
     match = re.fullmatch(r"(?:(?:([0-9]{1,4}):)?([0-9]{1,5}):)?([0-9]{1,6}(?:\.[0-9]{1,9})?)", text.strip(), re.ASCII)
-    if not match:
-        raise InputError(_no_time(whole))
-    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + Fraction(match[3])
-
-
-def _no_time(text: str) -> str:
-    return f"{text!r} is not a part such as 00:10-00:20, 90- or -1:02:03.5 ([[hours:]minutes:]seconds)"
+    return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + Fraction(match[3]) if match else None
 
 
 def parse_rate(text: str) -> Fraction:
-    """`25`, `23.976` or `30000/1001`: frames a second; InputError for anything else."""
+    """`25`, `23.976` or `30000/1001`: frames per second; InputError for anything else."""
     if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6}|/[1-9][0-9]{0,6})?", text.strip(), re.ASCII):
         rate = Fraction(text.strip())
         if 0 < rate <= MAX_RATE:
             return rate
-    raise InputError(f"{text!r} is not a frame rate such as 25, 23.976 or 30000/1001 (at most {MAX_RATE})")
+    raise InputError(
+        f"invalid value {text!r} (choose a frame rate such as 25, 23.976 or 30000/1001, at most {MAX_RATE})"
+    )
 
 
-def whole(low: int, high: int, also: int | None = None) -> Callable[[str], int]:
-    """A parser of whole numbers from `low` to `high`; `also` is one more that may be."""
+def integer(low: int, high: int, also: int | None = None) -> Callable[[str], int]:
+    """A parser of integers from `low` to `high`; `also` is one more that is allowed."""
 
     def parse(text: str) -> int:
-        value = int(text) if re.fullmatch(r"[0-9]{1,9}", text, re.ASCII) else -1
-        if value != also and not low <= value <= high:
+        parsed = int(text) if re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII) else None
+        if parsed is None or not (low <= parsed <= high or parsed == also):
             extra = "" if also is None else f", or {also}"
-            raise InputError(f"{text!r} is not a whole number from {low} to {high}{extra}")
-        return value
+            raise InputError(f"invalid value {text!r} (choose an integer from {low} to {high}{extra})")
+        return parsed
 
     return parse
 
@@ -157,22 +154,22 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
     def parse(text: str) -> float:
         try:
-            value = float(text)
+            parsed = float(text)
         except ValueError:
-            value = float("nan")
-        if not low <= value <= high:
-            raise InputError(f"{text!r} is not a number from {low:g} to {high:g}")
-        return value
+            parsed = float("nan")
+        if not low <= parsed <= high:
+            raise InputError(f"invalid value {text!r} (choose a number from {low:g} to {high:g})")
+        return parsed
 
     return parse
 
 
-def one_of(*words: str) -> Callable[[str], str]:
-    """A parser of one of these words; a wrong one is told the nearest right one."""
+def choice(*words: str) -> Callable[[str], str]:
+    """A parser of one of these words; the error names the nearest one."""
 
     def parse(text: str) -> str:
         if text not in words:
-            raise InputError(f"{text!r} is none of {', '.join(words)}{did_you_mean(text, words)}")
+            raise InputError(f"invalid value {text!r} (choose from {', '.join(words)}){did_you_mean(text, words)}")
         return text
 
     return parse

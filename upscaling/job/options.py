@@ -1,9 +1,12 @@
-"""What a run is asked for: every option with its default and the values that it may have."""
+"""Every option of a run, declared once: command line, checks, `upscale_video` and docs/USAGE.md follow from here."""
+# ruff: noqa: RUF009 - value, switch and positional are dataclasses.field with metadata
 
+import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 from upscaling.common.errors import InputError
 from upscaling.job.notation import (
@@ -11,102 +14,199 @@ from upscaling.job.notation import (
     FrameRange,
     Scale,
     TimeRange,
+    choice,
+    integer,
     number,
-    one_of,
     parse_bytes,
     parse_frames,
     parse_part,
     parse_rate,
     parse_scale,
     parse_time,
-    whole,
 )
 
-TWICE = Scale(Fraction(2))
 MAX_WORKERS = 64
 MAX_BATCH = 256  # frames
 MIN_PATCH, MAX_PATCH = 32, 8192  # pixels
 
+# Groups of --help and of docs/USAGE.md, in the order of the fields below.
+FILES = "input and output"
+RANGE = "preview and range"
+FOLDERS = "folders"
+MODEL = "model"
+WORKERS = "workers and devices"
+CLUSTER = "several machines"
+DECODING = "input video"
+ENCODING = "output video"
+JOB = "job control"
+LOGGING = "progress and logging"
+
+
+@dataclass(frozen=True)
+class Option:
+    """How the command line and `upscale_video` take one field.
+
+    `metavar` is None for a switch. `parse` turns text into the field's value and raises InputError.
+    `keyword` says whether `upscale_video` takes it; `default_text` is how the default is written, if str() is not.
+    """
+
+    group: str
+    help: str
+    metavar: str | None = None
+    parse: Callable[[str], Any] = str
+    keyword: bool = True
+    default_text: str = ""
+
+
+def value(default: Any, metavar: str, group: str, help: str, parse: Callable[[str], Any] = str, **more) -> Any:
+    """A field of an options class that takes a value: `--name METAVAR`."""
+    return field(default=default, metadata={"option": Option(group, help, metavar, parse, **more)})
+
+
+def switch(group: str, help: str, **more) -> Any:
+    """A field of an options class that is False unless the command has `--name`."""
+    return field(default=False, metadata={"option": Option(group, help, **more)})
+
+
+def positional(metavar: str, help: str) -> Any:
+    """A path that has to be named."""
+    return field(metadata={"option": Option(FILES, help, metavar, Path)})
+
+
+def declared(options_class: type) -> dict[str, Option]:
+    """{field name: its declaration} of an options class, in order."""
+    return {one.name: one.metadata["option"] for one in fields(options_class)}
+
 
 @dataclass(frozen=True)
 class Options:
-    """Everything that a run is asked for; the defaults are those of the command."""
+    """Everything that a run is asked for."""
 
-    input: Path
-    output: Path
-    scale: Scale = TWICE
-    model: str = "realesr-animevideov3"
-    denoise: float | None = None
-    strength: float = 1
-    workers: int = 6
-    batch_size: int = 8
-    patch_size: int = 256
-    segment_of: tuple[int, int] | None = None
-    join_segments: int | None = None
-    device: str = "auto"
-    precision: str = "auto"
-    compile: bool = False
-    codec: str = "auto"
-    crf: float | None = None
-    preset: str | None = None
-    pix_fmt: str | None = None
-    deinterlace: str = "auto"
-    frame_rate: Fraction | None = None
-    frames: FrameRange | None = None
-    time: TimeRange | None = None
-    dry_run: bool = False
-    compare: Path | None = None
-    recursive: bool = False
-    settle: float = 60
-    container: str = "auto"
-    work_dir: Path | None = None
-    work_space: int | None = None
-    frame_format: str = "npy"
-    keep_work: bool = False
-    restart: bool = False
-    no_clobber: bool = False
-    stall_timeout: float = 600
-    segment_frames: int = 250
-    progress: str = "auto"
-    log_file: Path | None = None
-    verbosity: int = 0
+    input: Path = positional(
+        "INPUT", "a video, a picture, a folder of them, or numbered pictures such as frames_%06d.png; it is only read"
+    )
+    output: Path = positional(
+        "OUTPUT",
+        "a video (mp4, mkv, mov, webm), a picture (png, jpg, webp, tif), a folder, or numbered pictures such as "
+        "frames_%06d.png",
+    )
+    scale: Scale = value(
+        Scale(Fraction(2)), "SCALE", FILES, "a number from 1 to 8 (fractions allowed), or a size: 1920x1080, x1080, 4k",
+        parse_scale, default_text="2",
+    )  # fmt: skip
 
+    dry_run: bool = switch(
+        RANGE, "show what would be done, with time and disk space estimated from a few frames", keyword=False
+    )
+    frames: FrameRange | None = value(
+        None, "A:B", RANGE, "only frames A to B, counted from 1, both included; also A:, :B or one number", parse_frames
+    )
+    time: TimeRange | None = value(
+        None, "FROM-TO", RANGE, "only this time range, such as 00:10-00:20; sound and subtitles are cut to it",
+        parse_time,
+    )  # fmt: skip
+    compare: Path | None = value(
+        None, "FILE", RANGE, "also write a picture that compares a plain resize (left) with the result (right)", Path
+    )
 
-# Parsers of the options that not every text is right for; each raises InputError.
-CHECKS: dict[str, Callable[[str], object]] = {
-    "scale": parse_scale,
-    "denoise": number(0, 1),
-    "strength": number(0, 1),
-    "workers": whole(1, MAX_WORKERS),
-    "segment_of": parse_part,
-    "join_segments": whole(2, MAX_PARTS),
-    "batch_size": whole(1, MAX_BATCH),
-    "patch_size": whole(MIN_PATCH, MAX_PATCH, 0),
-    "precision": one_of("auto", "fp32", "bf16", "fp16"),
-    "crf": number(0, 63),
-    "deinterlace": one_of("auto", "on", "off"),
-    "frame_rate": parse_rate,
-    "frames": parse_frames,
-    "time": parse_time,
-    "settle": number(0, 1e9),
-    "container": one_of("auto", "mp4", "mkv", "mov", "webm"),
-    "work_space": parse_bytes,
-    "frame_format": one_of("npy", "png"),
-    "segment_frames": whole(1, 1_000_000),
-    "stall_timeout": number(1, 1e6),
-    "progress": one_of("auto", "bars", "plain", "json", "none"),
-}
-PATHS = ("input", "output", "work_dir", "log_file", "compare")
+    recursive: bool = switch(FOLDERS, "include subfolders", keyword=False)
+    settle: float = value(
+        60, "SECONDS", FOLDERS, "skip files modified less than this many seconds ago; the next run takes them",
+        number(0, 1e9), keyword=False,
+    )  # fmt: skip
+    container: str = value(
+        "auto", "NAME", FOLDERS, "container of the results: mp4, mkv, mov, webm; auto: as the input, else mkv",
+        choice("auto", "mp4", "mkv", "mov", "webm"), keyword=False,
+    )  # fmt: skip
+
+    model: str = value(
+        "realesr-animevideov3", "NAME|FILE", MODEL,
+        "a model's name (see --list-models), a weights file (.pth, .safetensors, .param), or lanczos: a plain resize",
+    )  # fmt: skip
+    denoise: float | None = value(
+        None, "0..1", MODEL, "denoising strength, only for realesr-general-x4v3", number(0, 1)
+    )
+    strength: float = value(
+        1, "0..1", MODEL, "share of the network in the result; the rest is a plain resize", number(0, 1)
+    )
+
+    workers: int = value(6, "N", WORKERS, f"worker processes (1-{MAX_WORKERS})", integer(1, MAX_WORKERS))
+    batch_size: int = value(8, "N", WORKERS, f"frames per batch (1-{MAX_BATCH})", integer(1, MAX_BATCH))
+    patch_size: int = value(
+        256, "N", WORKERS, f"tile size in pixels ({MIN_PATCH}-{MAX_PATCH}; 0 = no tiling)",
+        integer(MIN_PATCH, MAX_PATCH, 0),
+    )  # fmt: skip
+    device: str = value("auto", "NAME", WORKERS, "auto, cpu, cuda, or a list such as cuda:0,cuda:1")
+    precision: str = value(
+        "auto", "NAME", WORKERS,
+        "fp32, bf16 or fp16; auto: fp16 on CUDA, bf16 on CPUs that support it, else fp32",
+        choice("auto", "fp32", "bf16", "fp16"),
+    )  # fmt: skip
+    compile: bool = switch(WORKERS, "use torch.compile with CUDA graphs (CUDA only)")
+    stall_timeout: float = value(
+        600, "SECONDS", WORKERS, "replace a worker that sends no heartbeat for this long", number(1, 1e6)
+    )
+
+    segment_of: tuple[int, int] | None = value(
+        None, "I/N", CLUSTER, "only part I of N, cut at keyframes; its work directory is kept for joining", parse_part,
+        keyword=False,
+    )  # fmt: skip
+    join_segments: int | None = value(
+        None, "N", CLUSTER, "join the N parts that --segment-of has made, without encoding again",
+        integer(2, MAX_PARTS), keyword=False,
+    )  # fmt: skip
+
+    deinterlace: str = value(
+        "auto", "NAME", DECODING, "auto, on or off; auto: only if frames show combing", choice("auto", "on", "off")
+    )
+    frame_rate: Fraction | None = value(
+        None, "FPS", DECODING, "frame rate of numbered pictures, such as 24 or 30000/1001 (25 if not given)", parse_rate
+    )
+
+    codec: str = value(
+        "auto", "NAME", ENCODING, "libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, h264_nvenc, hevc_nvenc or "
+        "av1_nvenc; auto: H.264 for 8 bits, HEVC Main 10 for more",
+    )  # fmt: skip
+    crf: float | None = value(
+        None, "N", ENCODING, "constant quality, lower is better (default: the codec's own)", number(0, 63)
+    )
+    preset: str | None = value(None, "NAME", ENCODING, "encoder preset, its speed (default: the codec's own)")
+    pix_fmt: str | None = value(None, "NAME", ENCODING, "pixel format of the output, such as yuv444p10le")
+
+    work_dir: Path | None = value(
+        None, "DIR", JOB, "put the work directory OUTPUT.work here (default: beside the output)", Path
+    )
+    work_space: int | None = value(
+        None, "SIZE", JOB, "most disk space that frames may take, such as 500M or 2G", parse_bytes
+    )
+    frame_format: str = value(
+        "npy", "NAME", JOB, "format of the frames at work: npy, or png (slower, 8-bit RGB, can be opened in a viewer)",
+        choice("npy", "png"),
+    )  # fmt: skip
+    segment_frames: int = value(
+        250, "N", JOB, "frames per segment: at most this many are lost in a crash, and at most a minute's work",
+        integer(1, 1_000_000),
+    )  # fmt: skip
+    keep_work: bool = switch(JOB, "keep the work directory after success")
+    restart: bool = switch(JOB, "discard what an earlier run finished and start again")
+    no_clobber: bool = switch(JOB, "if the output exists, skip it and exit with status 0")
+
+    progress: str = value(
+        "auto", "NAME", LOGGING, "bars, plain, json or none; auto: bars in a terminal, else plain",
+        choice("auto", "bars", "plain", "json", "none"),
+    )  # fmt: skip
+    log_file: Path | None = value(None, "FILE", LOGGING, "append messages with their times to this file", Path)
+    verbosity: int = value(0, "N", LOGGING, "1: more messages; -1: errors only", integer(-1, 9))
 
 
 def make_options(**values) -> Options:
     """Options from Python values or from the text that the command takes; InputError names the wrong one."""
-    for name, value in values.items():
-        if name in PATHS and value is not None:
-            values[name] = Path(value)
-        elif name in CHECKS and isinstance(value, str | int | float | Fraction):
+    options = declared(Options)
+    for name, given in values.items():
+        text = os.fspath(given) if isinstance(given, os.PathLike) else given
+        if name in options and options[name].metavar and isinstance(text, str | int | float | Fraction):
             try:
-                values[name] = CHECKS[name](str(value))
+                values[name] = options[name].parse(str(text))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
     return Options(**values)
