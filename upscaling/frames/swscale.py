@@ -9,8 +9,9 @@ import av
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.frames.av_planes import av_planes
 from upscaling.frames.conversion import FrameConversion, store_plane
-from upscaling.frames.pixel_formats import PixelFormat, pixel_format
+from upscaling.frames.pixel_formats import pixel_format
 
 # Names of the scale filter's matrices. The rest (ycgco, ictcp, ...) is kept as it is but can't be converted.
 _MATRICES = {
@@ -41,7 +42,7 @@ class Resizer:
         changes_depth = self._source.format.depth != self._target.format.depth
         self._rescaled = changes_depth and self._target.full_range and not self._target.format.rgb
         self._frame = av.VideoFrame(self._source.width, self._source.height, self._source.pixel_format)
-        self._inputs = _plane_arrays(self._frame, self._source.format)
+        self._inputs = av_planes(self._frame, self._source.format)
         try:
             self._graph, self._buffer, self._sink = self._open()
         except (av.error.FFmpegError, ValueError) as error:
@@ -106,7 +107,7 @@ class Resizer:
             resized = self._sink.pull()
         except av.error.FFmpegError as error:
             raise self._refused(error) from error
-        found = _plane_arrays(resized, pixel_format(resized.format.name))
+        found = av_planes(resized, pixel_format(resized.format.name))
         for plane, target in zip(found, self._target.padded.planes(out), strict=True):
             store_plane(self._in_full_range(plane) if self._rescaled else plane, target)
 
@@ -123,15 +124,3 @@ class Resizer:
             f"libswscale can't make {b.width}x{b.height} {b.pixel_format} {b.matrix} of "
             f"{a.width}x{a.height} {a.pixel_format} {a.matrix} ({error}); choose another --pix-fmt or another --model"
         )
-
-
-def _plane_arrays(frame: av.VideoFrame, fmt: PixelFormat) -> list[np.ndarray]:
-    """Views of a frame's planes in the shapes of `frame.plane_shapes`; rows may be padded in memory."""
-    arrays = []
-    for plane in frame.planes:
-        shape, size = (plane.height, plane.width), fmt.dtype.itemsize
-        strides = (plane.line_size, fmt.channels * size)
-        if fmt.rgb:
-            shape, strides = (*shape, fmt.channels), (*strides, size)
-        arrays.append(np.ndarray(shape, fmt.dtype, buffer=plane, strides=strides))
-    return arrays
