@@ -17,8 +17,8 @@ from upscaling.encode import muxer
 from upscaling.encode.containers import container_of
 from upscaling.encode.matroska import display_size
 from upscaling.encode.muxer import Segment, check_container, join
+from upscaling.encode.packet_repair import PacketRepair
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
-from upscaling.encode.stream_copy import Repair
 from upscaling.encode.subtitles import ASS_HEADER, convert
 
 MS = Fraction(1, 1000)
@@ -409,7 +409,7 @@ def _packets(*pairs: tuple[int | None, int | None]) -> list[av.Packet]:
     ],
 )
 def test_damaged_times_are_repaired_where_they_are(damaged, repaired):
-    repair, out = Repair(strict=True), []
+    repair, out = PacketRepair(strict=True), []
     for packet in [*_packets(*damaged), None]:
         out += [(p.pts, p.dts) for p in repair.push(packet)]
     assert [pts for pts, _ in out] == repaired

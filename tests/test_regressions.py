@@ -12,7 +12,7 @@ from passthrough import passthrough, see
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
-from upscaling.encode.stream_copy import Repair
+from upscaling.encode.packet_repair import PacketRepair
 from upscaling.encode.subtitles import ASS_HEADER
 
 MS = Fraction(1, 1000)
@@ -164,25 +164,58 @@ def test_an_endless_duration_does_not_cost_the_stream(duration, written):
     packet = av.Packet(b"x")
     packet.pts = packet.dts = 0
     packet.duration, packet.time_base = duration, MS
-    repair = Repair(strict=True)
+    repair = PacketRepair(strict=True)
     assert [p.duration for p in [*repair.push(packet), *repair.push(None)]] == [written]
 
 
-@pytest.mark.parametrize(
-    ("name", "codec"), [("c.wmv", "wmav2"), ("c.avi", "adpcm_ms"), ("c.avi", "adpcm_ima_wav"), ("c.avi", "pcm_mulaw")]
-)
-def test_sound_in_windows_way_is_copied_to_matroska(tmp_path, name, codec):
-    source = make_clip(tmp_path / name, 10, codec="mpeg4", sound=codec)
+WINDOWS_SOUND = [("c.wmv", "wmav2"), ("c.avi", "adpcm_ms"), ("c.avi", "adpcm_ima_wav"), ("c.avi", "pcm_mulaw")]
+
+
+def sound_of(path: Path) -> tuple[Fraction, np.ndarray]:
+    """(time of the first sample in seconds, samples as floats in [-1, 1])."""
+    with av.open(str(path)) as container:
+        frames = list(container.decode(audio=0))
+        samples = np.concatenate([frame.to_ndarray()[0].astype(float) for frame in frames])
+        return frames[0].pts * frames[0].time_base, samples / (32768 if "s16" in frames[0].format.name else 1)
+
+
+@pytest.mark.parametrize(("name", "codec"), WINDOWS_SOUND)
+def test_windows_sound_becomes_flac_in_matroska(tmp_path, name, codec):
+    source = make_clip(tmp_path / name, 50, codec="mpeg4", sound=codec)
     result = passthrough(source, tmp_path / "o.mkv")
-    assert result.notes == result.warnings == []
+    assert result.notes == [f"audio stream 1 ({codec}) is converted to FLAC: mkv can't hold it as it is"]
+    assert result.warnings == []
+    assert see(result.path)[1].codec == "flac"
+    (start, before), (new_start, after) = sound_of(source), sound_of(result.path)
+    assert len(after) == len(before) > 90_000 and abs(new_start - start) <= MS
+    rounding = 1 / 32768 if codec == "wmav2" else 0  # its decoder has floats, FLAC 16 bits
+    assert np.abs(after - before).max() <= rounding
 
-    def samples(path: Path) -> bytes:
-        with av.open(str(path)) as container:
-            return b"".join(frame.to_ndarray().tobytes() for frame in container.decode(audio=0))
 
-    assert see(result.path)[1].codec == codec
-    assert see(result.path)[1].data == see(source)[1].data
-    assert samples(result.path) == samples(source) != b""
+@pytest.mark.parametrize(("name", "codec"), WINDOWS_SOUND)
+def test_windows_sound_becomes_aac_in_mp4(tmp_path, name, codec):
+    source = make_clip(tmp_path / name, 50, codec="mpeg4", sound=codec)
+    result = passthrough(source, tmp_path / "o.mp4")
+    assert result.notes == [f"audio stream 1 ({codec}) is converted to AAC: mp4 can't hold it as it is"]
+    assert result.warnings == []
+    assert see(result.path)[1].codec == "aac"
+    (start, before), (new_start, after) = sound_of(source), sound_of(result.path)
+    after = after[round((start - new_start) * 48000) :]  # from the same moment on
+    middle = slice(20_000, 70_000)
+    assert np.corrcoef(before[middle], after[middle])[0, 1] > 0.99
+
+
+def test_a_damaged_packet_of_converted_sound_costs_that_packet_alone(tmp_path):
+    source = make_clip(tmp_path / "c.avi", 50, codec="mpeg4", sound="adpcm_ms")
+    with av.open(str(source)) as container:
+        packet = [p for p in container.demux(audio=0) if p.size][10]
+        start = packet.pos + (8 if source.read_bytes()[packet.pos : packet.pos + 4] == b"01wb" else 0)
+    data = bytearray(source.read_bytes())
+    data[start] = 255  # the block's predictor, of which there are 7
+    source.write_bytes(data)
+    result = passthrough(source, tmp_path / "o.mkv")
+    assert result.warnings == ["audio stream 1 (adpcm_ms): 1 packet could not be decoded"]
+    assert len(sound_of(result.path)[1]) > 90_000
 
 
 def test_matroska_with_very_many_tracks(tmp_path):

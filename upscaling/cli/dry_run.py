@@ -17,7 +17,7 @@ from upscaling.common.text import clock, many
 from upscaling.decode.probe import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.stream_copy import describe
-from upscaling.encode.stream_copy import plan as plan_streams
+from upscaling.encode.stream_selection import select_streams
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.job.plan import Plan, make_plan
@@ -130,12 +130,11 @@ def streams(plan: Plan) -> list[str]:
     """One line for each stream of the input: what it is and what becomes of it."""
     if plan.target is not None:
         return []
-    container, main = plan.output.suffix.lower().lstrip("."), plan.info.stream_index
+    container = plan.output.suffix.lower().lstrip(".")
     with open_input(plan.info.path) as source:
-        kinds = {item.index: item.kind for item in plan_streams(source, main, container)[0]}
-        kinds[main] = "upscaled"
-        fates = {"upscaled": "upscaled", "text": "copied as text", "": "left out"}
-        return [f"{describe(one)}: {fates.get(kinds.get(one.index, ''), 'copied')}" for one in source.streams]
+        copiers, _ = select_streams(source, plan.info, container)
+        outcomes = {copier.stream.index: copier.outcome for copier in copiers} | {plan.info.stream_index: "upscaled"}
+        return [f"{describe(stream)}: {outcomes.get(stream.index, 'left out')}" for stream in source.streams]
 
 
 def lines(plan: Plan, measure: Measure) -> list[str]:

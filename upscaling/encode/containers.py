@@ -7,6 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import av
+from av.stream import Stream
 
 from upscaling.common.errors import InputError
 from upscaling.encode.codecs import ENCODERS
@@ -71,6 +72,15 @@ def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
         if lower not in _OLD_TAGS and not lower.startswith(_OLD_PREFIXES):
             kept[lower if lower in _ITUNES_TAGS or lower == "handler_name" else key] = value
     return kept
+
+
+def copy_metadata(target: Stream, source: Stream) -> Stream:
+    """Gives an output stream the tags, language and disposition of the input's; returns it."""
+    kept = kept_tags(source.metadata)
+    name = kept.pop("name", kept.pop("NAME", None))  # what a track's title is called in MP4
+    target.metadata.update(({"title": name} if name else {}) | kept)
+    target.disposition = source.disposition
+    return target
 
 
 def lost_tags(container: str, metadata: Mapping[str, str], has_cover: bool) -> list[str]:

@@ -1,6 +1,6 @@
 """The output: segments joined with exact times, and every other stream of the input copied beside them.
 
-Reads segments and input once, in step, and holds no more than a moment of either in memory.
+Reads segments and input in step, and holds no more than a moment of either in memory.
 """
 
 import heapq
@@ -15,43 +15,44 @@ from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.probe import VideoInfo, open_input
-from upscaling.encode import matroska, stream_copy, subtitles
+from upscaling.encode import matroska, subtitles
 from upscaling.encode.containers import (
     CONTAINERS,
     QUICKTIME_LANGUAGES,
     check_codec,
     container_of,
+    copy_metadata,
     kept_tags,
     lost_tags,
     muxer_options,
 )
 from upscaling.encode.output_file import Sink
 from upscaling.encode.segment_writer import EncodeSettings
-from upscaling.encode.stream_copy import Copied
-from upscaling.encode.video_track import DeeperReorder, Segment, Track, reorder_depth
+from upscaling.encode.stream_copy import CoverStream, StreamCopier
+from upscaling.encode.stream_selection import select_streams
+from upscaling.encode.timeline import Clip, Timeline
+from upscaling.encode.video_track import Segment, VideoTrack
 
 __all__ = ["Segment", "check_container", "join"]
 
-Clip = tuple[Fraction, Fraction]  # seconds of the input: from, up to but not including
-
 
 def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> list[str]:
-    """Before anything runs: one warning for everything of the input that the output can't hold.
+    """Before anything runs: one warning for everything of the input that the output can't hold as it is.
 
-    InputError where the output's container is not known or can't hold the codec.
+    InputError if the output's container is unknown or can't hold the codec.
     """
     container = container_of(output)
     check_codec(container, settings.codec)
     with open_input(info.path) as source:
-        copied, warnings = stream_copy.plan(source, info.stream_index, container)
-        lost = lost_tags(container, source.metadata, _has_cover(copied))
+        copiers, warnings = select_streams(source, info, container)
+        lost = lost_tags(container, source.metadata, _has_cover(copiers))
         if lost:
             warnings.append(f"tags are left out ({', '.join(lost)}): mp4 holds them or a cover picture, mkv could both")
         return warnings
 
 
-def _has_cover(copied: list[Copied]) -> bool:
-    return any(item.kind == "cover" for item in copied)
+def _has_cover(copiers: list[StreamCopier]) -> bool:
+    return any(isinstance(copier, CoverStream) for copier in copiers)
 
 
 def join(
@@ -69,173 +70,114 @@ def join(
     it returns, the disk has the file. SegmentError: a segment does not fit the others or its list of times;
     OSError: the disk does not take it.
     """
-    depth = reorder_depth(segments[0]) if segments else 0
-    kinds = [{"video", "audio", "subtitle", "data", "attachment"}, {"audio"}, set()]  # of streams to copy, at most
+    track = VideoTrack(segments, info, settings, until=clip[1] if clip else None)
+    # Types of streams to copy; fewer after damage that only shows when it is written.
+    attempts = [{"video", "audio", "subtitle", "data", "attachment"}, {"audio"}, set()]
     warnings: list[str] = []
     while True:
         try:
-            track = Track(segments, info, settings, depth, clip[1] if clip else None)
-            return warnings + _Join(track, info, container, clip, kinds[0]).write(target)
-        except DeeperReorder as deeper:
-            depth = deeper.depth
-        except av.error.FFmpegError as error:  # damage that only shows when it is written
-            failed, *kinds = kinds
-            if not kinds:
-                raise UpscaleError(f"the {container} output can't be put together: {error}") from error
+            return warnings + _Join(track, info, container, clip, attempts[0]).write(target)
+        except av.error.FFmpegError as error:
+            failed, *attempts = attempts
+            if not attempts:
+                raise UpscaleError(f"cannot write the {container} output: {error}") from error
             with open_input(info.path) as source:
-                lost = " and ".join(sorted((failed - kinds[0]) & {stream.type for stream in source.streams}))
-            warnings = [*warnings, f"damaged input: {lost} streams can't be copied ({error.strerror}), left out"]
+                lost = " and ".join(sorted((failed - attempts[0]) & {stream.type for stream in source.streams}))
+            warnings.append(f"damaged input: {lost} streams can't be copied ({error.strerror}), left out")
 
 
 class _Join:
-    """One writing of the output."""
+    """One writing of the output, with the input's streams of some types."""
 
-    def __init__(self, track: Track, info: VideoInfo, container: str, clip: Clip | None, kinds: set[str]) -> None:
-        self._track, self._info, self._container, self._clip, self._kinds = track, info, container, clip, kinds
-        # Neither MP4 nor Matroska has times below zero for pictures: there everything moves up together.
-        self._shift = track.start if clip is not None or track.start < 0 else Fraction(0)  # seconds, subtracted
-        self._targets: dict[int, Stream] = {}  # output streams by the number of the input's
+    def __init__(self, track: VideoTrack, info: VideoInfo, container: str, clip: Clip | None, types: set[str]) -> None:
+        self._track, self._info, self._container, self._types = track, info, container, types
+        self._timeline = Timeline.starting_at(track.start, clip)
+        self._is_matroska = container in ("mkv", "webm")
 
     def write(self, target: Path) -> list[str]:
+        """Writes the file; returns what was wrong with the copied streams, one line each."""
         sink = Sink(target)
         try:
             with open_input(self._info.path) as source:
-                copied, _ = stream_copy.plan(source, self._info.stream_index, self._container)
-                copied = [item for item in copied if source.streams[item.index].type in self._kinds]
-                stream_copy.read_covers(self._info.path, copied)
-                warnings = self._mux(sink, source, copied)
+                copiers, _ = select_streams(source, self._info, self._container)
+                copiers = [copier for copier in copiers if copier.stream.type in self._types]
+                self._mux(sink, source, copiers)
+                reports = [copier.report() for copier in copiers]
             sink.close()
-            return warnings
+            return [report for report in reports if report]
         finally:
             sink.abandon()
 
-    def _mux(self, sink: Sink, source: InputContainer, copied: list[Copied]) -> list[str]:
-        time_base = self._track.settings.time_base
+    def _mux(self, sink: Sink, source: InputContainer, copiers: list[StreamCopier]) -> None:
+        # 1. The output, with options that depend on its streams.
+        out = self._open(sink, source, _has_cover(copiers))
+        # 2. Its streams: the main picture, then the others, attachments last (they have no packets).
+        picture = self._add_picture(out, source)
+        for copier in sorted(copiers, key=lambda copier: copier.is_attachment):
+            copier.prepare(self._timeline.clip)
+            copier.add_to(out)
+        # 3. Everything else that the header holds.
+        self._set_languages(out)
+        out.metadata.update(kept_tags(source.metadata))
+        out.set_chapters(self._timeline.chapters(source))
+        out.start_encoding()
+        # 4. All packets in the order of decoding.
+        others = self._other_packets(source, copiers)
+        for packet in heapq.merge(self._track.packets(picture, self._timeline.shift), others, key=_decoding_time):
+            out.mux_one(packet)
+            sink.check()
+        # 5. The trailer, and what libavformat can't write.
+        out.close()
+        sink.check()
+        if self._needs_display_size():
+            self._track.write_display_size(Path(sink.name))
+
+    def _open(self, sink: Sink, source: InputContainer, has_cover: bool) -> OutputContainer:
         sound = [stream.codec_context for stream in source.streams.audio if stream.codec_context is not None]
         rates = [context.sample_rate for context in sound if context.sample_rate]
-        options = muxer_options(self._container, source.metadata, _has_cover(copied), time_base, rates)
-        out = av.open(
+        options = muxer_options(self._container, source.metadata, has_cover, self._track.settings.time_base, rates)
+        return av.open(
             sink, "w", format=CONTAINERS[self._container], container_options=options,
             metadata_errors="surrogateescape", buffer_size=1 << 20,
         )  # fmt: skip
+
+    def _add_picture(self, out: OutputContainer, source: InputContainer) -> Stream:
         picture = self._track.add_to(out, self._container)
         if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
-            stream_copy.dress(picture, source.streams[self._info.stream_index])
-        matroska_out = self._container in ("mkv", "webm")
-        if matroska_out:
+            copy_metadata(picture, source.streams[self._info.stream_index])
+        if self._needs_display_size():
             picture.metadata["title"] = picture.metadata.get("title", "") + matroska.DISPLAY_ROOM
-        self._add_streams(out, source, copied)
+        return picture
+
+    def _needs_display_size(self) -> bool:
+        return self._is_matroska and self._track.settings.sample_aspect_ratio != 1
+
+    def _set_languages(self, out: OutputContainer) -> None:
         if self._container == "mov":
             for stream in out.streams:
-                if stream.metadata.get("language") in QUICKTIME_LANGUAGES:
-                    stream.metadata["language"] = QUICKTIME_LANGUAGES[stream.metadata["language"]]
-        out.metadata.update(kept_tags(source.metadata))
-        out.set_chapters(self._chapters(source))
-        out.start_encoding()
-        repairs = {index: stream_copy.Repair(strict=not matroska_out) for index in self._targets}
-        others = self._other_packets(source, copied, repairs)
-        for packet in heapq.merge(self._track.packets(picture, self._shift), others, key=_decoding_time):
-            out.mux_one(packet)
-            sink.check()
-        out.close()
-        sink.check()
-        if matroska_out:
-            self._track.write_display_size(sink.name)
-        reports = ((stream_copy.describe(source.streams[index]), repair.report()) for index, repair in repairs.items())
-        return [f"{name}: {report}" for name, report in reports if report]
+                language = stream.metadata.get("language", "")
+                if language in QUICKTIME_LANGUAGES:
+                    stream.metadata["language"] = QUICKTIME_LANGUAGES[language]
 
-    def _add_streams(self, out: OutputContainer, source: InputContainer, copied: list[Copied]) -> None:
-        for item in copied:
-            stream = source.streams[item.index]
-            if item.kind == "text":
-                self._targets[item.index] = stream_copy.add_text(out, stream, item.codec)
-            elif item.kind == "acm":
-                self._targets[item.index] = stream_copy.add_acm(out, source, stream)
-            elif item.kind == "copy" and self._container in ("mkv", "webm") and self._clip is None:
-                self._targets[item.index] = stream_copy.add_primed(out, stream, self._info.path)
-            elif item.kind in ("copy", "cover"):
-                self._targets[item.index] = stream_copy.add_copy(out, stream)
-        stream_copy.add_attachments(out, source, copied)  # last: they have no packets and take no time
-
-    def _chapters(self, source: InputContainer) -> list[dict]:
-        chapters = []
-        for chapter in source.chapters():
-            base = chapter["time_base"]
-            start, end = chapter["start"] * base, chapter["end"] * base
-            if self._clip is not None:
-                if end <= self._clip[0] or start >= self._clip[1]:
-                    continue
-                start, end = max(start, self._clip[0]), min(end, self._clip[1])
-            start, end = (max(round((time - self._shift) / base), 0) for time in (start, end))
-            chapters.append(chapter | {"start": start, "end": end})
-        return chapters
-
-    def _other_packets(
-        self, source: InputContainer, copied: list[Copied], repairs: dict[int, stream_copy.Repair]
-    ) -> Iterator[av.Packet]:
-        """Packets of the other streams as the input has them, times repaired and moved."""
-        items = {item.index: item for item in copied if item.index in self._targets}
-        for item in items.values():
-            if item.kind == "cover":
-                yield self._cover(item)
-        read = [source.streams[index] for index, item in items.items() if item.kind != "cover"]
-        if not read:
+    def _other_packets(self, source: InputContainer, copiers: list[StreamCopier]) -> Iterator[av.Packet]:
+        """Packets of the other streams in the input's order, times repaired and moved."""
+        for copier in copiers:
+            yield from copier.first_packets()
+        readers = {copier.stream.index: copier for copier in copiers if copier.reads_packets}
+        if not readers:
             return
         for stream in source.streams:
-            if stream not in read:
-                stream.discard = Discard.all  # not even read, where the demuxer can skip
-        for packet in _readable(source, read):
+            if stream.index not in readers:
+                stream.discard = Discard.all  # the demuxer does not even read what it can skip
+        for packet in _readable(source, [copier.stream for copier in readers.values()]):
             if packet.size and not subtitles.is_gap(packet):
-                for ready in repairs[packet.stream_index].push(packet):
-                    yield from self._placed(ready, items[packet.stream_index])
-        for stream in read:
-            for ready in repairs[stream.index].push(None):
-                yield from self._placed(ready, items[stream.index])
-
-    def _placed(self, packet: av.Packet, item: Copied) -> Iterator[av.Packet]:
-        if self._clip is not None and not self._cut(packet):
-            return
-        if item.kind == "text":
-            packet = _as_text(packet, item.codec)
-            if packet is None:
-                return
-        moved = round(self._shift / packet.time_base)
-        packet.pts, packet.dts = packet.pts - moved, packet.dts - moved
-        packet.stream = self._targets[item.index]
-        yield packet
-
-    def _cut(self, packet: av.Packet) -> bool:
-        """False for a packet outside the clip; a subtitle that is shown when the clip starts or ends is shortened.
-
-        Sound that begins before the clip is left out as a whole: Matroska has no times below zero.
-        """
-        base = packet.time_base
-        first, last = (round(time / base) for time in self._clip)
-        start, end = packet.pts, packet.pts + (packet.duration or 0)
-        if packet.stream.type == "subtitle" and start < last and end > first:
-            packet.pts = packet.dts = max(start, first)
-            packet.duration = min(end, last) - packet.pts
-            return True
-        return first <= start < last
-
-    def _cover(self, item: Copied) -> av.Packet:
-        packet = av.Packet(item.picture)
-        packet.pts = packet.dts = 0
-        packet.time_base, packet.is_keyframe, packet.stream = Fraction(1, 90000), True, self._targets[item.index]
-        return packet
-
-
-def _as_text(packet: av.Packet, codec: str) -> av.Packet | None:
-    content = subtitles.convert(bytes(packet), packet.stream.codec_context.codec.canonical_name, codec)
-    if content is None:
-        return None
-    text = av.Packet(content)
-    text.pts = text.dts = packet.pts
-    text.duration, text.time_base, text.is_keyframe = packet.duration, packet.time_base, True
-    return text
+                yield from readers[packet.stream_index].copy(packet, self._timeline)
+        for copier in readers.values():
+            yield from copier.copy(None, self._timeline)
 
 
 def _decoding_time(packet: av.Packet) -> Fraction:
+    assert packet.dts is not None  # PacketRepair and VideoTrack set it
     return packet.dts * packet.time_base
 
 

@@ -32,57 +32,46 @@ class Segment:
     pts: tuple[int, ...]
 
 
-class DeeperReorder(Exception):
-    """A later segment reorders its frames further than the first; `depth` frames are needed."""
-
-    def __init__(self, depth: int) -> None:
-        self.depth = depth
-
-
-class Track:
+class VideoTrack:
     """All segments as one track. `pts` are all frames' times, ticks of the settings' time base.
 
-    `depth` is how many frames decoding runs ahead of showing; `until` is where the part of the input that the
-    segments are ends, in seconds, or None where they reach to the input's last frame. SegmentError where there
-    is no frame, or times do not grow.
+    `until` is where the part of the input that the segments are ends, in seconds, or None if they reach the
+    input's last frame. SegmentError: there is no frame, times are not strictly increasing, or a segment does
+    not fit the others or its list of times.
     """
 
     def __init__(
-        self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, depth: int, until: Fraction | None
+        self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, until: Fraction | None
     ) -> None:
-        self.segments, self.settings, self.depth = segments, settings, depth
+        self.segments, self.settings = segments, settings
         self.pts = [pts for segment in segments for pts in segment.pts]
         if not self.pts:
             raise SegmentError("there is no frame to join")
         if any(b <= a for a, b in pairwise(self.pts)):
-            raise SegmentError("the segments' frame times do not grow: rerun with --restart")
+            raise SegmentError("segment timestamps are not strictly increasing; rerun with --restart")
         self.start = self.pts[0] * settings.time_base  # seconds
         rate = settings.frame_rate or FALLBACK_RATE
-        self._usual = max(1, round(1 / (rate * settings.time_base)))  # ticks of a usual frame
+        self._frame_ticks = max(1, round(1 / (rate * settings.time_base)))
         last = _last_duration(info, settings.time_base, self.pts, until)
-        self.end = self.pts[-1] + (last or self._usual)  # ticks: where the last frame's showing ends
+        self.end = self.pts[-1] + (last or self._frame_ticks)  # ticks: where the last frame's showing ends
+        self._depth, last_decoded = _decoding_order(segments)
+        self._lead = self._lead_time(last_decoded)
 
-        self._lead = self._lead_time()
+    def _lead_time(self, last_decoded: int) -> int:
+        """Ticks from the first decoding time to the first presentation time, at least one for each frame of depth.
 
-    def _lead_time(self) -> int:
-        """Ticks from the first decoding time to the first presentation time, one at least for each frame of `depth`.
-
-        MP4 derives a track's length from the decoding times: it comes out right if the lead is as long as
-        the last frames, less the one decoded last. A lead beyond a second is not worth that.
+        MP4 derives a track's length from the decoding times: it comes out right if the lead is as long as the
+        last `depth` frames are shown, less the frame decoded last. A lead beyond a second is not worth that.
         """
-        last = -1  # timestamp of the packet decoded last; none is checked when the packets are written
-        for packet, _ in _segment_packets(self.segments[-1]):
-            last = packet.pts
-        rank = len(self.pts) - len(self.segments[-1].pts) + last - FRAME_INDEX_OFFSET
-        if not self.depth or not 0 <= rank < len(self.pts):
-            return self.depth * self._usual
-        lead = self.end - self.pts[max(len(self.pts) - 1 - self.depth, 0)] - self._duration(rank)
-        longest = max(self.depth * self._usual, round(1 / self.settings.time_base))
-        return max(self.depth, min(lead, longest))
+        if not self._depth:
+            return 0
+        lead = self.end - self.pts[max(len(self.pts) - 1 - self._depth, 0)] - self._duration(last_decoded)
+        longest = max(self._depth * self._frame_ticks, round(1 / self.settings.time_base))
+        return max(self._depth, min(lead, longest))
 
-    def _duration(self, rank: int) -> int:
-        """Ticks that a frame is shown."""
-        return (self.pts[rank + 1] if rank + 1 < len(self.pts) else self.end) - self.pts[rank]
+    def _duration(self, index: int) -> int:
+        """Ticks that a frame is shown; `index` counts from 0."""
+        return (self.pts[index + 1] if index + 1 < len(self.pts) else self.end) - self.pts[index]
 
     def add_to(self, out: OutputContainer, container: str) -> Stream:
         """Adds the track's stream to the output: everything but tags and disposition."""
@@ -102,7 +91,7 @@ class Track:
         context = added.codec_context
         added.time_base = settings.time_base
         context.sample_aspect_ratio = settings.sample_aspect_ratio
-        context.framerate = self._steady_rate()
+        context.framerate = self._constant_rate()
         context.field_order = PROGRESSIVE
         for name, value in colour_codes(settings.colour).items():
             setattr(context, name, value)
@@ -114,14 +103,14 @@ class Track:
             added.metadata["alpha_mode"] = "1"
         return added
 
-    def write_display_size(self, name: str) -> None:
+    def write_display_size(self, path: Path) -> None:
         """Puts the sample aspect ratio into a finished Matroska file whose track's name ends in the room for it."""
         settings = self.settings
         size = matroska.display_size(settings.width, settings.height, settings.sample_aspect_ratio)
-        matroska.finish_tracks(Path(name), size)
+        matroska.write_display_size(path, size)
 
-    def _steady_rate(self) -> Fraction:
-        """The frame rate if all frames last as long as that, to the tick; 0 if they do not."""
+    def _constant_rate(self) -> Fraction:
+        """The frame rate if every frame is shown exactly that long, to the tick; else 0."""
         rate = self.settings.frame_rate or Fraction(0)
         ticks = 1 / (rate * self.settings.time_base) if rate else 0
         return rate if all(abs(b - a - ticks) <= 1 for a, b in pairwise(self.pts)) else Fraction(0)
@@ -129,42 +118,51 @@ class Track:
     def packets(self, target: Stream, shift: Fraction) -> Iterator[av.Packet]:
         """Packets of all segments in decoding order for that stream, `shift` seconds earlier than they are.
 
-        Decoding time i is the presentation time `depth` frames earlier in order of presentation: it grows
-        strictly and never passes a packet's own, across segments and for any frame timing. DeeperReorder:
-        `depth` is too small; SegmentError: a segment is not what the list of times says.
+        Decoding time i is the presentation time of the frame `depth` frames before i in presentation order: it
+        grows strictly and never passes a packet's own, across segments and for any frame timing.
         """
         offset = round(shift / self.settings.time_base)
-        decoded = first = 0
-        extradata = None
-        for segment in self.segments:
-            for packet, stream in _segment_packets(segment):
-                extradata = extradata or stream.codec_context.extradata
-                if stream.codec_context.extradata != extradata:
-                    raise SegmentError(f"{segment.path.name} comes from another encoder than the first: use --restart")
-                rank = first + packet.pts - FRAME_INDEX_OFFSET
-                if not first <= rank < first + len(segment.pts):
-                    raise SegmentError(f"{segment.path.name} has more frames than times")
-                if decoded - self.depth > rank:
-                    raise DeeperReorder(decoded - rank)
-                yield self._timed(packet, rank, decoded, offset, target)
-                decoded += 1
-            first += len(segment.pts)
-            if decoded != first:
-                raise SegmentError(f"{segment.path.name} has fewer frames than its {len(segment.pts)} times")
-
-    def _timed(self, packet: av.Packet, rank: int, decoded: int, offset: int, target: Stream) -> av.Packet:
-        early = decoded - self.depth
-        dts = self.pts[early] if early >= 0 else self.pts[0] + early * self._lead // self.depth
-        packet.pts, packet.dts, packet.duration = self.pts[rank] - offset, dts - offset, self._duration(rank)
-        packet.time_base = self.settings.time_base
-        packet.stream = target
-        return packet
+        for decoded, (packet, index) in enumerate(_packets(self.segments)):
+            early = decoded - self._depth
+            dts = self.pts[early] if early >= 0 else self.pts[0] + early * self._lead // self._depth
+            packet.pts, packet.dts, packet.duration = self.pts[index] - offset, dts - offset, self._duration(index)
+            packet.time_base = self.settings.time_base
+            packet.stream = target
+            yield packet
 
 
-def reorder_depth(segment: Segment) -> int:
-    """How many frames the decoding of a segment runs ahead of showing them; SegmentError where it can't be read."""
-    packets = enumerate(packet for packet, _ in _segment_packets(segment))
-    return max((decoded - (packet.pts - FRAME_INDEX_OFFSET) for decoded, packet in packets), default=0)
+def _decoding_order(segments: Sequence[Segment]) -> tuple[int, int]:
+    """(how many frames decoding runs ahead of presentation, index of the frame that is decoded last)."""
+    depth = index = 0
+    for decoded, (_, index) in enumerate(_packets(segments)):
+        depth = max(depth, decoded - index)
+    return depth, index
+
+
+def _packets(segments: Sequence[Segment]) -> Iterator[tuple[av.Packet, int]]:
+    """All packets in decoding order, each with the index (from 0, presentation order) of its frame.
+
+    SegmentError: a segment can't be read, was encoded otherwise than the first, or has more or fewer frames
+    than times.
+    """
+    first = 0  # index of the segment's first frame
+    extradata = None
+    for segment in segments:
+        count = 0
+        for packet, stream in _segment_packets(segment):
+            own = stream.codec_context.extradata
+            extradata = extradata or own
+            if own != extradata:
+                raise SegmentError(f"{segment.path.name} comes from another encoder than the first: use --restart")
+            assert packet.pts is not None  # Matroska has a time for each packet
+            index = packet.pts - FRAME_INDEX_OFFSET
+            if not 0 <= index < len(segment.pts):
+                raise SegmentError(f"{segment.path.name} has more frames than times")
+            yield packet, first + index
+            count += 1
+        if count != len(segment.pts):
+            raise SegmentError(f"{segment.path.name} has fewer frames than its {len(segment.pts)} times")
+        first += count
 
 
 def _name(segment: Segment) -> str:
@@ -184,7 +182,7 @@ def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
 
 
 def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], until: Fraction | None) -> int | None:
-    """Ticks that the input shows the frame at `pts[-1]`; None where it does not say.
+    """Ticks that the input shows the frame at `pts[-1]`; None if it does not say.
 
     A part is shown until its end. The length of the whole track says it better than its last packet: packets
     of MP4 files with B-frames carry the time to the next one that is decoded. But an end may be claimed

@@ -1,0 +1,53 @@
+"""Which streams of the input go into the output beside the main picture, each with its way there."""
+
+from pathlib import Path
+
+from av.container import InputContainer
+from av.stream import Stream
+
+from upscaling.decode.probe import VideoInfo
+from upscaling.encode.audio_copy import EncodedAudio, PrimedAudio
+from upscaling.encode.stream_copy import (
+    Attachment,
+    CoverAttachment,
+    CoverStream,
+    StreamCopier,
+    TextSubtitles,
+    describe,
+)
+
+# In the order in which they are tried.
+_COPIERS: tuple[type[StreamCopier], ...] = (
+    PrimedAudio, StreamCopier, TextSubtitles, EncodedAudio, CoverStream, CoverAttachment, Attachment,
+)  # fmt: skip
+
+
+def select_streams(source: InputContainer, info: VideoInfo, container: str) -> tuple[list[StreamCopier], list[str]]:
+    """Copiers for the streams beside the main picture, and one line for each stream that is changed or left out."""
+    copiers, warnings = [], []
+    for stream in source.streams:
+        if stream.index == info.stream_index or _is_written_by_muxer(source, stream):
+            continue
+        copier = _copier(stream, info.path, container)
+        if copier is not None:
+            copiers.append(copier)
+            warnings += [note] if (note := copier.note()) else []
+            continue
+        others = [
+            name for name in ("mkv", "mp4", "mov", "webm") if name != container and _copier(stream, info.path, name)
+        ]
+        hint = f"{others[0]} could" if others else "no container written here can"
+        warnings.append(f"{describe(stream)} is left out: {container} can't hold it, {hint}")
+    return copiers, warnings
+
+
+def _copier(stream: Stream, path: Path, container: str) -> StreamCopier | None:
+    return next((copier for kind in _COPIERS if (copier := kind(stream, path, container)).fits()), None)
+
+
+def _is_written_by_muxer(source: InputContainer, stream: Stream) -> bool:
+    """Whether this is a data track that the muxer writes by itself from the chapters or the time code tag."""
+    if stream.type != "data":
+        return False
+    chapters = len(source.chapters())
+    return "timecode" in stream.metadata or (chapters > 0 and stream.frames == chapters)
