@@ -51,7 +51,7 @@ def happen(kind: str) -> None:
         ctypes.PyDLL(None).sleep(FOREVER)
 
 
-def run_worker(index, array, tasks, results, settings, log_folder) -> None:
+def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
     """worker.run_worker with the fault built in."""
     kind = fault()[0]
     read, write, make = worker.read_frame, worker.write_frame, worker.make_upscaler
@@ -80,7 +80,7 @@ def run_worker(index, array, tasks, results, settings, log_folder) -> None:
         return make(settings, heartbeat)
 
     worker.read_frame, worker.write_frame, worker.make_upscaler = read_frame, write_frame, make_upscaler
-    real_run_worker(index, array, tasks, results, settings, log_folder)
+    real_run_worker(index, rows, tasks, results, settings, log_folder)
 
 
 def slow_main(kind: str) -> None:
@@ -108,7 +108,9 @@ def slow_main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    worker.run_worker = run_worker
+    import faulty  # by this name the workers find it
+
+    worker.run_worker = faulty.run_worker
     slow_main(fault()[0])
     from upscaling.cli import main
 

@@ -258,7 +258,7 @@ def test_a_stopped_worker_counts_as_dead(start, tmp_path, expected):
     segments(tmp_path / "out.mp4.work", 1)
     os.kill(run.workers()[0], signal.SIGSTOP)
     run.succeed()
-    assert "gave no sign of life" in run.errors
+    assert "sent no heartbeat" in run.errors
     check(tmp_path / "out.mp4", expected)
 
 
@@ -270,7 +270,7 @@ def test_a_run_that_is_stopped_as_a_whole_goes_on(start, tmp_path, expected):
     time.sleep(3.5)
     os.killpg(run.pid, signal.SIGCONT)
     run.succeed()
-    assert "sign of life" not in run.errors
+    assert "no heartbeat" not in run.errors
     check(tmp_path / "out.mp4", expected)
 
 
@@ -292,8 +292,8 @@ def test_the_fork_server_killed(start, tmp_path, expected):
         ),
         ("die:2", "was killed by SIGKILL; a fresh one"),
         ("exit:1", "ended with exit status 7; a fresh one"),
-        ("silent:1", "gave no sign of life"),
-        ("stuck:1", "gave no sign of life"),
+        ("silent:1", "sent no heartbeat"),
+        ("stuck:1", "sent no heartbeat"),
         ("cut:2", "frame 30 came back damaged"),
         ("die_before_report:1", "was killed by SIGKILL"),
         ("die_loading:2", "was killed by SIGKILL; a fresh one"),
@@ -312,7 +312,7 @@ def test_a_worker_that_fails_costs_another_try(start, tmp_path, expected, fault,
     [
         ("raise:9", "failed (RuntimeError: CUDA error"),
         ("die:9", "was killed by SIGKILL"),
-        ("silent:9", "gave no sign of life"),
+        ("silent:9", "sent no heartbeat"),
         ("wrong_size:9", "left this: frame 30 came back with the wrong size"),
     ],
 )
@@ -613,11 +613,10 @@ def test_twice_in_one_process(tmp_path, source, expected):
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from upscale import upscale_video\n"
         "import multiprocessing, os\n"
-        "if __name__ == '__main__':\n"
-        "    for name in sys.argv[2:]:\n"
-        "        upscale_video(sys.argv[1], name, 2, model='lanczos', crf=0, preset='ultrafast', workers=2)\n"
-        "        assert not multiprocessing.active_children()\n"
-        "        assert [fd for fd in os.listdir('/proc/self/fd') if int(fd) > 2][5:] == []\n"
+        "for name in sys.argv[2:]:\n"
+        "    upscale_video(sys.argv[1], name, 2, model='lanczos', crf=0, preset='ultrafast', workers=2)\n"
+        "    assert not multiprocessing.active_children()\n"
+        "    assert [fd for fd in os.listdir('/proc/self/fd') if int(fd) > 2][5:] == []\n"
     )
     (tmp_path / "twice.py").write_text(code)
     outputs = [tmp_path / f"{name}.mp4" for name in "ab"]

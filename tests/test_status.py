@@ -7,9 +7,9 @@ import subprocess
 import sys
 import threading
 import time
-from multiprocessing import get_context
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from upscaling.cli import status_command
@@ -24,13 +24,13 @@ def job(tmp_path):
     directory = tmp_path / "out.mp4.work"
     (directory / "status").mkdir(parents=True)
     (directory / "job.json").write_text("{}")
-    array = status.new_array(get_context("spawn"), 2)
-    row = status.rows(array)[0]
+    rows = np.zeros(2, status.row_dtype())
+    row = rows[0]
     row["state"], row["pid"], row["batch"], row["device"] = status.PROCESSING, os.getpid(), 7, b"cuda:1"
     row["total_batches"], row["batches_done"], row["frames_done"] = 8, 6, 48
     row["heartbeat"] = row["start"] = time.time()
     row["manifest"], row["restarts"] = b"manifest_000007.txt", 3
-    status.write_json(array, directory)
+    status.write_json(rows, directory)
     return directory
 
 

@@ -71,8 +71,7 @@ def upscale_video(
     """Upscale one video or picture, or numbered pictures; the keywords are the command's options.
 
     Raises InputError (bad usage or input, nothing was touched), BusyError (another run holds this job), or
-    UpscaleError, their base class (it failed: call again to resume). Worker processes are started with the method
-    "forkserver": call it from below `if __name__ == "__main__":`.
+    UpscaleError, their base class (it failed: call again to resume).
 
     Values may be written as on the command line (time="00:10-00:20", work_space="2G"). Keywords:
     """

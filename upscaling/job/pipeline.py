@@ -1,6 +1,6 @@
 """One job, all stages at once: decode thread, workers, encode thread, and the main loop between them.
 
-decode thread ── frames, manifests ──► WorkerPool (dispatch.py) ── results ──► Window ──► encode thread ─► segments
+decode thread ── frames, manifests ──► WorkerPool ── results ──► Window ──► encode thread ─► segments
       ▲                                                                   │
       └───────────── waits until the window has room for a frame ◄────────┘
 """
@@ -27,8 +27,9 @@ from upscaling.job.segments import OpenSegment, finish
 from upscaling.job.window import Entry, Window
 from upscaling.job.work_dir import WorkDir
 from upscaling.workers import status
+from upscaling.workers.handle import Task
 from upscaling.workers.manifest import Manifest, write_manifest
-from upscaling.workers.pool import BatchDone, Work, WorkerError, WorkerLost, WorkerPool
+from upscaling.workers.pool import BatchDone, WorkerError, WorkerLost, WorkerPool
 
 GRACE_SECONDS = 4.0  # for encoding what is upscaled already, when the run is stopped
 CLOSE_SECONDS = 8.0  # for that and for closing the open segment; what an encoder keeps longer is lost
@@ -62,8 +63,8 @@ class Pipeline:
         self.frames = FrameStore(plan, work_dir)
         self.counts = RunCounts(plan.info.frame_count)
         self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
-        self.works: dict[Path, tuple[Work, list[int]]] = {}  # manifests not done yet, the numbers of their frames
-        self.new_works: deque[Work] = deque()
+        self.works: dict[Path, tuple[Task, list[int]]] = {}  # manifests not done yet, the numbers of their frames
+        self.new_works: deque[Task] = deque()
         self.wake_reader, self.wake_writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self.signal = 0
 
@@ -121,15 +122,15 @@ class Pipeline:
         while encoding.is_alive() and self.window.stop_by is None:
             self.check()
             while self.new_works:
-                self.pool.give(self.new_works.popleft())
+                self.pool.submit(self.new_works.popleft())
             for event in self.pool.wait(LOOK_SECONDS, [self.wake_reader]):
                 self._take(event)
             self._drain_wakes()
             if time.monotonic() - written > STATUS_SECONDS:
-                status.write_json(self.pool.array, self.work_dir.directory)
+                status.write_json(self.pool.rows, self.work_dir.directory)
                 written = time.monotonic()
             self.show(self.counts, self.pool.rows)
-        status.write_json(self.pool.array, self.work_dir.directory)  # what the workers came to, for --keep-work
+        status.write_json(self.pool.rows, self.work_dir.directory)  # what the workers came to, for --keep-work
 
     def _take(self, event: BatchDone | WorkerLost | str) -> None:
         if isinstance(event, str):
@@ -137,7 +138,7 @@ class Pipeline:
         elif isinstance(event, WorkerLost):
             self.counts.restarts += event.replaced
             then = "a fresh one takes its place" if event.replaced else "it can't be started; the others go on"
-            self.say(f"worker {event.slot} {event.why}; {then}")
+            self.say(f"worker {event.worker} {event.reason}; {then}")
         elif event.path in self.works:
             work, numbers = self.works[event.path]
             if damage := self._damage(numbers):
@@ -254,7 +255,7 @@ class Pipeline:
             output_colour=f"{target.matrix} {'full' if target.full_range else 'limited'}",
         )
         path = write_manifest(manifest, self.work_dir.folder("manifests") / f"manifest_{number:06d}.txt")
-        work = Work(path, f"frames {frames[0]} to {frames[-1]}")
+        work = Task(path, f"frames {frames[0]} to {frames[-1]}")
         self.works[path] = work, list(frames)
         self.new_works.append(work)
         self.wake()

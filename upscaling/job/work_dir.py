@@ -50,8 +50,7 @@ FOLDERS = {
     "logs": r"worker_[0-9]+\.log",
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
-SOCKET = r"listener-[A-Za-z0-9_]{1,16}"  # of multiprocessing's fork server, see dispatch.py
-OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json){TEMPORARY}|{JOINED}|{SOCKET}"
+OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json){TEMPORARY}|{JOINED}"
 
 
 class WorkDir:
@@ -237,7 +236,7 @@ class WorkDir:
         for name, pattern in FOLDERS.items():
             if name != "segments" or not keep_segments:
                 remove_files(self.directory, name, pattern)
-        remove_files(self.directory, ".", OWN_FILES if not keep_segments else f"{JOINED}|{SOCKET}")
+        remove_files(self.directory, ".", OWN_FILES if not keep_segments else JOINED)
 
     def remove(self) -> bool:
         """Remove the directory with what this job made in it; False where something else keeps it there."""

@@ -1,133 +1,239 @@
-"""Worker processes from a fork server that leaves nothing behind: its socket, its signals, its end.
+"""Fork server: a process that imports the heavy modules once and forks every worker.
 
-    main process ──► fork server (heavy modules imported once) ──► worker, worker, …
-         └──────────── pipe that only the main process holds: its end ends the fork server ───┘
+    main process ── socket pair: requests ──► fork server ── fork ──► worker, worker, …
+         ◄── a pipe for each worker: its pid, then its exit status ──┘
 
-multiprocessing's fork server keeps its socket in the temp directory, where a killed run would leave it, takes
-the signals that a terminal sends to all, and lives for as long as any worker does. Here the socket is unlinked
-as soon as the server listens, the server blocks SIGINT, SIGTERM and SIGHUP, and `tie_to_main` makes a worker die
-with the server and the server with the main process. What is private to multiprocessing is touched in this
-file only (`_config`, `_forkserver`: the same in Python 3.10 to 3.12).
+Nothing survives the main process, however it ends:
+
+- Only the main process holds the other end of the server's socket. When it dies, the server reads the end of
+  the stream and exits.
+- Each worker has the kernel kill it when the server dies (PR_SET_PDEATHSIG of prctl(2)). This works even if the
+  worker is stopped or hangs in a C function that holds the GIL.
+- A terminal sends its signals to all processes of a group. The server blocks them: the main process decides.
+
+The fork server of `multiprocessing` is not used. It creates a socket in the temp directory, which a killed run
+leaves behind; it ignores a module of its preload list that fails to import, so that every worker imports torch
+itself; it takes modules from the current directory; and it runs the caller's main script again in each worker.
 """
 
 import ctypes
-import multiprocessing
+import importlib
 import os
+import pickle
 import signal
-import threading
+import socket
+import subprocess
+import sys
+import time
+import traceback
 from collections.abc import Callable, Sequence
-from multiprocessing import connection, forkserver, parent_process, resource_tracker
-from multiprocessing.process import BaseProcess
+from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
+from typing import NoReturn
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TRIES = 3
-JOIN_SECONDS = 3.0  # for a process that was sent SIGKILL; one in an uninterruptible wait is left behind
+KILL_SECONDS = 3.0  # for a process to end after SIGKILL; one in an uninterruptible wait is left behind
+MAX_REQUEST = 1 << 16  # bytes
+MAX_DESCRIPTORS = 8  # in one request
 PR_SET_PDEATHSIG = 1  # prctl(2)
 
 
-class ProcessStarter:
-    """Starts processes through a fork server that has imported `modules`; stops the server in the end."""
+class ForkServer:
+    """The main process's side: starts the server when it is needed and asks it to fork workers."""
 
-    def __init__(self, scratch: Path, modules: Sequence[str]):
-        """`scratch`: a directory of this user alone, where the server's socket is for a moment at its start."""
-        self.context = multiprocessing.get_context("forkserver")
-        self.scratch = scratch
-        self._server = forkserver._forkserver
-        self._ours = self._server._forkserver_pid is None  # else the program that called us has its own
-        self._address = ""
-        self._socket = -1
-        self.context.set_forkserver_preload(list(modules))
+    def __init__(self, modules: Sequence[str]):
+        """`modules` are imported once, in the server. One that fails to import ends the server with a traceback."""
+        self.modules = tuple(modules)
+        self._process: subprocess.Popen | None = None
+        self._socket: socket.socket | None = None
 
-    def start(self, target: Callable, args: tuple, name: str) -> BaseProcess:
-        """A running daemon process; the server is started first, or again where it was killed."""
-        for left in reversed(range(START_TRIES)):
-            process = self.context.Process(target=target, args=args, name=name, daemon=True)
+    @property
+    def pid(self) -> int | None:
+        return None if self._process is None else self._process.pid
+
+    def fork(self, target: Callable, args: tuple, descriptors: Sequence[int]) -> "WorkerProcess":
+        """Fork a worker that calls `target(*args, *descriptors)`, with its own copies of the descriptors.
+
+        Returns at once; the server forks when its imports are done. `target` must be importable by name: the
+        caller's main script is not loaded in the worker. A server that was killed is started again.
+        """
+        request = pickle.dumps((target, args))
+        status, remote_status = Pipe(duplex=False)
+        with remote_status:
+            for tries_left in reversed(range(START_TRIES)):
+                server = self._socket or self._start()
+                try:
+                    socket.send_fds(server, [request], [remote_status.fileno(), *descriptors])
+                    break
+                except (BrokenPipeError, ConnectionResetError):  # the server is dead
+                    self.stop()
+                    if not tries_left:
+                        status.close()
+                        raise
+        return WorkerProcess(status)
+
+    def _start(self) -> socket.socket:
+        self._socket, remote = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        code = (
+            f"import sys; sys.path[:] = {_import_path()!a}; "
+            f"from {__name__} import serve; serve({remote.fileno()}, {self.modules!r})"
+        )
+        # -P: the current directory is not searched for modules, not even for those that are imported at start-up.
+        flags = ["-P", *["-E"] * sys.flags.ignore_environment, *["-s"] * sys.flags.no_user_site]
+        with remote:
+            mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the server inherits it
             try:
-                self._ensure_server()
-                process.start()
-                return process
-            except (EOFError, OSError):  # the server died just now, and waitpid(2) does not know yet
-                if not left or not self._ours:
-                    raise
-                self._stop_server()
-        raise AssertionError("not reached")
-
-    def _ensure_server(self) -> None:
-        if not self._ours:
-            return
-        config = multiprocessing.current_process()._config
-        before = config.get("tempdir")
-        folder = os.open(self.scratch, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        resource_tracker.ensure_running()  # before: it sets a signal mask of its own
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the server inherits it
-        try:
-            # By way of /proc, because the path of a socket may have 107 bytes only (unix(7)).
-            config["tempdir"] = f"/proc/{os.getpid()}/fd/{folder}"
-            forkserver.ensure_running()
-            if self._server._forkserver_address != self._address:
-                self._hide_socket()
-        finally:
-            config["tempdir"] = before
-            if before is None:
-                del config["tempdir"]
-            os.close(folder)
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-    def _hide_socket(self) -> None:
-        """Unlink the server's socket; a descriptor of it (O_PATH) is enough to connect to it."""
-        address = self._server._forkserver_address
-        self._close_socket()
-        self._socket = os.open(address, os.O_PATH | os.O_CLOEXEC)
-        os.unlink(address)
-        self._server._forkserver_address = self._address = f"/proc/self/fd/{self._socket}"
-
-    def _close_socket(self) -> None:
-        if self._socket >= 0:
-            os.close(self._socket)
-        self._socket = -1
-
-    def _stop_server(self) -> None:
-        pid = self._server._forkserver_pid
-        if pid is not None:
-            os.kill(pid, signal.SIGKILL)  # it is a child of ours and not waited for: the pid is not another's
-            self._server._forkserver_address = "\0"  # to `_stop`: there is nothing to unlink
-            self._server._stop()
-        self._address = ""
-        self._close_socket()
+                self._process = subprocess.Popen(
+                    [sys.executable, *flags, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[remote.fileno()]
+                )
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+        return self._socket
 
     def stop(self) -> None:
-        """End the server, and with it what it has forked."""
-        if self._ours:
-            self._stop_server()
+        """End the server; the kernel kills the workers with it."""
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+        if self._process is not None:
+            self._process.kill()
+            try:
+                self._process.wait(KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                pass  # it hangs in the kernel and ends when that lets it
+            self._process = None
 
 
-def end_process(process: BaseProcess) -> None:
-    """SIGKILL a process and let go of it; whatever it does at that moment."""
-    process.kill()
-    process.join(JOIN_SECONDS)
-    if process.exitcode is not None:  # else it hangs in the kernel and ends when that lets it
-        process.close()
+def _import_path() -> list[str]:
+    """Where this process finds modules, as absolute paths; and this package, even if the directory has changed."""
+    package_parent = str(Path(__file__).resolve().parents[2])
+    return list(dict.fromkeys([*map(os.path.abspath, sys.path), package_parent]))
 
 
-# In the worker
+class WorkerProcess:
+    """A forked worker as the main process sees it."""
+
+    def __init__(self, status: Connection):
+        self.sentinel = status
+        """For multiprocessing.connection.wait: readable when there is news, see `is_alive`."""
+        self.pid: int | None = None
+        """None until the server has forked the worker."""
+        self.exit_code: int | None = None
+        """As subprocess.Popen.returncode has it; None while the worker lives, and if the server died with it."""
+        self._ended = False
+
+    def is_alive(self) -> bool:
+        """Take in what the server reported; return False if the worker has ended or the server died."""
+        self._read(0)
+        return not self._ended
+
+    def _read(self, timeout: float) -> None:
+        try:
+            while not self._ended and self.sentinel.poll(timeout):
+                if self.pid is None:
+                    self.pid = self.sentinel.recv()
+                else:
+                    self.exit_code = self.sentinel.recv()
+                    self._ended = True
+        except (EOFError, OSError):
+            self._ended = True
+
+    def join(self, seconds: float) -> None:
+        """Wait until the worker has ended, for at most that long."""
+        deadline = time.monotonic() + seconds
+        while not self._ended and (left := deadline - time.monotonic()) > 0:
+            self._read(left)
+
+    def kill(self) -> None:
+        """Send SIGKILL. A worker that is not forked yet ends with the server only."""
+        if self.is_alive() and self.pid is not None:
+            try:
+                os.kill(self.pid, signal.SIGKILL)
+            except ProcessLookupError:
+                pass
+
+    def close(self) -> None:
+        self.sentinel.close()
 
 
-def tie_to_main() -> None:
-    """Have this worker die with its main process, even where it is stopped or hangs in a C function."""
+# In the server
+
+
+def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
+    """Fork workers on request until the main process closes its end of the socket `descriptor`."""
+    for name in modules:
+        importlib.import_module(name)
+    status_pipes: dict[int, Connection] = {}  # by worker's pid
+
+    def reap(*_) -> None:
+        while status_pipes:
+            pid, status = os.waitpid(-1, os.WNOHANG)
+            if pid == 0:
+                return
+            with status_pipes.pop(pid) as pipe:
+                _report(pipe, os.waitstatus_to_exitcode(status))
+
+    signal.signal(signal.SIGCHLD, reap)
+    with socket.socket(fileno=descriptor) as requests:
+        while True:
+            request, descriptors = _receive(requests)
+            pipe = Connection(descriptors[0], readable=False)
+            server_pid = os.getpid()
+            # Blocked until the worker is entered in `status_pipes`: it may end before that.
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+            pid = os.fork()
+            if pid == 0:
+                requests.close()
+                for other in (pipe, *status_pipes.values()):
+                    other.close()  # so that these pipes end with the server
+                _run_child(server_pid, request, descriptors[1:])
+            status_pipes[pid] = pipe
+            _report(pipe, pid)
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+            for number in descriptors[1:]:
+                os.close(number)
+
+
+def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
+    try:
+        request, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+    except OSError:
+        request = b""
+    if not request:
+        os._exit(0)  # the main process is gone
+    return request, descriptors
+
+
+def _report(pipe: Connection, number: int) -> None:
+    try:
+        pipe.send(number)
+    except OSError:
+        pass  # the main process has let go of this worker
+
+
+def _run_child(server_pid: int, request: bytes, descriptors: Sequence[int]) -> NoReturn:
+    """In the worker: run the target and exit, with status 0 if it returns and 1 if it raises."""
+    exit_code = 1
+    try:
+        _set_up_child(server_pid)
+        target, args = pickle.loads(request)
+        target(*args, *descriptors)
+        exit_code = 0
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(exit_code)
+
+
+def _set_up_child(server_pid: int) -> None:
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     for number in (signal.SIGINT, signal.SIGHUP):
         signal.signal(number, signal.SIG_IGN)  # a terminal sends them to all; the main process decides
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
-    # A fork server's children hold its "alive" pipe too, which would keep it for as long as one of them is stopped.
-    server = forkserver._forkserver
-    if server._forkserver_alive_fd is not None:
-        os.close(server._forkserver_alive_fd)
-        server._forkserver_alive_fd = None
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, [*STOP_SIGNALS, signal.SIGCHLD])
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    threading.Thread(target=_end_with_main, daemon=True, name="main watch").start()
-
-
-def _end_with_main() -> None:
-    connection.wait([parent_process().sentinel])
-    os._exit(1)  # at once, also out of a long kernel: nothing keeps a device busy for nobody
+    if os.getppid() != server_pid:  # the server died before the kernel was told
+        os._exit(1)

@@ -1,46 +1,43 @@
-"""The main process's side of the workers: start them, hand out manifests, hear results, replace the dead.
+"""Worker pool: starts workers, hands out manifests, collects results, and replaces workers that die.
 
-Each worker has a pipe for its tasks and a pipe for its results, both of its own and without a lock: a worker
-that is killed takes nothing with it but its ends of the two. At most two manifests are outstanding in a task
-pipe, so that a fast worker gets more and a dead one leaves little to do again. Results and process sentinels
-are waited for together, and no worker is trusted to say goodbye.
+    pipeline ── Task ──► backlog ── at most 2 outstanding ──► worker 0..N-1 ── BatchDone, WorkerLost ──► pipeline
+
+Each worker has a pipe for manifests and a pipe for results, both its own and without a lock: a worker that is
+killed takes nothing with it but its ends of the two. A fast worker gets more manifests, and a dead one leaves
+little to do again. The pool waits for results and for deaths together and expects no goodbye from a worker.
 """
 
-import signal
+import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from multiprocessing import connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
+from typing import Any
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.workers import status
-from upscaling.workers.forkserver import ProcessStarter, end_process
+from upscaling.workers.forkserver import ForkServer
+from upscaling.workers.handle import State, Task, WorkerHandle
+from upscaling.workers.retry import MAX_FAILURES, RetryPolicy
 
-OUTSTANDING = 2  # manifests in one worker's pipe: the one at work and the next
-MAX_FAILURES = 3  # workers that one manifest may kill, and tries that a worker has to start
-LOADING_SECONDS = 60.0  # that a worker may be silent for before it is ready, however short the stall timeout
-LONGEST_LOOK = 2.0  # seconds between two looks that count as silence: not the hours that this process was stopped
+MAX_OUTSTANDING = 2  # manifests that one worker has: the current one and the next
+MAX_ELAPSED = 2.0  # seconds between two checks that count as silence; more passes when this process is stopped
+PRELOAD = ("upscaling.workers.worker",)
+PRELOAD_RESIZE = (*PRELOAD, "upscaling.frames.swscale")
+# Importing torch does not initialise CUDA, so a forked worker may use it.
+PRELOAD_NETWORK = (*PRELOAD, "upscaling.inference.upscaler", "upscaling.frames.yuv")
 
 
 class WorkerError(UpscaleError):
-    """Workers could not do a manifest, or could not start."""
-
-
-@dataclass(frozen=True)
-class Work:
-    """A manifest of one batch to be done: its path, and what an error says of it ("frames 9 to 16")."""
-
-    path: Path
-    frames: str
+    """Workers could not process a manifest, or could not start."""
 
 
 @dataclass(frozen=True)
 class BatchDone:
-    """A worker says that all output frames of a manifest's batch, `number`, are in place."""
+    """All output frames of batch `number` of a manifest are written."""
 
     path: Path
     number: int
@@ -48,243 +45,191 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """A worker died; a fresh one takes its place unless three in a row could not even start."""
+    """A worker died; a fresh one replaces it, unless three in a row failed to start."""
 
-    slot: int
-    why: str
+    worker: int
+    reason: str
     replaced: bool
-
-
-@dataclass
-class Slot:
-    """One worker's place: its process, its channels, and the manifests it has been given."""
-
-    index: int
-    settings: ModelSettings
-    process: BaseProcess | None = None
-    tasks: connection.Connection | None = None
-    results: connection.Connection | None = None
-    given: deque[Work] = field(default_factory=deque)
-    ready: bool = False
-    starts: int = 0
-    failed_starts: int = 0  # in a row
-    exit_reason: str = ""  # why it is about to end, if it said so
-    lost: str = ""  # why the one before died
-    heartbeat: float = 0.0  # the last heartbeat seen
-    silence: float = 0.0  # seconds that it has had work and given no sign of life
 
 
 class WorkerPool:
     """The workers of a run, or of several runs one after another: their models stay loaded."""
 
     def __init__(
-        self, settings: Sequence[ModelSettings], target: Callable, scratch: Path, stall_timeout: float = 600.0
+        self, settings: Sequence[ModelSettings], target: Callable, log_folder: Path, stall_timeout: float = 600.0
     ):
         """One worker for each of `settings`; `target` is worker.run_worker.
 
-        `scratch` is a job's directory, where the workers log until they have a manifest. `stall_timeout` is
-        in seconds: a worker that has work and gives no sign of life for that long is dead.
+        Workers log in `log_folder` until they get a manifest, then in its job's. A worker that has work and no
+        heartbeat for `stall_timeout` seconds counts as dead.
         """
-        plain = settings[0].model == LANCZOS
-        # Imported once, in the fork server; CUDA is not initialised by an import, so forks may use it.
-        heavy = ["upscaling.frames.swscale"] if plain else ["upscaling.inference.upscaler", "upscaling.frames.yuv"]
-        modules = ["upscaling.workers.worker", *heavy]
-        self.starter = ProcessStarter(scratch, modules)
-        self.target, self.stall_timeout, self.scratch = target, stall_timeout, scratch
-        self.slots = [Slot(index, one) for index, one in enumerate(settings)]
-        self.array = status.new_array(self.starter.context, len(self.slots))
-        self.rows = status.rows(self.array)
-        self.backlog: deque[Work] = deque()
-        self.failures: dict[Path, int] = {}  # of every manifest that a worker had when it died
+        self.target, self.log_folder, self.stall_timeout = target, log_folder, stall_timeout
+        self.server = ForkServer(PRELOAD_RESIZE if settings[0].model == LANCZOS else PRELOAD_NETWORK)
+        self.workers = [WorkerHandle(index, one) for index, one in enumerate(settings)]
+        self.rows_descriptor, self.rows = status.create_rows(len(self.workers))
+        self.backlog: deque[Task] = deque()
+        self.retries = RetryPolicy()
         self.events: list[BatchDone | WorkerLost] = []
-        self.looked = time.monotonic()
+        self.last_check = time.monotonic()
 
     # Start and stop
 
     def start(self) -> None:
-        """Start the workers that do not run yet; they load while the first manifests are made."""
-        for slot in self.slots:
-            if slot.process is None:
-                self._start(slot)
+        """Start the workers that are not running; they load their models while the first manifests are made."""
+        for worker in self.workers:
+            if worker.state is State.DEAD:
+                self._start(worker)
 
-    def move(self, scratch: Path) -> None:
-        """Leave no more traces in the last job's directory: the next one's is `scratch`."""
-        self.scratch = self.starter.scratch = scratch
-
-    def _start(self, slot: Slot) -> None:
-        self.rows[slot.index] = status.empty_row()
-        row = self.rows[slot.index]
-        row["restarts"], row["batch"], row["device"] = slot.starts, -1, slot.settings.device.encode()
-        slot.ready, slot.exit_reason, slot.heartbeat, slot.silence = False, "", 0.0, 0.0
-        tasks, slot.tasks = self.starter.context.Pipe(duplex=False)
-        slot.results, results = self.starter.context.Pipe(duplex=False)
-        slot.process = self.starter.start(
-            self.target,
-            (slot.index, self.array, tasks, results, slot.settings, self.scratch / "logs"),
-            f"worker {slot.index}",
-        )
-        slot.starts += 1
-        tasks.close()
-        results.close()  # so that the pipe ends when the worker does
+    def _start(self, worker: WorkerHandle) -> None:
+        self.rows[worker.index] = status.empty_row()
+        row = self.rows[worker.index]
+        row["restarts"], row["batch"], row["device"] = worker.starts, -1, worker.settings.device.encode()
+        worker.start(self.server, self.target, self.rows_descriptor, self.log_folder)
 
     def stop(self) -> None:
-        """End all workers at once: what they had at hand is done again by whoever resumes."""
-        for slot in self.slots:
-            if slot.process is not None:
-                slot.process.kill()
-        for slot in self.slots:
-            if slot.process is not None:
-                self._end(slot)
-        self.starter.stop()
+        """Kill all workers and the fork server; a resumed run repeats what they had in progress."""
+        for worker in self.workers:
+            worker.kill()
+        for worker in self.workers:
+            worker.close()
+        self.server.stop()
+        if self.rows_descriptor >= 0:
+            os.close(self.rows_descriptor)
+        self.rows_descriptor = -1
 
-    def _end(self, slot: Slot) -> None:
-        process, slot.process = slot.process, None
-        end_process(process)
-        slot.results.close()
-        slot.tasks.close()
+    # Manifests
 
-    # Work
-
-    def give(self, work: Work) -> None:
+    def submit(self, task: Task) -> None:
         """Queue a manifest for the first worker that has room."""
-        self.backlog.append(work)
+        self.backlog.append(task)
 
-    def retry(self, work: Work, why: str) -> None:
-        """Have a manifest done again whose output turned out to be wrong; it counts as a strike."""
-        self._count_failure(work, why)
+    def retry(self, task: Task, reason: str) -> None:
+        """Process a manifest again because its output is wrong; this counts as a failure of the manifest."""
+        self._count_failure(task, reason)
 
-    def drop_work(self) -> None:
-        """Forget all manifests; those that workers have already go on and are not heard."""
+    def discard_tasks(self) -> None:
+        """Forget all manifests; workers finish those that they have, but their results are ignored."""
         self.backlog.clear()
-        self.failures.clear()
-        for slot in self.slots:
-            slot.given.clear()
-
-    def _hand_out(self) -> None:
-        for room in range(OUTSTANDING):  # everyone gets a first manifest before anyone gets a second
-            for slot in sorted(self.slots, key=lambda slot: not slot.ready):
-                if not self.backlog:
-                    return
-                if slot.process is None or len(slot.given) != room:
-                    continue
-                # Alone, so that it is known which manifest a worker dies of.
-                if room and (self.backlog[0].path in self.failures or slot.given[0].path in self.failures):
-                    continue
-                work = self.backlog.popleft()
-                slot.given.append(work)
-                try:
-                    slot.tasks.send(str(work.path))
-                except OSError:
-                    pass  # it has died: that is heard in a moment, and its work handed on
+        self.retries.clear()
+        for worker in self.workers:
+            worker.outstanding.clear()
 
     def wait(self, timeout: float, others: Iterable = ()) -> list[BatchDone | WorkerLost]:
-        """What happened: waits up to `timeout` seconds for a worker's message or death, or for `others`.
+        """Wait up to `timeout` seconds for a message or the death of a worker, or for `others`; return the events.
 
-        Raises WorkerError where a manifest has killed three workers, where no worker can start, or where
-        a worker met an error that another try would meet again; InputError where the model can't be used.
+        Raises WorkerError if a manifest failed three times, if no worker can start, or if a worker met an
+        error that another attempt would meet again; InputError if the model cannot be used.
         """
         self.events = []
-        for slot in self.slots:
-            # Not at once when one dies: a signal that killed all may be meant for this process too.
-            if slot.process is None and slot.failed_starts < MAX_FAILURES:
-                self._start(slot)
-                self.events.append(WorkerLost(slot.index, slot.lost, True))
+        self._restart_dead()
         self._hand_out()
-        sources = {}
-        for slot in self.slots:
-            if slot.process is not None:
-                sources[slot.results] = sources[slot.process.sentinel] = slot
-        happened = [sources[source] for source in connection.wait([*sources, *others], timeout) if source in sources]
-        for index in dict.fromkeys(slot.index for slot in happened):
-            slot = self.slots[index]
-            if not self._drain_messages(slot) or not slot.process.is_alive():
-                self._replace_dead(slot, "")
-        self._find_stalled()
+        for worker in self._wait_for_workers(timeout, others):
+            pipe_open = self._drain_messages(worker)
+            if not pipe_open or not worker.is_alive():
+                self._replace_dead(worker)
+        self._replace_stalled()
         self._hand_out()
         return self.events
 
-    def _drain_messages(self, slot: Slot) -> bool:
-        """Take in every message that a worker's pipe holds; False where it was the last one."""
+    def _restart_dead(self) -> None:
+        # At the next wait, not at once: a signal that killed all workers may be meant for this process too.
+        for worker in self.workers:
+            if worker.state is State.DEAD and self.retries.may_restart(worker.failed_starts):
+                reason = worker.exit_reason
+                self._start(worker)
+                self.events.append(WorkerLost(worker.index, reason, True))
+
+    def _hand_out(self) -> None:
+        """Send manifests to workers with room: every worker gets one before any gets a second."""
+        alive = [worker for worker in self.workers if worker.state is not State.DEAD]
+        alive.sort(key=lambda worker: worker.state is State.STARTING)  # those that are ready first
+        for outstanding in range(MAX_OUTSTANDING):
+            for worker in alive:
+                if self.backlog and len(worker.outstanding) == outstanding and self._may_send(worker, self.backlog[0]):
+                    worker.send(self.backlog.popleft())
+
+    def _may_send(self, worker: WorkerHandle, task: Task) -> bool:
+        suspects = map(self.retries.is_suspect, (task.path, *(other.path for other in worker.outstanding)))
+        return not worker.outstanding or not any(suspects)
+
+    def _wait_for_workers(self, timeout: float, others: Iterable) -> list[WorkerHandle]:
+        sources: dict[Any, WorkerHandle] = {}
+        for worker in self.workers:
+            if worker.channels is not None:
+                sources[worker.channels.results] = sources[worker.channels.process.sentinel] = worker
+        happened = connection.wait([*sources, *others], timeout)
+        return list({sources[source].index: sources[source] for source in happened if source in sources}.values())
+
+    # Messages
+
+    def _drain_messages(self, worker: WorkerHandle) -> bool:
+        """Handle every message in a worker's pipe; return False if the pipe has ended."""
+        if worker.channels is None:
+            return False
+        results = worker.channels.results
         try:
-            while slot.results.poll():
-                self._take(slot, slot.results.recv())
+            while results.poll():
+                self._handle(worker, results.recv())
         except (EOFError, OSError):
             return False
         return True
 
-    def _take(self, slot: Slot, message: tuple) -> None:
+    def _handle(self, worker: WorkerHandle, message: tuple) -> None:
+        """One message; worker.py lists the kinds."""
         kind, *rest = message
         if kind == "ready":
-            slot.ready, slot.failed_starts = True, 0
-        if kind in ("ready", "done"):  # "done" may come when its manifest is already given out again
+            worker.loaded, worker.failed_starts = True, 0
+        if kind in ("ready", "done"):  # "done" may come when its manifest has already been sent again
             return
-        work = self._take_back(slot, rest[0])
-        if kind == "batch" and work is not None:
-            # Its frames may be encoded and gone in a moment: nobody may be given them again.
-            self.events.append(BatchDone(work.path, rest[1]))
-        elif kind == "failed":  # its process ends now
-            slot.exit_reason = f"failed ({rest[1]})"
-            if work is not None:
-                self._count_failure(work, slot.exit_reason)
-        elif kind == "unusable":  # what it was given to load, not what it did
+        task = worker.take_back(rest[0])
+        if kind == "batch" and task is not None:
+            # The encoder may delete these frames at any moment; never hand this batch out again.
+            self.events.append(BatchDone(task.path, rest[1]))
+        elif kind == "failed":  # the process ends now
+            worker.exit_reason = f"failed ({rest[1]})"
+            if task is not None:
+                self._count_failure(task, worker.exit_reason)
+        elif kind == "unusable":  # the model itself
             raise InputError(rest[1])
-        elif kind == "fatal" and work is not None:
+        elif kind == "fatal" and task is not None:
             raise WorkerError(rest[1])
-
-    def _take_back(self, slot: Slot, path: str) -> Work | None:
-        work = next((w for w in slot.given if str(w.path) == path), None)
-        if work is not None:
-            slot.given.remove(work)
-        return work
 
     # Death
 
-    def _find_stalled(self) -> None:
+    def _replace_stalled(self) -> None:
         now = time.monotonic()
-        step, self.looked = min(now - self.looked, LONGEST_LOOK), now
-        for slot in self.slots:
-            heartbeat = float(self.rows[slot.index]["heartbeat"])
-            if not slot.given or heartbeat != slot.heartbeat:
-                slot.heartbeat, slot.silence = heartbeat, 0.0
-                continue
-            slot.silence += step
-            limit = self.stall_timeout if slot.ready else max(self.stall_timeout, LOADING_SECONDS)
-            if slot.process is not None and slot.silence > limit:
-                self._replace_dead(slot, f"gave no sign of life for {slot.silence:.0f} s")
+        elapsed, self.last_check = min(now - self.last_check, MAX_ELAPSED), now
+        for worker in self.workers:
+            if worker.is_stalled(float(self.rows[worker.index]["heartbeat"]), elapsed, self.stall_timeout):
+                self._replace_dead(worker, f"sent no heartbeat for {worker.silent_seconds:.0f} s")
 
-    def _replace_dead(self, slot: Slot, why: str) -> None:
-        """Clear a dead worker's place for a fresh one; its manifests go to whoever has room."""
-        self._drain_messages(slot)  # what it said before it died counts
-        why = why or slot.exit_reason or ended(slot.process)
-        at_fault = not slot.exit_reason and slot.ready
-        self._end(slot)
-        given, slot.given = list(slot.given), deque()
-        self.backlog.extendleft(reversed(given[at_fault:]))
-        if not slot.ready:
-            slot.failed_starts += 1
-        replaced = slot.failed_starts < MAX_FAILURES
-        if not replaced and not any(other.process is not None and other.ready for other in self.slots):
-            raise WorkerError(f"worker {slot.index} could not start, {MAX_FAILURES} times; the last time it {why}")
-        slot.lost = why
-        if not replaced:
-            self.events.append(WorkerLost(slot.index, why, False))
-        for work in given if slot.ready else ():
-            self.failures.setdefault(work.path, 0)
-        if given and at_fault:  # the first it was given is the one that it died of
-            self._count_failure(given[0], why)
+    def _replace_dead(self, worker: WorkerHandle, reason: str = "") -> None:
+        """Return a dead worker's manifests to the backlog; the next wait starts a fresh process, if it may."""
+        self._drain_messages(worker)  # what it reported before it died counts
+        reported = bool(worker.exit_reason)
+        reason = reason or worker.end_reason()
+        worker.close()
+        worker.exit_reason = reason
+        tasks = list(worker.outstanding)
+        worker.outstanding.clear()
+        to_blame = self.retries.record_death([task.path for task in tasks], worker.loaded, reported)
+        self.backlog.extendleft(task for task in reversed(tasks) if task.path != to_blame)
+        if not worker.loaded:
+            worker.failed_starts += 1
+            self._check_start(worker)
+        for task in tasks:
+            if task.path == to_blame:
+                self._count_failure(task, reason)
 
-    def _count_failure(self, work: Work, why: str) -> None:
-        self.failures[work.path] = self.failures.get(work.path, 0) + 1
-        if self.failures[work.path] >= MAX_FAILURES:
-            raise WorkerError(f"{work.frames}: given up after {MAX_FAILURES} tries; the last worker {why}")
-        self.backlog.appendleft(work)
+    def _check_start(self, worker: WorkerHandle) -> None:
+        if self.retries.may_restart(worker.failed_starts):
+            return
+        if not any(other.state in (State.READY, State.BUSY) for other in self.workers):
+            reason = f"{MAX_FAILURES} times; the last time it {worker.exit_reason}"
+            raise WorkerError(f"worker {worker.index} could not start, {reason}")
+        self.events.append(WorkerLost(worker.index, worker.exit_reason, False))
 
-
-def ended(process: BaseProcess) -> str:
-    """How a process ended, as the end of a sentence about it."""
-    process.join(1)  # its pipe may end a moment before it does
-    code = process.exitcode
-    if code is not None and code < 0:
-        names = {number.value: number.name for number in signal.Signals}
-        return f"was killed by {names.get(-code, f'signal {-code}')}"
-    return "closed its pipe" if code is None else f"ended with exit status {code}"
+    def _count_failure(self, task: Task, reason: str) -> None:
+        if not self.retries.record_failure(task.path):
+            raise WorkerError(f"{task.frames}: given up after {MAX_FAILURES} tries; the last worker {reason}")
+        self.backlog.appendleft(task)

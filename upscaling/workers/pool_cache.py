@@ -1,6 +1,6 @@
-"""PoolCache of workers for one job, or for one job after another: the model is loaded once for all of them."""
+"""Keeps a worker pool from one job to the next, so that the model is loaded once."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -10,30 +10,34 @@ from upscaling.workers.worker import run_worker
 
 
 class PoolCache:
-    """Lends a crew to jobs, one at a time; a context manager that ends the workers."""
+    """Lends a worker pool to jobs, one at a time; a context manager that ends the workers."""
 
     def __init__(self, keep: bool = False):
-        """`keep`: the crew outlives a job that ends well, for the next one."""
+        """`keep`: the pool outlives a job that ends well, for the next one."""
         self._keep = keep
         self._pool: WorkerPool | None = None
-        self._models: tuple = ()
+        self._models: tuple[ModelSettings, ...] = ()
 
     @contextmanager
     def borrow(self, models: tuple[ModelSettings, ...], stall_timeout: float, directory: Path) -> Iterator[WorkerPool]:
-        """A started crew of a worker for each of `models`, which logs in a job's `directory`; kept if all goes well."""
-        if self._pool is not None and not fits(self._models, models):
+        """A started pool with at least one worker for each of `models`, for the job in `directory`.
+
+        A job that ends with an exception ends the workers too: what they have in progress is void.
+        """
+        if self._pool is not None and not is_compatible(self._models, models):
             self._stop()
+        logs = directory / "logs"
         if self._pool is None:
-            self._pool, self._models = WorkerPool(models, run_worker, directory, stall_timeout), models
+            self._pool, self._models = WorkerPool(models, run_worker, logs, stall_timeout), models
         try:
-            self._pool.move(directory)
+            self._pool.log_folder = logs
             self._pool.start()
             yield self._pool
         except BaseException:
-            self._stop()  # what its workers have at hand belongs to a job that is no more
+            self._stop()
             raise
         if self._keep:
-            self._pool.drop_work()
+            self._pool.discard_tasks()
         else:
             self._stop()
 
@@ -49,9 +53,9 @@ class PoolCache:
         self._stop()
 
 
-def fits(pool: tuple, wanted: tuple) -> bool:
-    """Whether a crew with these models can do a job that wants those: the same model, and no fewer workers.
+def is_compatible(pool: Sequence[ModelSettings], wanted: Sequence[ModelSettings]) -> bool:
+    """Return whether a pool with these models can do a job that wants those: the same model, enough workers.
 
-    A picture wants one worker with all cores; six with a share each do it as well, only slower.
+    A still image wants one worker with all cores; six with a share each are only slower.
     """
     return len(pool) >= len(wanted) and {m.model for m in pool} == {m.model for m in wanted}

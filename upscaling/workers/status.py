@@ -1,17 +1,13 @@
-"""The status of each worker: a row in shared memory, its JSON picture on disk, and the table of a run.
+"""Worker status: a row for each worker in shared memory, and its snapshot as a JSON file."""
 
-    python status.py out.mp4.work            # the workers of a run, from another terminal or after a crash
-    python status.py out.mp4.work --watch    # again every second until the run ends
-
-Exit status: 0 the run goes on, 1 it failed or was stopped, 3 there is no such job.
-"""
-
-import ctypes
 import json
+import mmap
 import os
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+
+import numpy as np
 
 from upscaling.common.files import replacing
 
@@ -19,10 +15,8 @@ STATES = ("idle", "processing", "completed", "error")
 IDLE, PROCESSING, COMPLETED, ERROR = range(4)
 
 
-def row_dtype():
-    """One worker's row: a numpy structured dtype; times are seconds since the epoch, 0 for never."""
-    import numpy as np  # here: the table of a run needs no numpy
-
+def row_dtype() -> np.dtype:
+    """The dtype of one worker's row; times are seconds since the epoch, 0 for never."""
     return np.dtype(
         [
             ("state", "u1"),
@@ -43,31 +37,29 @@ def row_dtype():
     )
 
 
-def new_array(context, workers: int):
-    """Shared memory for the rows of `workers` workers; pass it to a process, then `rows` it there.
+def create_rows(workers: int) -> tuple[int, np.ndarray]:
+    """Shared memory for the rows of `workers` workers: its descriptor, which the caller closes, and the rows.
 
-    A RawArray of bytes: it has no lock, because each row has one writer, its worker.
+    The rows have no lock, because each has one writer, its worker. The memory has no name in any file system.
     """
-    return context.RawArray(ctypes.c_char, row_dtype().itemsize * workers)
+    descriptor = os.memfd_create("upscale-status")
+    os.ftruncate(descriptor, row_dtype().itemsize * workers)
+    return descriptor, map_rows(descriptor)
 
 
-def rows(array):
-    """The rows in shared memory as a numpy structured array of `row_dtype`, shape (workers,); a view."""
-    import numpy as np
-
-    return np.frombuffer(array, dtype=row_dtype())
+def map_rows(descriptor: int) -> np.ndarray:
+    """The rows behind a descriptor of `create_rows`: a structured array of `row_dtype`, shape (workers,)."""
+    return np.frombuffer(mmap.mmap(descriptor, 0), dtype=row_dtype())
 
 
-def empty_row():
-    """A row of zeros: a worker that has not said anything yet."""
-    import numpy as np
-
+def empty_row() -> np.ndarray:
+    """A row of zeros: the worker has not reported anything yet."""
     return np.zeros((), row_dtype())
 
 
 @dataclass(frozen=True)
 class WorkerStatus:
-    """One worker's row as the JSON files and the table have it; times ISO 8601 in UTC or None."""
+    """One worker's row as the JSON file has it; times are ISO 8601 in UTC, or None."""
 
     worker: int
     status: str
@@ -86,8 +78,8 @@ class WorkerStatus:
     error: str | None
 
 
-def picture(row, worker: int, manifests: Path) -> WorkerStatus:
-    """What a row says; `manifests` is the directory that its manifest's name belongs to."""
+def snapshot(row: np.void, worker: int, manifests: Path) -> WorkerStatus:
+    """A copy of a row in plain types; `manifests` is the directory of its manifest."""
     total, done = int(row["total_batches"]), int(row["batches_done"])
     name = row["manifest"].decode("ascii", "replace")
     return WorkerStatus(
@@ -104,7 +96,7 @@ def picture(row, worker: int, manifests: Path) -> WorkerStatus:
         start_time=_iso(row["start"]),
         end_time=_iso(row["end"]),
         heartbeat=_iso(row["heartbeat"]),
-        # Bytes of a path that are no UTF-8 have no place in JSON: shown as replacement characters.
+        # JSON holds no bytes that are not UTF-8: they are shown as replacement characters.
         manifest_path=os.fsencode(manifests / name).decode("utf-8", "replace") if name else None,
         error=row["error"].decode("utf-8", "replace") or None,
     )
@@ -114,10 +106,10 @@ def _iso(seconds: float) -> str | None:
     return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="milliseconds") if seconds else None
 
 
-def write_json(array, job_dir: Path) -> None:
+def write_json(rows: np.ndarray, job_dir: Path) -> None:
     """Replace `status/worker_N_status.json` of every worker atomically."""
     folder = job_dir / "status"
-    for worker, row in enumerate(rows(array)):
+    for worker, row in enumerate(rows):
         path = folder / f"worker_{worker}_status.json"
         with replacing(path) as file:
-            file.write(json.dumps(asdict(picture(row, worker, job_dir / "manifests"))).encode() + b"\n")
+            file.write(json.dumps(asdict(snapshot(row, worker, job_dir / "manifests"))).encode() + b"\n")

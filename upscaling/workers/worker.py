@@ -39,7 +39,6 @@ from upscaling.inference.engine import make_upscaler
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import manifest as manifests
 from upscaling.workers import status
-from upscaling.workers.forkserver import tie_to_main
 from upscaling.workers.manifest import Manifest, ManifestError
 
 MAX_MESSAGE = 1000  # characters: an error of CUDA can be pages long, and all of it is in the log
@@ -62,16 +61,15 @@ class Batch:
 # The process
 
 
-def run_worker(index: int, array, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
+def run_worker(index: int, rows, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
     """Target of a worker process: upscale the manifests whose paths come through `tasks` until it ends.
 
-    `array` is the status array of status.new_array, of which this worker writes row `index`. A manifest lies
+    `rows` are the status rows of all workers; this one writes row `index`. A manifest lies
     in JOB/manifests, may name directories within JOB only, and is logged in JOB/logs; `log_folder` is where
     the worker logs until the first one comes. Ends with status 1 after an error.
     """
-    tie_to_main()
     retain_freed_memory()
-    row = status.rows(array)[index]
+    row = rows[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
     row["batch"], row["state"] = -1, status.IDLE
     worker = Worker(index, row, tasks, results, settings)

@@ -1,0 +1,153 @@
+"""The fork server: what is imported where, what a worker inherits, and which processes outlive which."""
+
+import os
+import signal
+import sys
+import threading
+import time
+from multiprocessing.connection import Connection, Pipe
+from pathlib import Path
+
+import pytest
+from runs import LOSSLESS, Run, frames_of, make_input, wait_until
+
+from upscaling.inference.settings import ModelSettings
+from upscaling.workers.forkserver import ForkServer
+from upscaling.workers.pool import WorkerPool
+
+SECONDS = 60.0
+
+
+@pytest.fixture
+def server():
+    server = ForkServer(["wave"])
+    yield server
+    server.stop()
+
+
+def answer(server, target, *args):
+    """What a worker sends; AssertionError if it sends nothing."""
+    reader, writer = Pipe(duplex=False)
+    with writer:
+        process = server.fork(target, args, [writer.fileno()])
+    with reader:
+        assert reader.poll(SECONDS)
+        found = reader.recv()
+    process.join(SECONDS)
+    assert not process.is_alive() and process.exit_code == 0
+    process.close()
+    return found
+
+
+def send_facts(number, pipe):
+    links = [Path(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    descriptors = [os.readlink(link) for link in links if link.is_symlink()]  # but for that of the listing itself
+    Connection(pipe).send((number, os.getppid(), "wave" in sys.modules, descriptors))
+
+
+def exit_with(code):
+    os._exit(code)
+
+
+def raise_error():
+    raise ValueError("what a worker raises")
+
+
+def sleep():
+    time.sleep(1000)
+
+
+def send_modules(index, rows, tasks, results, settings, log_folder):
+    """A worker's target: whether the modules that it needs were there before it was forked."""
+    results.send(("failed", "", " ".join(sorted({"torch", "numpy", "upscaling.workers.worker"} & set(sys.modules)))))
+    time.sleep(1000)
+
+
+def test_modules_are_imported_once_by_the_server(server):
+    first, second = (answer(server, send_facts, number) for number in (1, 2))
+    assert first[0] == 1 and second[0] == 2
+    assert first[1] == second[1] == server.pid
+    assert first[2] and "wave" not in sys.modules
+
+
+def test_a_worker_inherits_no_descriptor_of_another(server):
+    others = [server.fork(sleep, (), []) for _ in range(3)]
+    descriptors = answer(server, send_facts, 1)[3]
+    assert len([name for name in descriptors if name.startswith("pipe:")]) <= 3, descriptors  # stdout, stderr, its own
+    assert not [name for name in descriptors if name.startswith("socket:")], descriptors
+    for other in others:
+        other.kill()
+        other.join(SECONDS)
+        assert other.exit_code == -signal.SIGKILL
+        other.close()
+
+
+def test_exit_codes_and_tracebacks_are_reported(server, capfd):
+    processes = [server.fork(exit_with, (7,), []), server.fork(raise_error, (), [])]
+    for process in processes:
+        process.join(SECONDS)
+        process.close()
+    assert [process.exit_code for process in processes] == [7, 1]
+    assert "ValueError: what a worker raises" in capfd.readouterr().err
+
+
+def test_a_module_that_fails_to_import_is_an_error(capfd):
+    server = ForkServer(["upscaling.no_such_module"])
+    process = server.fork(sleep, (), [])
+    process.join(SECONDS)
+    assert not process.is_alive() and process.pid is None and process.exit_code is None
+    assert "No module named 'upscaling.no_such_module'" in capfd.readouterr().err
+    process.close()
+    server.stop()
+
+
+def test_workers_find_the_network_imported(tmp_path, capfd):
+    """Else each of them would import torch itself."""
+    pool = WorkerPool([ModelSettings()], send_modules, tmp_path)
+    pool.start()
+    try:
+        worker = pool.workers[0]
+        deadline = time.monotonic() + SECONDS
+        while not worker.exit_reason:
+            assert time.monotonic() < deadline
+            pool.wait(0.1)
+        assert worker.exit_reason == "failed (numpy torch upscaling.workers.worker)"
+    finally:
+        pool.stop()
+    assert capfd.readouterr().err == ""
+
+
+def test_workers_outlive_the_thread_that_started_them(server):
+    started = []
+    thread = threading.Thread(target=lambda: started.append(server.fork(sleep, (), [])))
+    thread.start()
+    thread.join()
+    process = started[0]
+    wait_until(lambda: process.is_alive() and process.pid, "the worker is forked")
+    time.sleep(0.2)
+    assert process.is_alive()
+    server.stop()
+    wait_until(lambda: not Path(f"/proc/{process.pid}").exists(), "the worker ends with the server")
+    assert not process.is_alive()
+    process.close()
+
+
+def test_a_server_that_was_killed_is_started_again(server):
+    before = answer(server, send_facts, 1)[1]
+    os.kill(before, signal.SIGKILL)
+    wait_until(lambda: Path(f"/proc/{before}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "it is dead")
+    assert answer(server, send_facts, 2)[1] == server.pid != before
+
+
+@pytest.mark.parametrize("safe_path", [False, True])
+def test_no_module_of_the_current_directory_is_imported(tmp_path, safe_path):
+    place = tmp_path / "cwd"
+    place.mkdir()
+    for name in ("json", "torch", "selectors", "socket", "pickle", "numpy", "ctypes", "upscaling", "sitecustomize"):
+        (place / f"{name}.py").write_text(f"open({str(tmp_path / 'trace')!r}, 'a').write({name!r})\nraise SystemExit\n")
+    source = make_input(tmp_path / "in.mkv", frames=20)
+    env = {"PYTHONSAFEPATH": "1"} if safe_path else {}
+    Run(tmp_path, source, tmp_path / "out.mp4", *LOSSLESS, cwd=place, env=env).succeed()
+    assert len(frames_of(tmp_path / "out.mp4")) == 20
+    assert not (tmp_path / "trace").exists()
+    assert not (place / "__pycache__").exists()
