@@ -92,8 +92,7 @@ class Run:
             "PYTHONWARNINGS": "error",
             **(env or {}),
         }
-        shell_name = "bash" if shell is not None and "$'" in shell else "sh"
-        command = [shell_name, "-c", shell] if shell is not None else [sys.executable, script, *arguments]
+        command = ["sh", "-c", shell] if shell is not None else [sys.executable, script, *arguments]
         with self.error_path.open("wb") as stderr:
             self.process = subprocess.Popen(
                 command, cwd=cwd, env=environment, start_new_session=True,

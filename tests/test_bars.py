@@ -73,7 +73,7 @@ def test_a_person_watches(command, tmp_path):
         terminal.type("echo status $?\r")
         terminal.wait_for("^status 130")
         assert not terminal.matching(r"^worker [01] cpu \|")  # the workers' bars are gone, the video's stays
-        assert len(terminal.matching(VIDEO)) == 1
+        assert len(terminal.matching(VIDEO)) == 1, "\n".join(terminal.lines)
 
 
 def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):

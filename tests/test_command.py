@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from clips import make_clip, number_of
 
-from upscaling.cli import main
+import upscaling
 from upscaling.cli.compare import busiest, comparison
 from upscaling.common.errors import InputError
 from upscaling.job.options import Options
@@ -256,15 +256,15 @@ def test_the_example_of_the_documentation(clip, tmp_path):
 
 def test_the_library_twice_in_one_process(clip, tmp_path):
     for name, frames in (("one.mp4", "1:10"), ("two.mkv", "5:")):
-        result = main.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
+        result = upscaling.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
         assert result.output == tmp_path / name and result.frames == {"one.mp4": 10, "two.mkv": 46}[name]
         assert result.seconds > 0 and not result.skipped and any("BT.601" in line for line in result.warnings)
-    again = main.upscale_video(clip, tmp_path / "one.mp4", model="lanczos", no_clobber=True)
+    again = upscaling.upscale_video(clip, tmp_path / "one.mp4", model="lanczos", no_clobber=True)
     assert again.skipped and again.frames == 0
 
 
 def test_the_librarys_keywords_are_the_options():
-    defaults = {name: one.default for name, one in inspect.signature(main.upscale_video).parameters.items()}
+    defaults = {name: one.default for name, one in inspect.signature(upscaling.upscale_video).parameters.items()}
     for name, default in defaults.items():
         if name not in ("source", "output", "scale", "progress"):
             assert getattr(Options, name) == default, name
@@ -277,6 +277,6 @@ def test_the_librarys_keywords_are_the_options():
 )
 def test_wrong_keywords_are_input_errors(clip, tmp_path, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):
-        main.upscale_video(clip, tmp_path / "out.mp4", **wrong)
+        upscaling.upscale_video(clip, tmp_path / "out.mp4", **wrong)
     with pytest.raises(TypeError):
-        main.upscale_video(clip, tmp_path / "out.mp4", wokers=2)
+        upscaling.upscale_video(clip, tmp_path / "out.mp4", wokers=2)

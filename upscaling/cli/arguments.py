@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from upscaling.cli.signals import invocation
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean
 from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
@@ -63,16 +64,8 @@ def flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def invocation() -> list[str]:
-    """The words that started this command: `upscale`, `python -m upscaling` or `python upscale.py`, with full paths."""
-    script = os.path.abspath(sys.argv[0])
-    if os.path.basename(script) == "__main__.py":
-        return [sys.executable or "python", "-m", "upscaling"]
-    return [sys.executable or "python", script] if script.endswith(".py") else [script]
-
-
 def program() -> str:
-    """The same for people: names without directories."""
+    """How the command was started, without directories: `upscale`, `python -m upscaling` or `python upscale.py`."""
     words = invocation()
     names = [os.path.basename(word) for word in words]
     return shlex.join(["python", *names[1:]] if len(words) > 1 else names)

@@ -41,7 +41,7 @@ class Measure:
     size: float
 
 
-def report(options: Options) -> tuple[list[str], dict]:
+def dry_run(options: Options) -> tuple[list[str], dict]:
     """Lines for a person and facts for JSON. InputError and UpscaleError as for a run."""
     plan = make_plan(options)
     measure = measure_frames(plan)

@@ -18,9 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from upscaling.cli.progress import Progress
-from upscaling.cli.signals import why
+from upscaling.cli.signals import error_line
 from upscaling.common.errors import BusyError, InputError, Stopped
 from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line
+from upscaling.common.text import printable
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
@@ -66,7 +67,7 @@ def run_folder(options: Options, run: Callable, progress: Progress) -> tuple[int
     started = time.monotonic()
     check_folders(options)
     finished = Finished(options.output / RECORD)
-    items = list(plan_items(options, finished))
+    items = list(list_items(options, finished))
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{options.input}: {len(items)} videos and pictures")
@@ -98,12 +99,12 @@ def check_folders(options: Options) -> None:
         raise InputError(f"{options.output} is the input folder itself; name another for the results")
 
 
-def report(options: Options) -> tuple[list[str], dict]:
+def dry_run(options: Options) -> tuple[list[str], dict]:
     """What a run would do with each file: lines for a person, facts for JSON; nothing is touched."""
     check_folders(options)
     finished = Finished(options.output / RECORD)
     found = []
-    for item in plan_items(options, finished):
+    for item in list_items(options, finished):
         status, message = due(item, options, finished)
         about = {"input": printable(item.source), "output": printable(item.output), "status": status}
         found.append(about if status == "due" else {**about, "message": message})
@@ -143,7 +144,7 @@ def do_item(item: Item, options: Options, finished: "Finished", run: Callable) -
     except Stopped:
         raise
     except Exception as error:  # one file's trouble, whatever it is, must not take the night from the others
-        return "failed", {"message": why(error)}
+        return "failed", {"message": error_line(error)}
 
 
 def options_for(item: Item, options: Options) -> Options:
@@ -164,11 +165,6 @@ def _stamp(about: os.stat_result) -> tuple[int, int]:
     return about.st_size, about.st_mtime_ns
 
 
-def printable(path: Path) -> str:
-    """A path that can be printed: bytes that are no UTF-8 as replacement characters."""
-    return os.fsencode(path).decode("utf-8", "replace")
-
-
 # Names
 
 
@@ -185,7 +181,7 @@ def find(options: Options) -> Iterator[Path]:
                 yield here / name
 
 
-def plan_items(options: Options, finished: "Finished") -> Iterator[Item]:
+def list_items(options: Options, finished: "Finished") -> Iterator[Item]:
     """Every source with its output: the name that it had before, else its own, else one that no other has."""
     sources = {source.relative_to(options.input).as_posix(): source for source in find(options)}
     names = result_names(sources, finished.outputs(), options.container)

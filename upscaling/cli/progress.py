@@ -54,7 +54,7 @@ class Progress:
         if facts["status"] == "failed":
             put(sys.stderr, f"upscale: error: {file_line(facts)}")
 
-    def plan(self, lines: list[str], **facts) -> None:
+    def show_dry_run(self, lines: list[str], **facts) -> None:
         """What --dry-run found out; to stdout whatever the mode."""
         for line in lines:
             put(sys.stdout, line)
@@ -139,7 +139,7 @@ class Json(Progress):
     def file(self, **facts) -> None:
         self._put("file", **facts)
 
-    def plan(self, lines: list[str], **facts) -> None:
+    def show_dry_run(self, lines: list[str], **facts) -> None:
         self._put("plan", **facts)
 
     def done(self, **facts) -> None:

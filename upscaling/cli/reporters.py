@@ -71,10 +71,10 @@ class Logged(Progress):
         self.log.log(logging.ERROR if facts["status"] == "failed" else logging.INFO, "%s", file_line(facts))
         self.progress.file(**facts)
 
-    def plan(self, lines: list[str], **facts) -> None:
+    def show_dry_run(self, lines: list[str], **facts) -> None:
         for line in lines:
             self.log.info("%s", line)
-        self.progress.plan(lines, **facts)
+        self.progress.show_dry_run(lines, **facts)
 
     def done(self, **facts) -> None:
         self.log.info("%s", done_line(facts))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from upscaling.cli.signals import Signals
 from upscaling.common.errors import InputError, Stopped
+from upscaling.common.text import many, printable
 from upscaling.job.notation import Scale
 from upscaling.job.options import Options, make_options
 
@@ -39,7 +40,7 @@ class Result:
 
     def facts(self) -> dict:
         """As Progress.done takes them; JSON-able."""
-        return {**vars(self), "output": text(self.output), "warnings": list(self.warnings)}
+        return {**vars(self), "output": printable(self.output), "warnings": list(self.warnings)}
 
 
 def _with_option_keywords(function: Callable) -> Callable:
@@ -98,7 +99,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
     from upscaling.workers.pool_cache import PoolCache
 
     if options.no_clobber and is_there(options.output):
-        progress.say(f"{text(options.output)} is there already and is left as it is (--no-clobber)")
+        progress.say(f"{printable(options.output)} is there already and is left as it is (--no-clobber)")
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
@@ -117,7 +118,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         if isinstance(error, InputError) and not work_dir.records:
             work_dir.remove()  # nothing was touched
         if not isinstance(error, Stopped | InputError):
-            error.logs = work_dir.folder("logs")  # for the error line
+            error.add_note(f"workers' logs: {printable(work_dir.folder('logs'))}")
         raise
     finally:
         progress.close()
@@ -136,7 +137,7 @@ def upscale(
 
     progress.start(**facts(plan))
     pipeline = Pipeline(plan, work_dir, pool, progress.say, progress.show)
-    with signals.flagged(pipeline):
+    with signals.sent_to(pipeline):
         announce(
             plan, work_dir, progress, pipeline.check
         )  # the workers load while an earlier run's segments are verified
@@ -158,7 +159,7 @@ def clean_up(work_dir: "WorkDir", progress: "Progress", signals: Signals) -> Non
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
         if not work_dir.remove():
-            progress.say(f"{text(work_dir.directory)} holds files that are not this job's, and stays")
+            progress.say(f"{printable(work_dir.directory)} holds files that are not this job's, and stays")
 
 
 def is_there(output: Path) -> bool:
@@ -173,7 +174,6 @@ def is_there(output: Path) -> bool:
 
 def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
-    from upscaling.common.text import many
     from upscaling.job.segments import verify
 
     if work_dir.afresh:
@@ -185,7 +185,7 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Cal
         progress.say(f"resuming: {work_dir.frames_done} frames kept, {to_do} to do")
     window = min(plan.window, plan.info.frame_count or plan.window)
     megabytes = window * plan.frame_bytes / 2**20
-    progress.say(f"up to {many(window, 'frame')} at a time in {text(work_dir.directory)}: {megabytes:.1f} MiB")
+    progress.say(f"up to {many(window, 'frame')} at a time in {printable(work_dir.directory)}: {megabytes:.1f} MiB")
     encoding = plan.encoding
     progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
     progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
@@ -197,18 +197,13 @@ def facts(plan: "Plan") -> dict:
     """What progress.start is told of a run; JSON-able."""
     source, target, options = plan.conversion.source, plan.conversion.target, plan.options
     return {
-        "input": text(options.input),
-        "output": text(plan.output),
+        "input": printable(options.input),
+        "output": printable(plan.output),
         "frames": plan.info.frame_count,
         "input_size": f"{source.width}x{source.height}",
         "output_size": f"{target.width}x{target.height}",
-        "model": text(options.model),
+        "model": printable(options.model),
         "codec": plan.target.extension if plan.target else plan.encoding.codec,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
     }
-
-
-def text(path: str | os.PathLike[str]) -> str:
-    """A path that can be printed: bytes that are no UTF-8 as replacement characters."""
-    return os.fsencode(path).decode("utf-8", "replace")

@@ -1,8 +1,7 @@
-"""What a terminal and cron do to the command: signals, Ctrl-Z, streams that are closed, and how to resume.
+"""Signals, Ctrl-Z, closed standard streams, and how the command ends and is resumed.
 
-The first SIGINT, SIGTERM or SIGHUP ends a run in good order, at the latest after `EXIT_SECONDS`, the second at
-once. Ctrl-Z wipes the bars before
-the process is stopped; after `fg` they are drawn anew.
+The first SIGINT, SIGTERM or SIGHUP stops a run in good order within `EXIT_SECONDS`, the second one at once.
+Ctrl-Z clears the bars before the process is stopped; `fg` draws them again.
 """
 
 import os
@@ -15,51 +14,50 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
+from upscaling.cli.progress import Progress
 from upscaling.common.errors import Stopped, UpscaleError, full_disk
+from upscaling.common.text import one_line
 
 if TYPE_CHECKING:
-    from upscaling.cli.progress import Progress
     from upscaling.job.pipeline import Pipeline
 
-
 EXIT_SECONDS = 9.5  # after a signal, for everything
-WATCH = "signal watch"  # a thread's name
+WATCH_THREAD = "signal watch"
 
 
 class Signals:
-    """What signals do, once `install` was called; the library's calls leave the caller's handlers alone."""
+    """What signals do once `install` was called. Calls of the library leave the caller's handlers alone."""
 
     NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
     def __init__(self):
         self.pipeline: Pipeline | None = None
-        self.progress: Progress | None = None
+        self.progress = Progress()
         self.received = 0
-        self.finishing = False
+        self.cleaning_up = False
 
-    def install(self, progress: "Progress", argv: Sequence[str] = ()) -> None:
-        """Take the signals over; one that is ignored (SIGHUP under nohup) stays ignored.
+    def install(self, argv: Sequence[str] = ()) -> None:
+        """Handle the signals; one that is ignored (SIGHUP under nohup) stays ignored.
 
-        `argv` are the command's arguments, for what an error says.
+        `argv` are the command's arguments, for the command that the message of a stopped run names.
         """
-        self.progress = progress
         reader, writer = os.pipe2(os.O_CLOEXEC)
         os.set_blocking(writer, False)
         signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
-        threading.Thread(target=self._watch, args=(reader, argv), name=WATCH, daemon=True).start()
+        threading.Thread(target=self._watch, args=(reader, argv), name=WATCH_THREAD, daemon=True).start()
         for number in self.NUMBERS:
             if signal.getsignal(number) is not signal.SIG_IGN:
                 signal.signal(number, self._handle)
         if signal.getsignal(signal.SIGTSTP) is not signal.SIG_IGN:
-            signal.signal(signal.SIGTSTP, self._stop)
+            signal.signal(signal.SIGTSTP, self._suspend)
         signal.signal(signal.SIGCONT, lambda *_: self.progress.resume())  # also after SIGSTOP
 
     @contextmanager
-    def flagged(self, pipeline: "Pipeline"):
-        """Within, a signal is only noted for the pipeline, which closes the open segment.
+    def sent_to(self, pipeline: "Pipeline"):
+        """Inside the block a signal only sets the pipeline's flag, and the pipeline closes the open segment.
 
-        Elsewhere it is an exception in the middle of whatever is done, which may turn into another or be lost:
-        `received` tells in any case.
+        Outside it raises Stopped wherever the main thread is. Libraries may turn that into another exception or
+        drop it; `received` is set in any case.
         """
         if self.received:
             raise Stopped(self.received)
@@ -71,18 +69,18 @@ class Signals:
 
     @contextmanager
     def too_late(self):
-        """Within, the output is in place and only clean-up is left: a signal changes nothing any more."""
-        self.finishing = True
+        """Inside the block the output is in place and only clean-up is left: signals are ignored."""
+        self.cleaning_up = True
         try:
             yield
         finally:
-            self.finishing = False
+            self.cleaning_up = False
 
     def _handle(self, number: int, _frame) -> None:
         if self.received:
             os._exit(128 + number)  # the workers end with this process
         self.received = number
-        if self.finishing:
+        if self.cleaning_up:
             return
         if self.pipeline is None:
             raise Stopped(number)
@@ -90,30 +88,31 @@ class Signals:
         self.pipeline.wake()
 
     def _watch(self, reader: int, argv: Sequence[str]) -> None:
-        """End the process in time even where the main thread is in a C function or waits for a disk.
+        """End the process in time, even if the main thread is in a C function or waits for a disk.
 
-        A handler in Python runs only when that returns; the wake-up descriptor is written to at once.
+        Python runs a handler only when that returns; the wake-up descriptor is written to at once.
         """
         while (number := os.read(reader, 1)[0]) not in self.NUMBERS:
             pass
         time.sleep(EXIT_SECONDS)
-        while self.finishing:
+        while self.cleaning_up:
             time.sleep(0.1)
         self.progress.error(stopped_line(number, argv), 128 + number)
         os._exit(128 + number)
 
-    def _stop(self, number: int, _frame) -> None:
-        """Ctrl-Z: stop as any program does, but leave a clean screen first."""
+    def _suspend(self, number: int, _frame) -> None:
+        """Ctrl-Z: clear the bars, then stop as any program does."""
         self.progress.suspend()
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # here the process stops; it goes on with SIGCONT
-        signal.signal(number, self._stop)
+        os.kill(os.getpid(), number)  # the process stops here until it gets SIGCONT
+        signal.signal(number, self._suspend)
 
 
 def open_standard_streams() -> None:
-    """Give the process the streams that it was started without: else the next file opened would be one of them.
+    """Open /dev/null for each standard stream that the process was started without.
 
-    A library that writes to stderr would then write into the output.
+    Otherwise the next file opened would get its descriptor, and a library that writes to stderr would write
+    into the output.
     """
     for fd in range(3):
         try:
@@ -128,34 +127,31 @@ def open_standard_streams() -> None:
         sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
 
 
+def invocation() -> list[str]:
+    """The words that started this command, by full paths: `python upscale.py`, `python -m upscaling`, `upscale`."""
+    script = os.path.abspath(sys.argv[0])
+    if os.path.basename(script) == "__main__.py":
+        return [sys.executable or "python", "-m", "upscaling"]
+    return [sys.executable or "python", script] if script.endswith(".py") else [script]
+
+
 def stopped_line(number: int, argv: Sequence[str]) -> str:
-    """What a command says that was ended by that signal."""
-    return f"{Stopped(number)}; to resume: {resume_command(argv)}"
+    """The message of a command that was stopped by this signal."""
+    command = resume_command(argv)
+    # A name with line breaks or bytes that are not UTF-8 cannot be printed in a form that every shell takes.
+    return f"{Stopped(number)}; " + (f"to resume: {command}" if command.isprintable() else "run it again to resume")
 
 
 def resume_command(argv: Sequence[str]) -> str:
-    """The command that goes on where this one ended, from any directory; --restart would throw away what is done."""
-    names = argv.index("--") if "--" in argv else len(argv)
-    words = [sys.executable or "python", os.path.abspath(sys.argv[0])]
-    words += [word for word in argv[:names] if word != "--restart"] + list(argv[names:])
-    return f"cd {quote(os.getcwd())} && {' '.join(map(quote, words))}"
-
-
-def quote(word: str) -> str:
-    """A word as a shell takes it, in one line: $'…' (bash, zsh, ksh) for line breaks and bytes that are no UTF-8."""
-    if word.isprintable():
-        return shlex.quote(word)
-    escaped = "".join(
-        character if character.isprintable() and character not in "\\'" else "".join(f"\\x{b:02x}" for b in raw)
-        for character in word
-        for raw in [os.fsencode(character)]
-    )
-    return f"$'{escaped}'"
+    """The command that resumes this one, from any directory; without --restart, which would discard what is done."""
+    end = argv.index("--") if "--" in argv else len(argv)
+    words = [*invocation(), *(word for word in argv[:end] if word != "--restart"), *argv[end:]]
+    return f"cd {shlex.quote(os.getcwd())} && {shlex.join(words)}"
 
 
 def exit_now(status: int) -> NoReturn:
-    """End the process, also where a thread is still in an encoder or a slow disk and does not come back."""
-    if all(thread is threading.main_thread() or thread.name == WATCH for thread in threading.enumerate()):
+    """End the process, even if a thread is still in an encoder or waits for a slow disk."""
+    if all(thread is threading.main_thread() or thread.name == WATCH_THREAD for thread in threading.enumerate()):
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -165,11 +161,11 @@ def exit_now(status: int) -> NoReturn:
     os._exit(status)
 
 
-def why(error: BaseException) -> str:
-    """One line for an error, what to do about it, and where the workers' logs of its job are."""
+def error_line(error: BaseException) -> str:
+    """One line for an error: what happened, what to do about it, and its notes (`run` notes the workers' logs)."""
     if isinstance(error, UpscaleError):
         line = str(error)
     else:
         line = full_disk(error) or f"{type(error).__name__}: {' '.join(str(error).split())}"
-    logs = getattr(error, "logs", None)  # upscale.run sets it
-    return line if logs is None else f"{line} (workers' logs: {os.fsencode(logs).decode('utf-8', 'replace')})"
+    notes = "; ".join(getattr(error, "__notes__", ()))
+    return one_line(f"{line} ({notes})" if notes else line)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from upscaling.common.text import printable
 from upscaling.job.ledger import read_ledger
 
 STALLED_AFTER = 30.0  # seconds without a heartbeat before the table calls a worker stalled
@@ -85,11 +86,6 @@ def look(job_dir: Path, as_json: bool) -> tuple[bool, str]:
         return running, json.dumps({"running": running, "frames_kept": frames, "workers": workers})
     logs = "" if running else f"\nlogs: {printable(job_dir / 'logs')}"
     return running, f"{table(workers, running)}\n{frames} frames in closed segments{logs}"
-
-
-def printable(path: Path) -> str:
-    """A path that can be printed: bytes that are no UTF-8 as replacement characters."""
-    return os.fsencode(path).decode("utf-8", "replace")
 
 
 def look_again(job_dir: Path, as_json: bool, again: bool) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from upscaling.common.errors import InputError
 
 
-def _torch_cuda() -> str | None:
+def torch_cuda_version() -> str | None:
     """The CUDA version that torch was built with, from its version.py as text: importing torch takes seconds."""
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:

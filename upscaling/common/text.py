@@ -1,11 +1,17 @@
-"""Text for people: numbers of things, times, paths that can be printed."""
+"""Text for people: printable paths, numbers of things, times, suggestions."""
 
 import difflib
+import os
 from collections.abc import Sequence
 
 
+def printable(path: str | os.PathLike[str]) -> str:
+    """A path as text that can be encoded: bytes that are not UTF-8 become replacement characters (U+FFFD)."""
+    return os.fsencode(path).decode("utf-8", "replace")
+
+
 def one_line(text: str) -> str:
-    """Control characters and undecodable bytes as escapes: a file's name can hold line breaks and worse."""
+    """Text with control characters and undecodable bytes as escapes; file names may hold line breaks."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
@@ -21,6 +27,6 @@ def clock(seconds: float) -> str:
 
 
 def did_you_mean(wrong: str, known: Sequence[str]) -> str:
-    """`; did you mean …?` with the nearest of the known words; empty where none is near."""
+    """`; did you mean crf?` with the most similar of the known words; empty if none is similar."""
     near = difflib.get_close_matches(wrong, known, 1)
     return f"; did you mean {near[0]}?" if near else ""

@@ -16,6 +16,7 @@ from av.codec.context import Flags
 from av.stream import Discard, Disposition
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import one_line, printable
 
 MAX_PIXELS = 8192 * 8192  # a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # a file; then it counts as ended
@@ -29,8 +30,7 @@ class VideoError(InputError):
 
 def shown(path) -> str:
     """The file's name as it may stand in a one-line message: control and undecodable characters escaped."""
-    text = os.fsencode(path).decode("utf-8", "backslashreplace")
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+    return one_line(printable(path))
 
 
 def open_input(path) -> av.container.InputContainer:

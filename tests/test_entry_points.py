@@ -1,0 +1,100 @@
+"""The ways to start the program, from any directory: what is in the current directory or beside a script is not run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from clips import make_clip
+
+ROOT = Path(__file__).parent.parent
+QUICK = ("2", "--model", "lanczos", "--workers", "1")
+# Modules that the program, its libraries or an earlier version of it import by these names.
+NAMES = ("argparse", "inspect", "json", "difflib", "tempfile", "selectors", "numpy", "av", "tqdm",
+         "errors", "model", "status", "options", "worker", "manifest", "common", "job")  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path):
+    """A directory with a clip and modules that end any program that imports them."""
+    make_clip(tmp_path / "in.mp4", 3)
+    for name in NAMES:
+        (tmp_path / f"{name}.py").write_text("import os\nos._exit(99)\n")
+    return tmp_path
+
+
+def run(*command, cwd, **environment):
+    return subprocess.run(
+        list(map(str, command)), cwd=cwd, capture_output=True, text=True, check=False, timeout=120,
+        env={"PATH": os.environ["PATH"], **environment},
+    )  # fmt: skip
+
+
+@pytest.fixture
+def installed(tmp_path_factory):
+    """The command that pip writes for [project.scripts]."""
+    script = tmp_path_factory.mktemp("bin") / "upscale"
+    script.write_text(
+        f"#!{sys.executable}\nimport sys\nfrom upscaling.cli.main import console\n"
+        "if __name__ == '__main__':\n    sys.exit(console())\n"
+    )
+    script.chmod(0o755)
+    return script
+
+
+@pytest.mark.parametrize(
+    "safe_path",
+    [pytest.param({}, marks=pytest.mark.xfail(reason="multiprocessing's fork server")), {"PYTHONSAFEPATH": "1"}],
+)
+@pytest.mark.parametrize("way", ["script", "module", "installed"])
+def test_modules_in_the_current_directory_are_not_run(place, installed, way, safe_path):
+    command = {"script": [sys.executable, ROOT / "upscale.py"], "module": [sys.executable, "-m", "upscaling"],
+               "installed": [installed]}[way]  # fmt: skip
+    environment = safe_path if way == "script" else {**safe_path, "PYTHONPATH": str(ROOT)}
+    done = run(*command, "in.mp4", "out.mp4", *QUICK, cwd=place, **environment)
+    assert done.returncode == 0, done.stderr
+    assert (place / "out.mp4").stat().st_size > 0
+
+
+@pytest.mark.parametrize("safe_path", [{}, {"PYTHONSAFEPATH": "1"}])
+def test_the_other_commands_from_the_root_directory(tmp_path, safe_path):
+    for script in ("upscale.py", "worker.py", "manifest.py"):
+        done = run(sys.executable, ROOT / script, "--help", cwd="/", **safe_path)
+        assert done.returncode == 0 and "usage: " in done.stdout, done.stderr
+
+
+def test_a_script_beside_modules_of_its_own(place):
+    for name in set(NAMES) - {"errors", "model", "status", "options", "worker", "manifest", "common", "job"}:
+        (place / f"{name}.py").unlink()  # a script's own directory comes first: these would stand in for the libraries
+    script = "from upscaling import upscale_video\nif __name__ == '__main__':\n    print(upscale_video('in.mp4', "
+    (place / "script.py").write_text(script + "'out.mp4', 2, model='lanczos', workers=1).frames)\n")
+    done = run(sys.executable, "script.py", cwd=place, PYTHONPATH=str(ROOT))
+    assert (done.returncode, done.stdout) == (0, "3\n"), done.stderr
+
+
+def test_usage_says_how_the_command_was_started(installed, tmp_path):
+    path = {"PYTHONPATH": str(ROOT)}
+    for command, usage in (
+        ([sys.executable, ROOT / "upscale.py"], "python upscale.py"),
+        ([sys.executable, "-m", "upscaling"], "python -m upscaling"),
+        ([installed], "upscale"),
+    ):
+        assert run(*command, "--help", cwd=tmp_path, **path).stdout.startswith(f"usage: {usage} INPUT OUTPUT [SCALE]")
+        wrong = run(*command, "in.mp4", cwd=tmp_path, **path)
+        assert wrong.stderr == f"upscale: error: missing OUTPUT ({usage} --help shows the usage)\n"
+
+
+def test_one_version(tmp_path):
+    from upscaling import __version__
+
+    done = run(sys.executable, ROOT / "upscale.py", "--version", cwd=tmp_path)
+    assert done.stdout.splitlines()[0] == f"upscale {__version__}"
+    assert "\npillow " in done.stdout and "basicsr" not in done.stdout
+
+
+def test_the_package_imports_nothing_until_it_is_used():
+    done = run(
+        sys.executable, "-c", "import sys, upscaling; print([n for n in sys.modules if 'upscaling.' in n])", cwd=ROOT
+    )
+    assert done.stdout == "[]\n"
