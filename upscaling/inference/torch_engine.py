@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from upscaling.frames.conversion import FrameConversion, frames_at_once, store_plane
 from upscaling.frames.yuv import from_rgb, to_rgb
+from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler
 
@@ -163,23 +164,18 @@ _TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype("<u2"): torch.uint16}
 
 
 def store_alpha(frame: np.ndarray, conversion: FrameConversion, out: np.ndarray) -> None:
-    """The alpha plane of a flat frame, resized with Lanczos (opaque where there is none), into the flat `out`."""
+    """Write the alpha plane of a flat frame into the flat `out`: resized with Lanczos, opaque if the frame has none."""
     source, target = conversion.source, conversion.target
     target_plane = _alpha_plane(target.padded.planes(out))
     if not source.format.alpha:
         target_plane[:] = target.peak
         return
-    import cv2  # only videos with alpha need it
-
-    alpha = np.ascontiguousarray(_alpha_plane(source.planes(frame)))
-    size = (target.width, target.height)
-    if size != (source.width, source.height):
-        alpha = cv2.resize(alpha, size, interpolation=cv2.INTER_LANCZOS4)  # clips to the type, 0..255 or 0..65535
-    if source.peak != target.peak or source.format.depth not in (8, 16):
-        # alpha is full range at every depth
-        factor = np.float32(target.peak / source.peak)
-        alpha = np.rint(np.minimum(alpha * factor, target.peak)).astype(target.format.dtype)
-    store_plane(alpha, target_plane)
+    plane = _alpha_plane(source.planes(frame))
+    if (source.width, source.height, source.peak) != (target.width, target.height, target.peak):
+        alpha = torch.from_numpy(plane.astype(np.float32)).div_(source.peak)  # alpha is full range at every depth
+        alpha = rescale(alpha[None, None], target.width, target.height)[0, 0]  # (target.height, target.width)
+        plane = alpha.mul(target.peak).round_().numpy().astype(target.format.dtype)
+    store_plane(plane, target_plane)
 
 
 def _alpha_plane(views: list[np.ndarray]) -> np.ndarray:
