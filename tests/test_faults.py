@@ -18,7 +18,7 @@ from runs import LOSSLESS, ROOT, Run, frames_of, make_input, records, streams_of
 
 FAULTY = ROOT / "tests" / "faulty.py"
 EXIT_SECONDS = 10.0  # what the README promises after a signal
-RESUMED = re.compile(r"resuming: (\d+) frames kept, about (\d+) to do")
+RESUMED = re.compile(r"resuming: (\d+) frames done, about (\d+) left")
 
 
 @pytest.fixture(scope="module")
@@ -129,13 +129,13 @@ def test_a_killed_run_goes_on_after_its_last_segment_and_says_so(start, tmp_path
     check(tmp_path / "out.mp4", expected)
 
 
-def test_a_run_with_other_parameters_starts_afresh_and_says_why(start, tmp_path, expected):
+def test_a_run_with_other_parameters_starts_over_and_says_why(start, tmp_path, expected):
     run = start("--crf", "30", fault="slow:0")
     segments(tmp_path / "out.mp4.work", 2)
     run.signal(signal.SIGKILL)
     run.wait()
     again = start().succeed()
-    assert "starting afresh" in again.errors and "encoding.options.crf" in again.errors
+    assert "starting over" in again.errors and "encoding.options.crf" in again.errors
     check(tmp_path / "out.mp4", expected)
 
 
@@ -436,7 +436,7 @@ def test_torn_files_cost_work_and_nothing_else(start, tmp_path, finished, expect
     tear(work, chance)
     again = start().succeed()
     if tear not in (tear_job, tear_status):
-        assert 0 <= int(RESUMED.search(again.errors + "resuming: 0 frames kept, about 160 to do")[1]) < 160
+        assert 0 <= int(RESUMED.search(again.errors + "resuming: 0 frames done, about 160 left")[1]) < 160
     check(tmp_path / "out.mp4", expected)
 
 
@@ -464,7 +464,7 @@ def test_a_second_run_for_one_output_is_told_the_firsts_pid(start, tmp_path, exp
     segments(tmp_path / "out.mp4.work", 1)
     (tmp_path / "other").mkdir()
     options = ["--work-dir", tmp_path / "other"] if elsewhere else []
-    assert f"another run (pid {first.pid}) is at work" in start(*options).fail(75)
+    assert f"another run (pid {first.pid}) is writing this output" in start(*options).fail(75)
     assert list((tmp_path / "other").iterdir()) == []
     first.succeed()
     check(tmp_path / "out.mp4", expected)

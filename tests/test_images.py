@@ -17,7 +17,7 @@ from upscaling.job.frame_store import FrameStore
 from upscaling.job.images import files_of_pattern, is_pattern, numbered_name, numbered_pictures
 from upscaling.job.options import Options
 from upscaling.job.plan import make_plan
-from upscaling.job.work_dir import WorkDir
+from upscaling.job.work_dir import open_work_dir
 
 ROOT = Path(__file__).parent.parent
 SIZE = (20, 14)  # width, height
@@ -233,5 +233,5 @@ def test_pngs_go_through_the_workers(tmp_path):
 def store_of(tmp_path):
     clip = make_clip(tmp_path / "in.mp4", 2, width=8, height=6)
     plan = make_plan(Options(clip, tmp_path / "out.mp4", model="lanczos", frame_format="png"))
-    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
     return FrameStore(plan, work_dir), work_dir

@@ -15,6 +15,7 @@ from clips import make_clip
 
 from upscaling.cli.signals import resume_command, stopped_line
 from upscaling.common.errors import BusyError, Stopped
+from upscaling.common.locks import claim_name
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.layout import FrameLayout
@@ -26,7 +27,7 @@ from upscaling.job.pipeline import Pipeline
 from upscaling.job.plan import make_plan, window_frames
 from upscaling.job.segments import OpenSegment, verify
 from upscaling.job.window import MAX_REPEATS, Entry, Window
-from upscaling.job.work_dir import WorkDir, claim_output
+from upscaling.job.work_dir import open_work_dir
 
 # The window
 
@@ -108,7 +109,7 @@ def plan(tmp_path):
 
 @pytest.fixture
 def work_dir(plan):
-    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
     yield work_dir
     work_dir.close()
 
@@ -201,13 +202,13 @@ def test_an_output_is_claimed_once_by_whatever_name(tmp_path):
     (tmp_path / "real").mkdir()
     (tmp_path / "link").symlink_to("real")
     (tmp_path / "out.mp4").symlink_to("real/out.mp4")
-    claim = claim_output(tmp_path / "real" / "out.mp4")
+    claim = claim_name(tmp_path / "real" / "out.mp4")
     for name in ("real/out.mp4", "link/out.mp4", "out.mp4", "real/../link/out.mp4"):
         with pytest.raises(BusyError, match=f"pid {os.getpid()}\\)"):
-            claim_output(tmp_path / name)
-    os.close(claim_output(tmp_path / "real" / "other.mp4"))
+            claim_name(tmp_path / name)
+    os.close(claim_name(tmp_path / "real" / "other.mp4"))
     os.close(claim)
-    os.close(claim_output(tmp_path / "out.mp4"))
+    os.close(claim_name(tmp_path / "out.mp4"))
     assert os.listdir(tmp_path / "real") == []
 
 
@@ -218,15 +219,15 @@ def test_a_rerun_waits_for_the_workers_of_a_killed_run(plan, monkeypatch):
     fcntl.flock(worker, fcntl.LOCK_SH)
     threading.Timer(0.5, os.close, [worker]).start()
     started = time.monotonic()
-    WorkDir(plan.work_dir).open(plan.identity, plan.output).close()
+    open_work_dir(plan.work_dir, plan.identity, plan.output).close()
     assert time.monotonic() - started >= 0.4
     worker = os.open(plan.work_dir, os.O_RDONLY)
     fcntl.flock(worker, fcntl.LOCK_SH)
     monkeypatch.setattr(jobs, "WORKER_SECONDS", 0.1)
     with pytest.raises(BusyError, match="workers of an earlier run"):
-        WorkDir(plan.work_dir).open(plan.identity, plan.output)
+        open_work_dir(plan.work_dir, plan.identity, plan.output)
     os.close(worker)
-    WorkDir(plan.work_dir).open(plan.identity, plan.output).close()
+    open_work_dir(plan.work_dir, plan.identity, plan.output).close()
 
 
 # The command that resumes

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import file_identity
 from upscaling.job.fingerprint import differences
-from upscaling.job.work_dir import WorkDir, read_ledger
+from upscaling.job.ledger import read_ledger
+from upscaling.job.work_dir import Earlier, WorkDir, open_work_dir
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
@@ -24,7 +25,7 @@ def directory(tmp_path):
 
 
 def opened(directory, identity=IDENTITY, **options):
-    return WorkDir(directory).open(identity, directory.with_suffix(""), **options)
+    return open_work_dir(directory, identity, directory.with_suffix(""), **options)
 
 
 def add_segments(work_dir, counts):
@@ -50,7 +51,7 @@ def test_what_is_done_is_there_again(directory):
     work_dir.close()
     again = opened(directory)
     assert [record.first for record in again.records] == [1, 4] and again.frames_done == 5
-    assert again.records == work_dir.records and not again.afresh
+    assert again.records == work_dir.records and not again.discarded
     assert list(again.folder("output_frames").iterdir()) == []  # frames are not kept, only segments
     again.keep_segments(again.records[:1])
     assert [p.name for p in again.folder("segments").iterdir()] == ["segment_000000.mkv"]
@@ -66,25 +67,52 @@ def test_what_is_done_is_there_again(directory):
         ({"new": 1}, "changed: new"),
     ],
 )
-def test_anything_different_starts_afresh_and_says_why(directory, change, why):
+def test_anything_different_starts_over_and_says_why(directory, change, why):
     work_dir = opened(directory)
     add_segments(work_dir, [3])
     work_dir.close()
     again = opened(directory, {**IDENTITY, **change})
-    assert again.afresh == why and again.frames_done == 0
+    assert again.discarded == why and again.frames_done == 0
     assert list(again.folder("segments").iterdir()) == []
 
 
-def test_restart_and_damaged_job_start_afresh(directory):
+def test_restart_and_damaged_job_start_over(directory):
     work_dir = opened(directory)
     add_segments(work_dir, [3])
     work_dir.close()
     (directory / "job.json").write_text("{")
     damaged = opened(directory)
-    assert "damaged" in damaged.afresh and damaged.frames_done == 0
+    assert "damaged" in damaged.discarded and damaged.frames_done == 0
     add_segments(damaged, [3])
     damaged.close()
-    assert opened(directory, restart=True).afresh == "--restart"
+    assert opened(directory, restart=True).discarded == "--restart"
+
+
+def test_opening_tells_what_an_earlier_run_left_and_touches_nothing(directory):
+    work_dir = opened(directory)
+    add_segments(work_dir, [3])
+    work_dir.close()
+    output = directory.with_suffix("")
+
+    def contents():
+        return {path: path.is_file() and path.read_bytes() for path in directory.rglob("*") if path.name != "lock"}
+
+    def found(identity, output):
+        work_dir = WorkDir(directory)
+        earlier = work_dir.open(identity, output)
+        work_dir.close()
+        return earlier.state
+
+    before = contents()
+    assert found(IDENTITY, output) is Earlier.RESUMABLE
+    assert found({**IDENTITY, "model": "other"}, output) is Earlier.OTHER_PARAMETERS
+    assert found(IDENTITY, output.with_name("other.mp4")) is Earlier.OTHER_OUTPUT
+    assert contents() == before
+    for damaged in (b"{", b"[]", b'{"output": 1}', b'{"identity": 1}', b'{"output": "zz"}', b'{"version": 0}', b"\xff"):
+        (directory / "job.json").write_bytes(damaged)
+        assert found(IDENTITY, output) is Earlier.UNREADABLE
+    (directory / "job.json").unlink()
+    assert found(IDENTITY, output) is Earlier.NOTHING
 
 
 def test_second_run_is_refused_and_told_the_pid(directory):
@@ -98,18 +126,18 @@ def test_second_run_is_refused_and_told_the_pid(directory):
 def test_a_lock_whose_owner_was_killed_does_not_block(directory):
     code = (
         "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
-        "from upscaling.job.work_dir import WorkDir\n"
-        "WorkDir(Path(sys.argv[2])).open({}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
+        "from upscaling.job.work_dir import open_work_dir\n"
+        "open_work_dir(Path(sys.argv[2]), {}, Path(sys.argv[2])); os.kill(os.getpid(), signal.SIGKILL)"
     )
     done = subprocess.run([sys.executable, "-c", code, str(ROOT), str(directory)], check=False)
     assert done.returncode == -9
-    WorkDir(directory).open({}, directory).close()
+    open_work_dir(directory, {}, directory).close()
 
 
 def test_another_outputs_directory_is_not_taken_over(directory):
     opened(directory).close()
     with pytest.raises(InputError, match="belongs to another output"):
-        WorkDir(directory).open(IDENTITY, Path("/elsewhere/out.mp4"))
+        open_work_dir(directory, IDENTITY, Path("/elsewhere/out.mp4"))
 
 
 def test_a_link_a_file_and_a_foreign_directory_are_refused(directory, tmp_path):
@@ -125,7 +153,7 @@ def test_a_link_a_file_and_a_foreign_directory_are_refused(directory, tmp_path):
     directory.unlink()
     directory.mkdir(mode=0o700)
     (directory / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"holds 'thesis\.txt'"):
+    with pytest.raises(InputError, match=r"contains 'thesis\.txt'"):
         opened(directory)
 
 

@@ -95,7 +95,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
     """One job, from its options to its output in place; a folder run brings a crew along."""
     from upscaling.cli.compare import write_comparison
     from upscaling.job.plan import make_plan
-    from upscaling.job.work_dir import WorkDir
+    from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
 
     if options.no_clobber and is_there(options.output):
@@ -103,7 +103,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
-    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output, options.restart)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
     try:
         with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
             counts, late_warnings = upscale(plan, work_dir, pool, progress, signals)
@@ -176,13 +176,13 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Cal
     """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
     from upscaling.job.segments import verify
 
-    if work_dir.afresh:
-        progress.say(f"starting afresh, nothing of the earlier run is kept ({work_dir.afresh})")
+    if work_dir.discarded:
+        progress.say(f"starting over, the earlier run is discarded ({work_dir.discarded})")
     elif work_dir.records:
         verify(work_dir, progress.say, check)
         total = plan.info.frame_count
         to_do = f"about {max(0, total - work_dir.frames_done)}" if total else "an unknown number"
-        progress.say(f"resuming: {work_dir.frames_done} frames kept, {to_do} to do")
+        progress.say(f"resuming: {work_dir.frames_done} frames done, {to_do} left")
     window = min(plan.window, plan.info.frame_count or plan.window)
     megabytes = window * plan.frame_bytes / 2**20
     progress.say(f"up to {many(window, 'frame')} at a time in {printable(work_dir.directory)}: {megabytes:.1f} MiB")

@@ -106,14 +106,6 @@ def parse_checked_line(line: bytes) -> object:
 # Identity and removal
 
 
-def is_same_file(fd: int, path: Path) -> bool:
-    """Whether `path` is still the name of the open file `fd`."""
-    try:
-        return os.path.samestat(os.fstat(fd), os.lstat(path))
-    except FileNotFoundError:
-        return False
-
-
 def remove_files(directory: Path, folder: str, pattern: str, keep: Container[str] = ()) -> None:
     """Remove the files in `directory/folder` whose whole name matches `pattern`, unless the folder is a link."""
     try:

@@ -11,7 +11,7 @@ from upscaling.job.options import Options
 from upscaling.job.parts import check_part, is_complete
 from upscaling.job.plan import Plan, make_plan
 from upscaling.job.segments import put_together
-from upscaling.job.work_dir import WorkDir
+from upscaling.job.work_dir import WorkDir, open_work_dir
 
 
 def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]:
@@ -30,7 +30,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     with contextlib.ExitStack() as stack:
         work_dirs = []
         for plan in plans:
-            work_dirs.append(WorkDir(plan.work_dir).open(plan.identity, plan.output))
+            work_dirs.append(open_work_dir(plan.work_dir, plan.identity, plan.output))
             stack.callback(work_dirs[-1].close)
         segments = []
         for number, work_dir in enumerate(work_dirs, 1):

@@ -1,45 +1,42 @@
-"""One job's directory: who may use it, its identity and lock, the ledger of what is done, and clean-up.
+"""One job's work directory: its lock, what an earlier run left in it, the ledger of closed segments, and clean-up.
 
     out.mp4.work/   mode 0700, beside the output or inside --work-dir; removed after success
       job.json      the job's identity: the input and every parameter that changes the result
-      lock          flock'd for as long as the main process lives; holds its pid
-      ledger.jsonl  a line for each closed segment; each line carries its own CRC-32
+      lock          locked (flock) while the main process lives; holds its pid
+      ledger.jsonl  one line per closed segment, see ledger.py
       input_frames/ output_frames/ manifests/ status/ segments/ logs/
 
-The ledger (ledger.py) is only ever appended to, and fsynced after a segment was. Every worker holds the directory
-itself by a shared flock while it may write there: a run that finds the job's main process gone waits for its
-workers too before it touches anything.
+Workers hold a shared lock on the directory itself while they may write in it. A run that finds the main process of
+an earlier one gone waits for its workers too before it changes anything.
 """
 
-import errno
-import fcntl
-import hashlib
+import enum
 import json
 import os
 import re
-import socket
 import stat
-import struct
-import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import (
     append_synced,
     file_sha256,
-    is_same_file,
     remove_empty,
     remove_files,
     replace_file,
     sync_directory,
 )
+from upscaling.common.locks import claim_name, lock_file, wait_for_shared_locks
 from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 
 VERSION = 1
-BUSY = "another run (pid {}) is at work on this output; wait for it or stop it"
 OPEN_TRIES = 5
-WORKER_SECONDS = 10.0  # for the workers of a main process that was killed to end
+WORKER_SECONDS = 10.0  # how long the workers of a killed main process may take to end
+
+# Names of the files that the program makes. Clean-up removes nothing else.
 TEMPORARY = r"((\.[0-9]+)?\.tmp)?"  # of files.replacing, and of open segments
 FOLDERS = {
     "input_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
@@ -51,15 +48,35 @@ FOLDERS = {
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
 OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json){TEMPORARY}|{JOINED}"
+OWN_NAMES = re.compile(rf"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
+
+
+class Earlier(enum.Enum):
+    """What an earlier run left in a work directory."""
+
+    NOTHING = enum.auto()
+    RESUMABLE = enum.auto()
+    OTHER_PARAMETERS = enum.auto()
+    UNREADABLE = enum.auto()  # damaged, or written by another version of this program
+    OTHER_OUTPUT = enum.auto()
+
+
+@dataclass(frozen=True)
+class EarlierRun:
+    """What an earlier run left, and what is wrong with it in a few words for the user."""
+
+    state: Earlier
+    detail: str = ""
 
 
 class WorkDir:
-    """A job's directory, held by this process from `open` to `close`."""
+    """A job's work directory. `open` locks it; then either `resume` or `start_over` prepares it for a run."""
 
     def __init__(self, directory: Path):
         self.directory = directory
         self.records: list[SegmentRecord] = []
-        self.afresh: str = ""  # why nothing of an earlier run was kept; empty where there was none
+        self.discarded = ""  # why nothing of an earlier run was kept; empty if there was none, or it is resumed
+        self._job: dict = {}  # the content of job.json for this run
         self._lock = -1
         self._claim = -1
 
@@ -68,31 +85,53 @@ class WorkDir:
 
     # Opening
 
-    def open(self, identity: dict, output: Path, restart: bool = False) -> "WorkDir":
-        """Take the directory: make it or check whose it is, lock it, and load what an earlier run left.
+    def open(self, identity: dict, output: Path) -> EarlierRun:
+        """Lock the directory, which is created if needed, and return what an earlier run left in it, untouched.
 
-        Raises BusyError where another run holds it, InputError where it is not ours to use.
+        Raises BusyError if another run holds the directory or the output, InputError if the directory is not one
+        of this program and user.
         """
-        identity = json.loads(json.dumps(identity))  # as a reader of job.json sees it: tuples are lists
-        self._claim = claim_output(output)
+        self._job = {
+            "version": VERSION,
+            "output": os.fsencode(output).hex(),  # a path need not be UTF-8
+            "identity": json.loads(json.dumps(identity)),  # as it is read again: tuples become lists
+        }
+        self._claim = claim_name(output)
         try:
-            self._take(identity, output, restart)
+            self._lock_directory()
+            return self._earlier_run()
         except BaseException:
             self.close()
             raise
-        return self
 
-    def _take(self, identity: dict, output: Path, restart: bool) -> None:
-        for left in reversed(range(OPEN_TRIES)):
+    def resume(self) -> None:
+        """Keep the closed segments of the earlier run, and remove everything else that it left."""
+        self._remove_contents(keep_segments=True)
+        self._make_folders()
+        # This also removes a torn last line, which must not be appended to.
+        self.keep_segments(read_ledger(self.directory / "ledger.jsonl"))
+        sync_directory(self.directory.parent)
+
+    def start_over(self, why: str = "") -> None:
+        """Remove everything that an earlier run left; `why` is what the user is told of that."""
+        self.discarded = why
+        self._remove_contents(keep_segments=False)
+        self._make_folders()
+        replace_file(self.directory / "job.json", json.dumps(self._job, indent=1) + "\n")
+        self.keep_segments([])
+        sync_directory(self.directory.parent)
+
+    def _lock_directory(self) -> None:
+        for tries_left in reversed(range(OPEN_TRIES)):
             self._make_directory()
             try:
-                self._take_lock()
+                self._lock = lock_file(self.directory / "lock")
                 break
-            except FileNotFoundError:  # a run that has just ended took the directory along
-                if not left:
+            except FileNotFoundError:  # a run that has just ended removed the directory
+                if not tries_left:
                     raise
-        self._wait_for_workers()
-        self._load(identity, output, restart)
+        if not wait_for_shared_locks(self.directory, WORKER_SECONDS):
+            raise BusyError(f"workers of an earlier run are still running in {self.directory}; stop them first")
 
     def _make_directory(self) -> None:
         try:
@@ -100,98 +139,38 @@ class WorkDir:
         except FileExistsError:
             check_private(self.directory)
         except OSError as error:
-            raise InputError(f"cannot make the work directory {self.directory}: {error.strerror}") from error
+            raise InputError(f"cannot create work directory {self.directory}: {error.strerror}") from error
         try:
-            entries = set(os.listdir(self.directory))
+            entries = os.listdir(self.directory)
         except FileNotFoundError:
-            entries = set()
-        own = re.compile(f"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
-        if foreign := sorted(name for name in entries if not own.fullmatch(name)):
+            entries = []
+        if foreign := sorted(name for name in entries if not OWN_NAMES.fullmatch(name)):
             raise InputError(
-                f"{self.directory} is not a work directory of this program: it holds {foreign[0]!r}; "
+                f"{self.directory} is not a work directory of this program: it contains {foreign[0]!r}; "
                 "move that away or choose another --work-dir"
             )
 
-    def _take_lock(self) -> None:
-        path = self.directory / "lock"
-        deadline = time.monotonic() + 0.5  # status.py holds the lock for a moment when it looks
-        while True:
-            lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
-                os.close(lock)
-                if time.monotonic() < deadline:
-                    time.sleep(0.05)
-                    continue
-                raise BusyError(BUSY.format(pid)) from error
-            if is_same_file(lock, path):  # not one that a finishing run removed between open and flock
-                break
-            os.close(lock)
-        os.ftruncate(lock, 0)
-        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        self._lock = lock
-
-    def _wait_for_workers(self) -> None:
-        """Until no worker of an earlier run holds the directory; they end by themselves once their run is gone."""
-        directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        deadline = time.monotonic() + WORKER_SECONDS
-        try:
-            while True:
-                try:
-                    fcntl.flock(directory, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    return
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise BusyError(
-                            f"workers of an earlier run are still at work in {self.directory}; stop them first"
-                        ) from None
-                    time.sleep(0.02)
-                except OSError as error:
-                    # NFS: flock(2) there wants a descriptor that may be written to, and a directory has none.
-                    if error.errno not in (errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP):
-                        raise
-                    return
-        finally:
-            os.close(directory)
-
-    def _load(self, identity: dict, output: Path, restart: bool) -> None:
-        old = self._read_job()
-        place = os.fsencode(output).hex()  # bytes that may be no UTF-8
-        if old and old.get("output") not in (None, place):
-            other = os.fsdecode(bytes.fromhex(old["output"]))
-            raise InputError(f"{self.directory} belongs to another output, {other!r}; choose another --work-dir")
-        if restart and old is not None:
-            self.afresh = "--restart"
-        elif old is not None and old.get("version") != VERSION:
-            self.afresh = "another version of this program made it" if old else "its job.json is damaged"
-        elif old is not None and (changed := differences(old.get("identity", {}), identity)):
-            self.afresh = "changed: " + ", ".join(changed)
-        keep = old is not None and not self.afresh
-        self._remove_contents(keep_segments=keep)
+    def _make_folders(self) -> None:
         for name in FOLDERS:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
             check_private(self.directory / name)
-        if not keep:
-            content = {"version": VERSION, "output": place, "identity": identity}
-            replace_file(self.directory / "job.json", json.dumps(content, indent=1) + "\n")
-        records = read_ledger(self.directory / "ledger.jsonl") if keep else []
-        self.keep_segments(records)  # a torn line must go before another is appended to it
-        sync_directory(self.directory.parent)
 
-    def _read_job(self) -> dict | None:
-        """job.json; {} where it is damaged, None where there is none."""
+    def _earlier_run(self) -> EarlierRun:
         try:
             job = json.loads((self.directory / "job.json").read_bytes())
-            if not isinstance(job, dict) or not isinstance(job.get("identity", {}), dict):
-                return {}
-            bytes.fromhex(job.get("output") or "")
-            return job
+            output = bytes.fromhex(job.get("output") or self._job["output"])
+            identity = dict(job.get("identity", {}))
         except FileNotFoundError:
-            return None
-        except (OSError, ValueError, TypeError, RecursionError):
-            return {}
+            return EarlierRun(Earlier.NOTHING)
+        except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+            return EarlierRun(Earlier.UNREADABLE, "its job.json is damaged")
+        if output.hex() != self._job["output"]:
+            return EarlierRun(Earlier.OTHER_OUTPUT, os.fsdecode(output))
+        if job.get("version") != VERSION:
+            return EarlierRun(Earlier.UNREADABLE, "it was made by another version of this program")
+        if changed := differences(identity, self._job["identity"]):
+            return EarlierRun(Earlier.OTHER_PARAMETERS, "changed: " + ", ".join(changed))
+        return EarlierRun(Earlier.RESUMABLE)
 
     @property
     def held(self) -> bool:
@@ -200,18 +179,23 @@ class WorkDir:
 
     # The ledger
 
-    def keep_segments(self, records: list[SegmentRecord]) -> None:
-        """Trust these segments only: forget the others, in the ledger and on disk."""
+    def keep_segments(self, records: Sequence[SegmentRecord]) -> None:
+        """Remove all other segments from the ledger and from the disk."""
         self.records = list(records)
         replace_file(self.directory / "ledger.jsonl", "".join(map(ledger_line, records)))
         remove_files(self.directory, "segments", FOLDERS["segments"], keep={record.file for record in records})
 
-    def add_segment(self, written: Path, pts: list[int]) -> SegmentRecord:
-        """Enter a closed, fsynced segment: rename it into place, then append it to the ledger."""
+    def add_segment(self, written: Path, pts: Sequence[int]) -> SegmentRecord:
+        """Move a closed, synced segment into place, then append it to the ledger."""
         number = len(self.records)
         path = self.directory / "segments" / f"segment_{number:06d}.mkv"
         record = SegmentRecord(
-            number, path.name, self.frames_done + 1, tuple(pts), written.stat().st_size, file_sha256(written)
+            segment=number,
+            file=path.name,
+            first=self.frames_done + 1,
+            pts=tuple(pts),
+            size=written.stat().st_size,
+            sha256=file_sha256(written),
         )
         os.replace(written, path)
         sync_directory(path.parent)
@@ -227,7 +211,7 @@ class WorkDir:
     # Clean-up
 
     def remove_frames(self) -> None:
-        """Remove frames, manifests and a half joined file: only segments are kept across runs."""
+        """Remove frames, manifests and an unfinished output: only segments are kept for the next run."""
         for name in ("input_frames", "output_frames", "manifests"):
             remove_files(self.directory, name, FOLDERS[name])
         remove_files(self.directory, ".", JOINED)
@@ -236,61 +220,55 @@ class WorkDir:
         for name, pattern in FOLDERS.items():
             if name != "segments" or not keep_segments:
                 remove_files(self.directory, name, pattern)
-        remove_files(self.directory, ".", OWN_FILES if not keep_segments else JOINED)
+        remove_files(self.directory, ".", JOINED if keep_segments else OWN_FILES)
 
     def remove(self) -> bool:
-        """Remove the directory with what this job made in it; False where something else keeps it there."""
+        """Remove the directory with everything that this job made in it; return False if other files are left."""
         self._remove_contents(keep_segments=False)
         for name in FOLDERS:
             remove_empty(self.directory / name)
-        remove_files(self.directory, ".", "lock")  # last, and still held: nobody else can be in between
+        remove_files(self.directory, ".", "lock")  # last and while it is locked, so that no other run comes between
         return remove_empty(self.directory)
 
     def close(self) -> None:
-        """Give up the directory and the output."""
+        """Release the directory and the output."""
         for descriptor in (self._lock, self._claim):
             if descriptor >= 0:
                 os.close(descriptor)
         self._lock = self._claim = -1
 
 
-def claim_output(output: Path) -> int:
-    """Hold an output's name until the descriptor is closed or this process ends; BusyError with the holder's pid.
+def open_work_dir(directory: Path, identity: dict, output: Path, restart: bool = False) -> WorkDir:
+    """Open a work directory and resume the job in it, or start over if it can't be resumed.
 
-    Two runs for one output may have different work directories, and nothing may lie beside the output: so the
-    claim is an abstract Unix socket (unix(7)), which no file system shows and the kernel gives free.
+    Raises BusyError and InputError as `WorkDir.open`, and InputError if the directory belongs to another output.
     """
-    place = Path(os.path.realpath(output))
-    folder = os.stat(place.parent) if place.parent.is_dir() else None
-    key = (folder.st_dev, folder.st_ino, os.fsencode(place.name)) if folder else os.fsencode(place)
-    address = b"\0upscale-" + hashlib.sha256(repr(key).encode()).hexdigest().encode()
-    claim = socket.socket(socket.AF_UNIX)
+    work_dir = WorkDir(directory)
+    earlier = work_dir.open(identity, output)
     try:
-        claim.bind(address)
-        claim.listen(128)
-        return claim.detach()
-    except OSError as error:
-        claim.close()
-        raise BusyError(BUSY.format(_holder(address))) from error
-
-
-def _holder(address: bytes) -> int | str:
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.setblocking(False)
-        try:
-            asking.connect(address)
-            return struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
-        except OSError:
-            return "unknown"
+        if earlier.state is Earlier.OTHER_OUTPUT:
+            raise InputError(f"{directory} belongs to another output, {earlier.detail!r}; choose another --work-dir")
+        if earlier.state is Earlier.NOTHING:
+            work_dir.start_over()
+        elif restart:
+            work_dir.start_over("--restart")
+        elif earlier.state is Earlier.RESUMABLE:
+            work_dir.resume()
+        else:  # to refuse instead, raise InputError here
+            work_dir.start_over(earlier.detail)
+    except BaseException:
+        work_dir.close()
+        raise
+    return work_dir
 
 
 def check_private(directory: Path) -> None:
-    """InputError unless `directory` is a directory (no link) of this user that nobody else may write to."""
+    """Raise InputError unless `directory` is a directory (no link) of this user that nobody else may write to."""
     info = os.lstat(directory)
     if not stat.S_ISDIR(info.st_mode):
         kind = "a link" if stat.S_ISLNK(info.st_mode) else "not a directory"
-        raise InputError(f"the work directory {directory} is {kind}; remove it or choose another --work-dir")
+        raise InputError(f"work directory {directory} is {kind}; remove it or choose another --work-dir")
     if info.st_uid != os.geteuid():
-        raise InputError(f"the work directory {directory} belongs to another user; choose another --work-dir")
+        raise InputError(f"work directory {directory} belongs to another user; choose another --work-dir")
     if info.st_mode & 0o022:
-        raise InputError(f"others may write to the work directory {directory}; run chmod go-w on it, or remove it")
+        raise InputError(f"others may write to work directory {directory}; run chmod go-w on it, or remove it")
