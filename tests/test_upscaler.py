@@ -4,15 +4,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-import cv2
 import nets
-import numpy as np
 import pytest
 import torch
 
 from upscaling.common.errors import InputError
 from upscaling.inference import memory
-from upscaling.inference import rescale as rescale_module
 from upscaling.inference import upscaler as model
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
@@ -171,24 +168,6 @@ def test_freed_memory_is_kept_for_the_next_layer():
     if "glibc" not in __import__("platform").libc_ver()[0]:
         pytest.skip("not glibc")
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
-
-
-@pytest.mark.parametrize(("width", "height"), [(30, 22), (90, 70), (41, 64), (60, 22), (30, 44), (60, 90)])
-def test_the_matrices_for_cuda_resize_as_opencv_does(width, height):
-    frames = nets.picture(44, 60, frames=2)
-    expected = rescale(frames, width, height)
-    down = torch.from_numpy(rescale_module._axis_matrix(44, height))
-    across = torch.from_numpy(rescale_module._axis_matrix(60, width))
-    assert torch.allclose((down @ (frames @ across.T)).clamp(0, 1), expected, atol=3e-6)
-
-
-def test_the_resize_is_opencvs():
-    frame = nets.picture(40, 60)
-    up = cv2.resize(frame[0].permute(1, 2, 0).numpy(), (90, 70), interpolation=cv2.INTER_LANCZOS4).clip(0, 1)
-    down = cv2.resize(frame[0].permute(1, 2, 0).numpy(), (30, 25), interpolation=cv2.INTER_AREA)
-    assert np.allclose(rescale(frame, 90, 70)[0].permute(1, 2, 0).numpy(), up, atol=1e-6)
-    assert np.allclose(rescale(frame, 30, 25)[0].permute(1, 2, 0).numpy(), down, atol=1e-6)
-    assert rescale(frame, 60, 40) is frame
 
 
 @pytest.mark.requires_cuda
