@@ -18,7 +18,7 @@ from upscaling.decode.reader import Reader, VideoError, no_frames, shown
 from upscaling.decode.timestamps import Timestamps
 from upscaling.frames.pixel_formats import pixel_format
 
-_FIELDS_AROUND = 2  # frames before the first wanted one that the deinterlacer wants to see
+FIELDS_AROUND = 2  # frames before the first wanted one that the deinterlacer wants to see
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Decoder:
         """
         self._info, self._skip, self._stop = info, skip, stop
         self.warnings: list[str] = []  # complete after the iteration, one line each
-        self._reader = Reader(info.path, alpha=info.alpha, threads=threads)
+        self._reader = self._open_reader(threads)
         if self._reader.stream.index != info.stream_index:
             self._reader.close()
             raise VideoError(f"{shown(info.path)} is not the file any more that it was; start again")
@@ -50,6 +50,9 @@ class Decoder:
         self._viewer = PlaneViewer(
             info.source_format, info.source_width, info.source_height, kept, info.colour.full_range
         )
+
+    def _open_reader(self, threads: int) -> Reader:
+        return Reader(self._info.path, alpha=self._info.alpha, threads=threads)
 
     def __enter__(self) -> "Decoder":
         return self
@@ -77,7 +80,7 @@ class Decoder:
 
     def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
         """((number, pts), frame) of the frames that are wanted and of those before that the deinterlacer needs."""
-        before = _FIELDS_AROUND if self._info.bwdif else 0
+        before = FIELDS_AROUND if self._info.bwdif else 0
         for number, (pts, frame) in enumerate(self._times.repair(self._timed()), 1):
             if number > self._skip - before:
                 yield (number, pts), frame

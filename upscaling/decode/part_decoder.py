@@ -1,0 +1,148 @@
+"""A part of a video decoded: from the keyframe before it if that gives the frames of a whole run, else from the start.
+
+PacketIndex ─► Part ─► PartDecoder ─► SeekingReader (or Reader) ─► RangeDecoder ─► frames numbered from 1
+"""
+
+from collections import deque
+from collections.abc import Iterator
+
+import av
+
+from upscaling.common.errors import UpscaleError
+from upscaling.decode.decoder import FIELDS_AROUND, DecodedFrame, Decoder
+from upscaling.decode.packet_index import PacketIndex, Part
+from upscaling.decode.probe import VideoInfo
+from upscaling.decode.reader import Reader
+
+
+class SeekFailed(UpscaleError):
+    """Decoding from the middle may not give the frames of a whole run; the message says why."""
+
+
+class SeekingReader(Reader):
+    """Frames from packet `start` of the file on, in presentation order; those that precede it in time are left out.
+
+    Every packet is compared with the index. SeekFailed if one differs, or if anything is damaged up to the frame at
+    pts `first`: what conceals damage depends on frames that were not decoded here.
+    """
+
+    def __init__(self, path, index: PacketIndex, start: int, first: int, **how):
+        super().__init__(path, **how)
+        self._index, self._start, self._first = index, start, first
+        self._start_pts = int(index.pts[start])
+        self._reached = False
+
+    def packets(self) -> Iterator[av.Packet]:
+        at = self._start
+        for packet in self._sought():
+            if not self._index.is_packet(at, packet):
+                raise SeekFailed("the file does not read the same after a seek")
+            at += 1
+            self._packets_in -= packet.pts < self._start_pts  # it may not decode, and its frame is left out
+            yield packet
+        if at < len(self._index.pts):
+            raise SeekFailed("the file ends early after a seek")
+
+    def _sought(self) -> Iterator[av.Packet]:
+        """Packets from the start packet on; a demuxer that seeks too far is asked for an earlier keyframe."""
+        keys = [at for at in range(self._start, -1, -1) if self._index.key[at]]
+        for target in keys[:3]:
+            self.container.seek(int(self._index.pts[target]), stream=self.stream)
+            packets = super().packets()
+            for packet in packets:
+                if self._index.is_packet(self._start, packet):
+                    yield packet
+                    yield from packets
+                    return
+                if packet.is_keyframe and packet.pts is not None and packet.pts > self._start_pts:
+                    break
+        raise SeekFailed("the file cannot be sought in")
+
+    def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
+        frames = super()._decode(packet)
+        whole = [frame for frame in frames if frame.pts is None or frame.pts >= self._start_pts]
+        early = [frame for frame in whole if frame.pts is None or frame.pts <= self._first]
+        if not self._reached and (self.damaged or any(frame.is_corrupt for frame in early)):
+            raise SeekFailed("it is damaged where the part begins")
+        self.corrupt -= sum(frame.is_corrupt for frame in frames) - sum(frame.is_corrupt for frame in whole)
+        self._frames_out -= len(frames) - len(whole)
+        self._reached |= len(whole) > len(early)
+        return whole
+
+
+class RangeDecoder(Decoder):
+    """The frames of a part, numbered from 1 in it; `index` has it start at a keyframe near the part.
+
+    `skip`: so many frames of the part are decoded but not yielded.
+    """
+
+    def __init__(self, info: VideoInfo, part: Part, skip: int, index: PacketIndex | None = None):
+        self._part, self._index = part, index
+        super().__init__(info, skip=skip)
+
+    def _open_reader(self, threads: int) -> Reader:
+        first = self._part.first
+        start = self._index.start_before(first) if self._index and first is not None else None
+        if self._index is None or first is None or start is None:
+            self._index = None  # nothing to be checked
+            return super()._open_reader(threads)
+        return SeekingReader(self._info.path, self._index, start, first, alpha=self._info.alpha, threads=threads)
+
+    def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
+        part, around = self._part, FIELDS_AROUND if self._info.bwdif else 0
+        before: deque = deque(maxlen=around)  # frames just before the part
+        number = 0
+        for position, (pts, frame) in enumerate(self._times.repair(self._timed()), 1):
+            if self._index is not None and (self._times.repaired or self._times.missing):
+                raise SeekFailed("its frame times have to be repaired")
+            place = position if part.by_number else pts
+            if part.first is not None and place < part.first:
+                before.append((pts, frame))
+                continue
+            if part.end is not None and place >= part.end:
+                self._stop = number
+                yield (number + 1, pts), frame  # the deinterlacer wants to see it
+                return
+            for back, (time, earlier) in zip(range(len(before) - 1, -1, -1), before, strict=True):
+                if -back > self._skip - around:
+                    yield (-back, time), earlier
+            before.clear()
+            number += 1
+            if number > self._skip - around:
+                yield (number, pts), frame
+
+
+class PartDecoder:
+    """The frames of a part with their exact times of a whole run; a context manager, iterable once.
+
+    Starts at a keyframe near the part; if that turns out to be unsafe it goes on from the start of the video.
+    """
+
+    def __init__(self, info: VideoInfo, part: Part, index: PacketIndex, skip: int):
+        self._info, self._part, self._skip = info, part, skip
+        self._notes: list[str] = []
+        self._decoder = RangeDecoder(info, part, skip, None if index.fault else index)
+
+    @property
+    def warnings(self) -> list[str]:
+        """One line each; complete after the iteration."""
+        return [*self._notes, *self._decoder.warnings]
+
+    def __enter__(self) -> "PartDecoder":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._decoder.close()
+
+    def __iter__(self) -> Iterator[DecodedFrame]:
+        done = self._skip
+        try:
+            for decoded in self._decoder:
+                done = decoded.number
+                yield decoded
+            return
+        except SeekFailed as error:
+            self._notes.append(f"the part was decoded from the start of the video: {error}")
+        self._decoder.close()
+        self._decoder = RangeDecoder(self._info, self._part, done)
+        yield from self._decoder
