@@ -1,30 +1,362 @@
 """A video as several jobs: together they have every frame once, and joined they are what one job gives."""
 
 import hashlib
-import itertools
 import json
+import os
+import random
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 import av
+import clips
+import field_clips
 import pytest
 from clips import make_clip
+from passthrough import see
 
-from upscaling.common.errors import InputError
-from upscaling.job.notation import FrameRange, parse_part
-from upscaling.job.parts import frame_range
+from upscaling.cli import run as cli
+from upscaling.cli.progress import Progress
+from upscaling.cli.signals import Signals
+from upscaling.common.errors import InputError, UpscaleError
+from upscaling.decode.decoder import Decoder
+from upscaling.decode.packet_index import PacketIndex, read_packet_index
+from upscaling.decode.part_decoder import PartDecoder, SeekFailed
+from upscaling.decode.probe import probe
+from upscaling.decode.reader import Reader
+from upscaling.encode.subtitles import ASS_HEADER
+from upscaling.job.notation import parse_part
+from upscaling.job.options import make_options
+from upscaling.workers.pool_cache import PoolCache
 
 ROOT = Path(__file__).parent.parent
 FRAMES = 40
+MS = Fraction(1, 1000)
+GOP = {"crf": "10", "preset": "veryfast", "g": "6", "keyint_min": "6", "sc_threshold": "0"}
+OPEN_GOP = GOP | {"bf": "3", "x264-params": "open-gop=1:b-pyramid=normal"}
+X265 = {"preset": "ultrafast", "x265-params": "log-level=none:keyint=8:min-keyint=8:bframes=3:open-gop=1"}
 QUICK = ("2", "--model", "lanczos", "--crf", "0", "--preset", "ultrafast", "--workers", "1", "--segment-frames", "7")
 
 
+# Clips
+
+
+def rich(path):
+    """Sound that starts late, text subtitles and chapters."""
+
+    def more(out, _):
+        text = out.add_stream("subrip")
+        text.codec_context.subtitle_header = ASS_HEADER
+        text.codec_context.time_base = text.time_base = MS
+        out.set_chapters([
+            {"id": n + 1, "start": n * 500, "end": n * 500 + 500, "time_base": MS, "metadata": {"title": str(n)}}
+            for n in range(3)
+        ])  # fmt: skip
+        packets = []
+        for start in (40, 600, 1200):
+            packet = av.Packet(f"at {start}".encode())
+            packet.pts = packet.dts = start
+            packet.duration, packet.time_base, packet.stream = 300, MS, text
+            packets.append(packet)
+        return packets
+
+    return make_clip(path, FRAMES, options=GOP | {"bf": "2"}, sound="ac3", sound_start=Fraction(1, 10), setup=more)
+
+
+def uneven(path):
+    """Variable frame rate, with a gap of 5 s."""
+    times = [n * 40 + n % 7 + (5000 if n > 25 else 0) for n in range(FRAMES)]
+    return make_clip(path, FRAMES, codec="ffv1", options={"g": "5"}, time_base=MS, pts=times)
+
+
+def interlaced(path):
+    fields = [field_clips.moving(time, "160x120") for time in range(2 * FRAMES)]
+    pictures = [field_clips.woven(a, b) for a, b in zip(fields[0::2], fields[1::2], strict=True)]
+    return make_clip(path, FRAMES, width=160, height=120, pictures=field_clips.flagged_as(pictures, "tff"),
+                     options=GOP | {"flags": "+ildct+ilme"})  # fmt: skip
+
+
+def trimmed(path):
+    """An edit list hides the first eight frames, which begin two groups of pictures."""
+    make_clip(path, FRAMES, options=GOP | {"bf": "0"})
+    data = bytearray(path.read_bytes())
+    at = data.index(b"elst") + 16
+    data[at : at + 4] = (int.from_bytes(data[at : at + 4], "big") + 8 * 512).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+def damaged(path):
+    """Some packets are overwritten, among them those of two keyframes at which parts begin."""
+    make_clip(path, FRAMES, options=GOP | {"bf": "2"})
+    with av.open(str(path)) as container:
+        packets = [(p.pos, p.size) for p in container.demux(video=0) if p.size]
+    data = bytearray(path.read_bytes())
+    for number in (12, 13, 24, 31):
+        start, size = packets[number]
+        data[start + size // 3 : start + size] = random.Random(number).randbytes(size - size // 3)
+    path.write_bytes(data)
+    return path
+
+
+def avi(path):
+    return make_clip(path, FRAMES, codec="mpeg4", options={"bf": "2", "g": "8", "q": "3"})
+
+
+CLIPS = {
+    "b_frames.mp4": lambda path: make_clip(path, FRAMES, options=GOP | {"bf": "2"}, sound=True),
+    "open_gop.mp4": lambda path: make_clip(path, FRAMES, options=OPEN_GOP),
+    "open_gop.mkv": lambda path: make_clip(path, FRAMES, options=OPEN_GOP),
+    "open_gop.ts": lambda path: make_clip(path, FRAMES, options=OPEN_GOP, sound="mp2"),
+    "ten_bit.mkv": lambda path: make_clip(path, FRAMES, codec="libx265", width=128, height=96, pix_fmt="yuv420p10le",
+                                          options=X265),
+    "mpeg2.mpg": lambda path: make_clip(path, FRAMES, codec="mpeg2video", options={"bf": "2", "g": "8", "q": "3"}),
+    "vp9.webm": lambda path: make_clip(path, FRAMES, codec="libvpx-vp9",
+                                       options={"b": "0", "crf": "20", "g": "8", "cpu-used": "8"}),
+    "rich.mkv": rich,
+    "uneven.mkv": uneven,
+    "late.mkv": lambda path: clips.late(path)[0],
+    "negative.ts": lambda path: clips.negative(path)[0],
+    "trimmed.mp4": trimmed,
+    "interlaced.mp4": interlaced,
+    "rotated.mp4": lambda path: clips.rotated(path, 90, frames=FRAMES, options=GOP),
+    "resized.ts": clips.resized_on_the_way,
+    "damaged.mp4": damaged,
+    "damaged_intra.mp4": clips.damaged,
+    "truncated.mkv": clips.truncated,
+    "decoding_times.avi": avi,
+    "intra.avi": lambda path: make_clip(path, FRAMES, codec="mjpeg", pix_fmt="yuvj420p", options={"q": "3"}),
+    "wrong_times.mkv": lambda path: clips.wrong_times(path, [0, 40, 120, 80, 160, 160, 240, 280]),
+    "colours.gif": lambda path: make_clip(path, 20, codec="gif", pix_fmt="rgb8"),
+    "raw.h264": lambda path: make_clip(path, FRAMES, options=GOP, container="h264"),
+    "intra_refresh.mp4": lambda path: make_clip(path, FRAMES, options=GOP | {"x264-params": "intra-refresh=1"}),
+}  # fmt: skip
+
+
+def digests(decoder) -> list[tuple[int, str]]:
+    """[(pts, MD5 of the planes)] of all frames."""
+    return [(f.pts, hashlib.md5(b"".join(plane.tobytes() for plane in f.planes)).hexdigest()) for f in decoder]
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_parts_have_the_frames_and_times_of_the_whole(tmp_path, name):
+    clip = CLIPS[name](tmp_path / name)
+    info, index = probe(clip), read_packet_index(clip)
+    with Decoder(info) as decoder:
+        whole = digests(decoder)
+    for count in (3, 7, 60):
+        found = []
+        for number in range(1, count + 1):
+            part = index.part(number, count)
+            if not part.is_empty:
+                with PartDecoder(info, part, index, 0) as decoder:
+                    found += digests(decoder)
+        assert found == whole, count
+
+
+@pytest.mark.parametrize("name", ["open_gop.mkv", "interlaced.mp4", "damaged.mp4"])
+@pytest.mark.parametrize("skip", [1, 3, 8])
+def test_a_part_is_resumed_in_its_middle(tmp_path, name, skip):
+    clip = CLIPS[name](tmp_path / name)
+    info, index = probe(clip), read_packet_index(clip)
+    part = index.part(2, 3)
+    with PartDecoder(info, part, index, 0) as decoder:
+        frames = digests(decoder)
+    with PartDecoder(info, part, index, skip) as decoder:
+        assert digests(decoder) == frames[skip:]
+
+
+@pytest.mark.parametrize("name", ["b_frames.mp4", "open_gop.mkv", "open_gop.ts", "vp9.webm", "uneven.mkv"])
+def test_a_part_does_not_decode_what_comes_before(tmp_path, monkeypatch, name):
+    clip = CLIPS[name](tmp_path / name)
+    info, index = probe(clip), read_packet_index(clip)
+    part = index.part(7, 7)
+    fed = []
+    decode = Reader._decode
+    monkeypatch.setattr(Reader, "_decode", lambda self, packet: fed.append(packet) or decode(self, packet))
+    with PartDecoder(info, part, index, 0) as decoder:
+        assert len(digests(decoder)) == part.frames
+        assert not [line for line in decoder.warnings if "from the start" in line]
+    assert len([packet for packet in fed if packet is not None]) <= part.frames + 24 < FRAMES
+
+
+def test_a_file_that_cannot_be_sought_in_is_decoded_from_its_start(tmp_path, monkeypatch):
+    clip = CLIPS["b_frames.mp4"](tmp_path / "c.mp4")
+    info, index = probe(clip), read_packet_index(clip)
+    with PartDecoder(info, index.part(7, 7), index, 0) as decoder:
+        sought = digests(decoder)
+    wrong = PacketIndex(index.pts.tolist(), (index.size + 1).tolist(), index.key.tolist(), index.shown.tolist())
+    with PartDecoder(info, index.part(7, 7), wrong, 0) as decoder:
+        assert digests(decoder) == sought
+        assert any("decoded from the start" in line for line in decoder.warnings)
+    assert issubclass(SeekFailed, UpscaleError)
+
+
+# Cuts
+
+
+def starts(index: PacketIndex, count: int) -> list[int | None]:
+    return [index.part(number, count).first for number in range(1, count + 1)]
+
+
+def test_cuts_are_the_keyframes_nearest_to_equal_shares_of_time():
+    pts = [0, 40, 80, 120, 1000, 1040, 1080, 1120, 1160, 1200]  # most frames are in the last fifth of the time
+    key = [at in (0, 80, 1000, 1120) for at in pts]
+    index = PacketIndex(pts, [1] * 10, key, [True] * 10)
+    assert index.fault == ""
+    assert starts(index, 2) == [None, 1000] and starts(index, 3) == [None, 80, 1000]
+    assert starts(index, 12) == [None, 80, 80, 80, 80, 1000, 1000, 1000, 1000, 1000, 1120, 1120]
+    parts = [index.part(number, 12) for number in range(1, 13)]
+    assert [part.frames for part in parts] == [2, 0, 0, 0, 2, 0, 0, 0, 0, 3, 0, 3]
+    assert [part.is_empty for part in parts] == [part.frames == 0 for part in parts]
+
+
+def test_without_a_second_keyframe_the_first_part_is_all_there_is():
+    index = PacketIndex([0, 40, 80], [1] * 3, [True, False, False], [True] * 3)
+    assert [index.part(n, 3).frames for n in (1, 2, 3)] == [3, 0, 0]
+    assert index.part(2, 3).is_empty and index.part(3, 3).is_empty
+
+
+@pytest.mark.parametrize(
+    ("pts", "key", "words"),
+    [
+        ([0, None, 80], [1, 0, 1], "no times"),
+        ([0, 40, 40], [1, 0, 1], "same time"),
+        ([0, 80, 40], [1, 1, 1], "go backward"),
+        ([0, *range(100, 120), 50], [1] + [0] * 21, "go backward"),
+    ],
+)
+def test_times_that_cannot_be_trusted(pts, key, words):
+    index = PacketIndex(pts, [1] * len(pts), list(map(bool, key)), [True] * len(pts))
+    assert words in index.fault
+    assert index.part(1, 2).by_number and index.start_before(80) is None
+
+
+@pytest.mark.parametrize("text", ["0/4", "5/4", "1/1", "1/9999", "1", "a/b", "1/2/3", "-1/2", ""])
+def test_what_is_no_part_is_refused(text):
+    with pytest.raises(InputError, match="choose a part such as"):
+        parse_part(text)
+
+
+# Whole jobs
+
+
+class Said(Progress):
+    """Keeps what the user is told."""
+
+    def __init__(self):
+        super().__init__()
+        self.lines = []
+
+    def say(self, line):
+        self.lines.append(line)
+
+
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory):
-    """Keyframes every 6 frames, B-frames between them, and sound."""
-    options = {"crf": "10", "preset": "veryfast", "g": "6", "keyint_min": "6", "bf": "2", "sc_threshold": "0"}
-    return make_clip(tmp_path_factory.mktemp("clip") / "in.mp4", FRAMES, options=options, sound=True)
+def job():
+    """Runs a job in this process, with workers that outlive it: (result, lines)."""
+    with PoolCache(keep=True) as pools:
+
+        def run(source, output, **more):
+            said = Said()
+            options = make_options(input=source, output=output, model="lanczos", workers=1, codec="ffv1",
+                                   segment_frames=7, **more)  # fmt: skip
+            result = cli.join(options, said) if options.join else cli.run(options, said, Signals(), pools)
+            return result, said.lines
+
+        yield run
+
+
+def frames_of(path) -> list[tuple[Fraction, str]]:
+    """[(time, MD5 of the planes)] of all frames, as framemd5 has it."""
+    with av.open(str(path)) as container:
+        return [
+            (f.pts * f.time_base, hashlib.md5(b"".join(map(bytes, f.planes))).hexdigest())
+            for f in container.decode(video=0)
+        ]
+
+
+def others_of(path) -> tuple[list, list]:
+    """The packets of all streams but the picture, and the chapters."""
+    with av.open(str(path)) as container:
+        chapters = [
+            (c["start"] * c["time_base"], c["end"] * c["time_base"], c["metadata"]) for c in container.chapters()
+        ]
+    return [(s.kind, s.codec, s.pts, s.durations, s.data, s.metadata) for s in see(path)[1:]], chapters
+
+
+def same(path, other) -> bool:
+    """Whether two files show the same: frames, packets and their times, sound, subtitles, chapters."""
+    pictures = [see(each)[0] for each in (path, other)]
+    assert [(p.pts, p.durations) for p in pictures[:1]] == [(p.pts, p.durations) for p in pictures[1:]]
+    assert frames_of(path) == frames_of(other)
+    assert others_of(path) == others_of(other)
+    return True
+
+
+@pytest.mark.parametrize(
+    "name", ["b_frames.mp4", "open_gop.ts", "ten_bit.mkv", "rich.mkv", "uneven.mkv", "late.mkv", "negative.ts",
+             "trimmed.mp4", "interlaced.mp4", "rotated.mp4", "damaged.mp4", "truncated.mkv", "decoding_times.avi",
+             "wrong_times.mkv"],
+)  # fmt: skip
+def test_three_parts_joined_are_what_one_job_gives(job, tmp_path, name):
+    clip = CLIPS[name](tmp_path / name)
+    alone, output = tmp_path / "alone.mkv", tmp_path / "out.mkv"
+    whole, _ = job(clip, alone)
+    for number in (3, 1, 2):
+        job(clip, output, part=(number, 3))
+        assert not output.exists()
+    result, lines = job(clip, output, join=3)
+    assert result.frames == whole.frames and same(output, alone), lines
+    assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".parts", ".work"))]
+
+
+def test_more_parts_than_keyframes(job, tmp_path):
+    clip = CLIPS["late.mkv"](tmp_path / "in.mkv")
+    job(clip, tmp_path / "alone.mkv")
+    counts = [job(clip, tmp_path / "out.mkv", part=(number, 5))[0].frames for number in range(1, 6)]
+    assert counts == [4, 0, 0, 0, 0]
+    assert job(clip, tmp_path / "out.mkv", join=5)[0].frames == 4
+    assert same(tmp_path / "out.mkv", tmp_path / "alone.mkv")
+
+
+def part_files(output, number, count) -> list[str]:
+    place = output.with_name(output.name + ".parts") / f"part_{number:04d}_of_{count:04d}"
+    return sorted(f"{path.parent.name}/{path.name}" for path in place.glob("*/*"))
+
+
+def test_a_part_goes_on_on_another_node_from_its_closed_segments(job, tmp_path, monkeypatch):
+    clip = make_clip(tmp_path / "in.mkv", FRAMES, options=GOP)
+    output, disks = tmp_path / "out.mkv", [tmp_path / "disk1", tmp_path / "disk2"]
+    for disk in disks:
+        disk.mkdir()
+    from upscaling.job import segments
+
+    write, written = segments.OpenSegment.write, []
+
+    def failing(self, planes, pts):
+        written.append(pts)
+        if len(written) == 10:
+            raise OSError(5, "the node is lost")
+        write(self, planes, pts)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(segments.OpenSegment, "write", failing)
+        with pytest.raises(OSError, match="the node is lost"):
+            job(clip, output, part=(2, 2), work_dir=disks[0])
+    assert "run_0001/segment_000000.mkv" in part_files(output, 2, 2)
+    job(clip, output, part=(1, 2), work_dir=disks[1])
+    result, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
+    assert any("resuming: 9 frames kept" in line or "resuming: 7 frames kept" in line for line in lines), lines
+    assert "run_0002/part.json" in part_files(output, 2, 2)
+    again, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
+    assert again.frames == result.frames and any("finished already" in line for line in lines)
+    assert not list(disks[1].iterdir())
+    job(clip, output, join=2)
+    job(clip, tmp_path / "alone.mkv")
+    assert same(output, tmp_path / "alone.mkv")
+    assert not list(tmp_path.rglob("frame_*")) or not list(output.with_name("out.mkv.parts").rglob("frame_*"))
 
 
 def upscale(*arguments):
@@ -33,82 +365,37 @@ def upscale(*arguments):
     )
 
 
-def content(path):
-    """[(time, SHA-256 of the planes)] of all frames, and the sound's packets."""
-    with av.open(str(path)) as container:
-        frames = [
-            (f.pts * f.time_base, hashlib.sha256(b"".join(map(bytes, f.planes))).hexdigest())
-            for f in container.decode(video=0)
-        ]
-    with av.open(str(path)) as container:
-        sound = [(p.pts * p.time_base, bytes(p)) for p in container.demux(audio=0) if p.size]
-    return frames, sound
-
-
-def keyframes(path):
-    with av.open(str(path)) as container:
-        return [n for n, f in enumerate(container.decode(video=0), 1) if f.key_frame]
-
-
-@pytest.mark.parametrize("count", [2, 3, 5])
-def test_parts_have_every_frame_once_and_begin_at_keyframes(clip, count):
-    parts = [frame_range(clip, number, count) for number in range(1, count + 1)]
-    assert parts[0].first == 1 and parts[-1].last is None
-    assert all(a.last + 1 == b.first for a, b in itertools.pairwise(parts))
-    assert {part.first for part in parts} <= set(keyframes(clip))
-    assert all(abs(part.first - 1 - FRAMES * n / count) <= 3 for n, part in enumerate(parts))
-
-
-def test_not_more_parts_than_keyframes(clip):
-    with pytest.raises(InputError, match="it has 7 keyframes"):
-        frame_range(clip, 1, 12)
-    assert frame_range(clip, 7, 7) == FrameRange(37, None)
-
-
-@pytest.mark.parametrize("text", ["0/4", "5/4", "1/1", "1/999", "1", "a/b", "1/2/3", "-1/2", ""])
-def test_what_is_no_part_is_refused(text):
-    with pytest.raises(InputError, match="not a part"):
-        parse_part(text)
-
-
-def test_joined_parts_are_what_one_job_gives(clip, tmp_path):
-    alone, output = tmp_path / "alone.mp4", tmp_path / "out.mp4"
-    assert upscale(clip, alone, *QUICK).returncode == 0
-    done = [upscale(clip, output, *QUICK, "--segment-of", f"{number}/3") for number in (3, 1, 2)]
-    assert all(one.returncode == 0 for one in done), [one.stderr for one in done]
-    assert "--join-segments 3" in done[0].stderr and not output.exists()
-    joined = upscale(clip, output, *QUICK, "--join-segments", "3", "--progress", "json")
-    assert joined.returncode == 0, joined.stderr
-    assert json.loads(joined.stdout.splitlines()[-1])["frames"] == FRAMES
-    assert content(output) == content(alone) and len(content(alone)[0]) == FRAMES
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.mp4", "out.mp4"]
-
-
-def test_a_part_that_is_missing_other_or_damaged_is_told_and_nothing_touched(clip, tmp_path):
-    output = tmp_path / "out.mp4"
-    assert upscale(clip, output, *QUICK, "--segment-of", "1/2").returncode == 0
-    missing = upscale(clip, output, *QUICK, "--join-segments", "2")
-    assert missing.returncode == 1 and "part 2 of 2 has not been run" in missing.stderr
-    assert upscale(clip, output, *QUICK, "--segment-of", "2/2").returncode == 0
-    other = upscale(clip, output, *QUICK[:3], "--join-segments", "2")
-    assert other.returncode == 1 and "part 1 of 2 was run with other options" in other.stderr
-    segment = tmp_path / "out.2of2.mp4.work" / "segments" / "segment_000000.mkv"
+def test_a_part_that_is_missing_other_or_damaged_is_told_and_nothing_touched(tmp_path):
+    clip, output = make_clip(tmp_path / "in.mp4", FRAMES, options=GOP, sound=True), tmp_path / "out.mp4"
+    alone = tmp_path / "alone.mp4"
+    first = upscale(clip, output, *QUICK, "--part", "1/2")
+    assert first.returncode == 0 and "--join 2" in first.stderr, first.stderr
+    missing = upscale(clip, output, *QUICK, "--join", "2")
+    assert missing.returncode == 1 and "not finished: part 2 of 2" in missing.stderr, missing.stderr
+    assert upscale(clip, output, *QUICK, "--part", "2/2").returncode == 0
+    other = upscale(clip, output, *QUICK[:3], "--join", "2")
+    assert other.returncode == 1 and "part 1 of 2 was made with other options" in other.stderr, other.stderr
+    assert "encoding.options" in other.stderr
+    segment = tmp_path / "out.mp4.parts" / "part_0002_of_0002" / "run_0001" / "segment_000000.mkv"
     whole = segment.read_bytes()
     segment.write_bytes(whole[:-9] + b"damaged!!")
-    damaged = upscale(clip, output, *QUICK, "--join-segments", "2")
-    assert damaged.returncode == 1 and "segment_000000.mkv is damaged" in damaged.stderr
-    segment.write_bytes(whole)
-    complete = tmp_path / "out.1of2.mp4.work" / "complete.json"
-    complete.unlink()
-    unfinished = upscale(clip, output, *QUICK, "--join-segments", "2")
-    assert unfinished.returncode == 1 and "part 1 of 2 is not done yet" in unfinished.stderr
-    assert not output.exists()
-    again = upscale(clip, output, *QUICK, "--segment-of", "1/2")
-    assert "resuming" in again.stderr and complete.exists(), again.stderr
-    assert upscale(clip, output, *QUICK, "--join-segments", "2").returncode == 0
-    assert [path.name for path in tmp_path.iterdir()] == ["out.mp4"]
+    wrong = upscale(clip, output, *QUICK, "--join", "2")
+    assert wrong.returncode == 1 and "part 2 of 2 is damaged" in wrong.stderr and not output.exists(), wrong.stderr
+    assert upscale(clip, output, *QUICK, "--part", "2/2").returncode == 0
+    joined = upscale(clip, output, *QUICK, "--join", "2", "--progress", "json", "--keep-work")
+    assert joined.returncode == 0, joined.stderr
+    assert json.loads(joined.stdout.splitlines()[-1])["frames"] == FRAMES
+    assert os.listdir(tmp_path / "out.mp4.parts")
+    assert upscale(clip, output, *QUICK, "--join", "2").returncode == 0
+    assert upscale(clip, alone, *QUICK).returncode == 0 and same(output, alone)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.mp4", "in.mp4", "out.mp4"]
 
 
-def test_a_part_of_a_part_is_refused(clip, tmp_path):
-    done = upscale(clip, tmp_path / "out.mp4", *QUICK, "--segment-of", "1/2", "--frames", "1:5")
-    assert done.returncode == 2 and "--segment-of splits a whole video" in done.stderr
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [(["--frames", "1:5"], "--part splits a whole video"), (["--join", "2"], "choose --part or --join")],
+)
+def test_what_a_part_cannot_be_combined_with(tmp_path, more, words):
+    clip = make_clip(tmp_path / "in.mp4", 6)
+    done = upscale(clip, tmp_path / "out.mp4", *QUICK, "--part", "1/2", *more)
+    assert done.returncode == 2 and words in done.stderr, done.stderr

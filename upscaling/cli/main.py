@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from upscaling.cli.arguments import Query, parse_arguments
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import join_segments, run
+from upscaling.cli.run import join, run
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.system import retain_freed_memory
@@ -75,10 +75,12 @@ def run_command(options: Options, progress: Progress, signals: Signals) -> int:
         progress.show_dry_run(lines, **facts)
         return 0
     if is_folder:
+        if options.part or options.join:
+            raise InputError(f"--{'part' if options.part else 'join'} takes one video, not a folder")
         status, summary = folder.run_folder(options, lambda one, pools: run(one, progress, signals, pools), progress)
         progress.done(**summary)
         return status
-    result = join_segments(options, progress) if options.join_segments else run(options, progress, signals)
+    result = join(options, progress) if options.join and not options.part else run(options, progress, signals)
     if not result.skipped or options.progress == "json":
         progress.done(**result.facts())
     return 0

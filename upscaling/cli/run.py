@@ -94,6 +94,8 @@ def upscale_video(
 def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run brings a crew along."""
     from upscaling.cli.compare import write_comparison
+    from upscaling.job.parts import begin_part, done_line
+    from upscaling.job.pipeline import RunCounts
     from upscaling.job.plan import make_plan
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
@@ -103,15 +105,25 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
+    if options.part is not None and (finished := finished_part(plan)) is not None:
+        progress.say(f"this part is finished already: {text(plan.output)}")
+        return Result(plan.output, finished, 0.0, plan.warnings)
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
     try:
-        with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
-            counts, late_warnings = upscale(plan, work_dir, pool, progress, signals)
+        part_run = begin_part(plan.output, plan.identity, work_dir) if options.part is not None else None
+        if plan.part is not None and plan.part.is_empty:
+            counts, late_warnings = RunCounts(0), []
+        else:
+            with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
+                counts, late_warnings = upscale(plan, work_dir, pool, progress, signals)
+        if part_run is not None:
+            part_run.finish()
+            progress.say(done_line(options, part_run))
         if options.compare is not None:
             write_comparison(plan, work_dir, options.compare)
         for line in late_warnings:
             progress.say(line)
-        if not options.keep_work and options.segment_of is None:
+        if not options.keep_work:
             clean_up(work_dir, progress, signals)
     except BaseException as error:
         work_dir.remove_frames()
@@ -146,9 +158,17 @@ def upscale(
         return pipeline.counts, [*pipeline.warnings, *pipeline.finish()]
 
 
-def join_segments(options: Options, progress: "Progress") -> Result:
-    """The parts that --segment-of has made, joined into the output."""
-    from upscaling.job.rejoin import join_parts
+def finished_part(plan: "Plan") -> int | None:
+    """The frames of a part that an earlier run has finished; None if it is not finished or is to be done again."""
+    from upscaling.job.parts import finished_run
+
+    finished = None if plan.options.restart else finished_run(plan.output, plan.identity)
+    return finished.frames if finished is not None else None
+
+
+def join(options: Options, progress: "Progress") -> Result:
+    """The parts that --part has made, joined into the output."""
+    from upscaling.job.join import join_parts
 
     started = time.monotonic()
     plan, frames = join_parts(options, progress.say)

@@ -36,6 +36,11 @@ class Part:
     by_number: bool
     frames: int
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether the part has no frame for sure."""
+        return self.frames == 0 and not (self.by_number and self.end is None)
+
     def identity(self) -> list:
         """The part as JSON has it."""
         return [self.number, self.count, self.first, self.end, self.by_number]

@@ -63,8 +63,10 @@ def check_input(source: Path) -> None:
 def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
     """OUTPUT.work beside the output, or inside --work-dir; numbered pictures' is beside their directory."""
     place = output.parent if target and target.pattern else output
+    part = f".{options.part[0]}of{options.part[1]}" if options.part else ""
+    name = f"{place.name}{part}.work"
     if options.work_dir is None:
-        return place.with_name(place.name + ".work")
+        return place.with_name(name)
     if not options.work_dir.is_dir():
         raise InputError(f"--work-dir {options.work_dir} does not exist; make it first")
-    return options.work_dir.absolute() / (place.name + ".work")
+    return options.work_dir.absolute() / name

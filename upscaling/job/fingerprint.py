@@ -7,12 +7,12 @@ from upscaling.frames.conversion import FrameConversion
 from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.options import Options
-from upscaling.job.sources import PictureSource, VideoSource
+from upscaling.job.sources import Source
 
 
 def identity(
     options: Options,
-    source: VideoSource | PictureSource,
+    source: Source,
     encoding: EncodeSettings,
     conversion: FrameConversion,
     found: weights.Weights | None,

@@ -12,7 +12,7 @@ UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30, "T": 1 << 40}
 NAMED_SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440), "2160p": (3840, 2160),
                "4k": (3840, 2160), "8k": (7680, 4320)}  # fmt: skip
 MAX_RATE = 1000  # frames/s
-MAX_PARTS = 256  # of one video
+MAX_PARTS = 1000  # of one video
 
 
 @dataclass(frozen=True)

@@ -147,13 +147,12 @@ class Options:
         600, "SECONDS", WORKERS, "replace a worker that sends no heartbeat for this long", number(1, 1e6)
     )
 
-    segment_of: tuple[int, int] | None = value(
-        None, "I/N", CLUSTER, "only part I of N, cut at keyframes; its work directory is kept for joining", parse_part,
+    part: tuple[int, int] | None = value(
+        None, "I/N", CLUSTER, "upscale only part I of N, cut at keyframes, into OUTPUT.parts", parse_part, keyword=False
+    )
+    join: int | None = value(
+        None, "N", CLUSTER, "join the N parts that --part has made; nothing is encoded again", integer(2, MAX_PARTS),
         keyword=False,
-    )  # fmt: skip
-    join_segments: int | None = value(
-        None, "N", CLUSTER, "join the N parts that --segment-of has made, without encoding again",
-        integer(2, MAX_PARTS), keyword=False,
     )  # fmt: skip
 
     deinterlace: str = value(

@@ -215,7 +215,7 @@ class Pipeline:
             if batch:
                 self._deal(next(number_of), batch)
             self.warnings = decoder.warnings
-        if last == 0:
+        if last == 0 and self.plan.part is None:
             raise VideoError(f"{self.plan.options.input}: no frame of it decodes")
         self.counts.total = last
         self.window.end()

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from upscaling.common.errors import InputError
 from upscaling.common.system import available_memory, choose_devices, core_share, cuda_device_count
+from upscaling.decode.packet_index import Part
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import keeps_alpha
 from upscaling.encode.muxer import check_container
@@ -24,8 +25,15 @@ from upscaling.job.images import PictureTarget
 from upscaling.job.ledger import SegmentRecord
 from upscaling.job.notation import FrameRange
 from upscaling.job.options import Options
-from upscaling.job.parts import part_options
-from upscaling.job.sources import PictureSource, VideoSource, picture_source, video_source
+from upscaling.job.parts import check_part_options, part_directory
+from upscaling.job.sources import (
+    Source,
+    VideoPartSource,
+    VideoSource,
+    part_source,
+    picture_source,
+    video_source,
+)
 
 WINDOW_BATCHES = 3  # batches a worker in the window: one at work, one in its queue, one being encoded
 LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out: they take milliseconds, so many in storage gain nothing
@@ -38,7 +46,7 @@ class Plan:
 
     options: Options
     output: Path
-    source: VideoSource | PictureSource
+    source: Source
     target: PictureTarget | None  # where the result is pictures
     encoding: EncodeSettings
     conversion: FrameConversion
@@ -52,6 +60,11 @@ class Plan:
     @property
     def info(self) -> VideoInfo:
         return self.source.info
+
+    @property
+    def part(self) -> Part | None:
+        """The part of --part."""
+        return self.source.part if isinstance(self.source, VideoPartSource) else None
 
     @property
     def frame_bytes(self) -> int:
@@ -73,8 +86,8 @@ class Plan:
 
 def make_plan(options: Options) -> Plan:
     """Check everything that can be checked before the first byte is written; InputError says what is wrong."""
-    if options.segment_of is not None:
-        options = part_options(options)
+    if options.part is not None:
+        check_part_options(options)
     target = picture_target(options)
     output = check_paths(options, target)
     work_dir = work_directory(options, output, target)
@@ -102,6 +115,8 @@ def make_plan(options: Options) -> Plan:
     batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir)
     if source.most is not None:  # few frames are shared by all workers
         batch_size = min(batch_size, -(-source.most // workers))
+    if options.part is not None:
+        output = part_directory(output, *options.part)
     return Plan(
         options, output, source, target, encoding, conversion, models,
         identity(options, source, encoding, conversion, found), work_dir, batch_size, window, (*info.notes, *warnings),
@@ -121,7 +136,7 @@ def frame_conversion(info: VideoInfo, encoding: EncodeSettings, width: int, heig
     return FrameConversion(source=info.layout, target=target)
 
 
-def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> VideoSource | PictureSource:
+def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> Source:
     """What the frames are taken from, by the input's name."""
     path, part = options.input, options.frames or options.time
     pictures = None
@@ -137,6 +152,10 @@ def frame_source(options: Options, target: PictureTarget | None, keep_alpha: boo
             f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
             f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
         )
+    if options.part is not None:
+        if pictures is not None or target is not None:
+            raise InputError("--part takes a video and makes a video, not pictures")
+        return part_source(path, *options.part, options.deinterlace, keep_alpha)
     if pictures is not None:
         return picture_source(pictures, part, options.frame_rate, keep_alpha)
     if options.frame_rate is not None:

@@ -12,7 +12,6 @@ from upscaling.common.files import file_sha256, sync_directory
 from upscaling.encode.muxer import Segment, join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.job.ledger import SegmentRecord
-from upscaling.job.parts import mark_complete
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
 from upscaling.job.work_dir import WorkDir
@@ -92,8 +91,8 @@ def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
     if plan.target is not None:
         icc = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
         return plan.target.write(work_dir, plan.source.numbers, icc)
-    if plan.options.segment_of is not None:
-        return [mark_complete(work_dir, plan.options)]
+    if plan.part is not None:
+        return []
     return put_together(
         [(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records], plan, work_dir
     )

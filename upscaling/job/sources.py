@@ -12,6 +12,8 @@ from pathlib import Path
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import file_identity
 from upscaling.decode.decoder import DecodedFrame, Decoder
+from upscaling.decode.packet_index import PacketIndex, Part, read_packet_index
+from upscaling.decode.part_decoder import PartDecoder
 from upscaling.decode.probe import VideoError, VideoInfo, probe
 from upscaling.job.notation import FrameRange, TimeRange, round_half_up
 
@@ -32,11 +34,11 @@ class VideoSource:
         part = self.part
         return part.last - part.first + 1 if isinstance(part, FrameRange) and part.last is not None else None
 
-    def open(self, skip: int) -> "Decoder | PartDecoder":
+    def open(self, skip: int) -> "Decoder | RangeOfVideo":
         """A context manager and iterator of DecodedFrame with `warnings`, without the first `skip` frames."""
         if self.part is None:
             return Decoder(self.info, skip=skip)
-        return PartDecoder(self.info, self.part, skip)
+        return RangeOfVideo(self.info, self.part, skip)
 
     def identity(self) -> dict:
         """What tells this input from others, as JSON has it."""
@@ -44,7 +46,7 @@ class VideoSource:
         return {"input": file_identity(self.info.path), "part": part}
 
 
-class PartDecoder:
+class RangeOfVideo:
     """Frames of a part of a video, numbered from 1 where the part begins; a context manager, iterable once.
 
     The video is decoded from its start: only so do frames have the numbers that a whole run gives them.
@@ -63,7 +65,7 @@ class PartDecoder:
     def warnings(self) -> list[str]:
         return self._decoder.warnings
 
-    def __enter__(self) -> "PartDecoder":
+    def __enter__(self) -> "RangeOfVideo":
         return self
 
     def __exit__(self, *_) -> None:
@@ -93,6 +95,27 @@ class PartDecoder:
 
 
 @dataclass(frozen=True)
+class VideoPartSource:
+    """The frames of one of several parts of a video."""
+
+    info: VideoInfo  # the whole video's, but for frame_count
+    part: Part
+    index: PacketIndex
+    numbers: None = None
+
+    @property
+    def most(self) -> int | None:
+        """The number of frames; None if there may be more."""
+        return None if self.part.by_number and self.part.end is None else max(1, self.part.frames)
+
+    def open(self, skip: int) -> PartDecoder:
+        return PartDecoder(self.info, self.part, self.index, skip)
+
+    def identity(self) -> dict:
+        return {"input": file_identity(self.info.path), "part": self.part.identity()}
+
+
+@dataclass(frozen=True)
 class PictureSource:
     """Pictures as frames, one after the other; `numbers` are those in their names."""
 
@@ -116,6 +139,9 @@ class PictureSource:
             about = path.stat()
             digest.update(f"{path.name!r} {about.st_size} {about.st_mtime_ns}\n".encode())
         return {"input": {"files": len(self.files), "sha256_of_list": digest.hexdigest()}, "part": None}
+
+
+Source = VideoSource | VideoPartSource | PictureSource
 
 
 class PictureDecoder:
@@ -157,6 +183,17 @@ def video_source(path: Path, part: FrameRange | TimeRange | None, deinterlace: s
         raise InputError(f"{path} has about {info.frame_count} frames: none is in the part that was asked for")
     duration = count / info.frame_rate if count and info.frame_rate else None
     return VideoSource(replace(info, frame_count=count, duration=duration), part)
+
+
+def part_source(path: Path, number: int, count: int, deinterlace: str, keep_alpha: bool) -> VideoPartSource:
+    """Part `number` of `count` of a video; VideoError as for probe."""
+    info = probe(path, deinterlace=deinterlace, keep_alpha=keep_alpha)
+    index = read_packet_index(path)
+    part = index.part(number, count)
+    notes = info.notes
+    if index.fault and part.first is not None and part.frames:
+        notes += (f"the part is decoded from the start of the video: {index.fault}",)
+    return VideoPartSource(replace(info, frame_count=part.frames or None, notes=notes), part, index)
 
 
 def _frames_in(info: VideoInfo, part: FrameRange | TimeRange) -> int | None:

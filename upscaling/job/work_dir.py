@@ -15,7 +15,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,7 +47,7 @@ FOLDERS = {
     "logs": r"worker_[0-9]+\.log",
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
-OWN_FILES = rf"(job\.json|ledger\.jsonl|complete\.json){TEMPORARY}|{JOINED}"
+OWN_FILES = rf"(job\.json|ledger\.jsonl){TEMPORARY}|{JOINED}"
 OWN_NAMES = re.compile(rf"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
 
 
@@ -77,6 +77,7 @@ class WorkDir:
         self.records: list[SegmentRecord] = []
         self.discarded = ""  # why nothing of an earlier run was kept; empty if there was none, or it is resumed
         self._job: dict = {}  # the content of job.json for this run
+        self.on_segment: Callable[[Path, SegmentRecord], None] | None = None  # called with each segment added
         self._lock = -1
         self._claim = -1
 
@@ -201,6 +202,8 @@ class WorkDir:
         sync_directory(path.parent)
         append_synced(self.directory / "ledger.jsonl", ledger_line(record))
         self.records.append(record)
+        if self.on_segment is not None:
+            self.on_segment(path, record)
         return record
 
     @property

@@ -1,0 +1,47 @@
+"""All parts of a video joined into the output: packets are copied, the other streams come from the input."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+from upscaling.common.errors import UpscaleError
+from upscaling.job.options import Options
+from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
+from upscaling.job.plan import Plan, make_plan
+from upscaling.job.segments import put_together
+from upscaling.job.work_dir import WorkDir
+
+
+def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]:
+    """Join the finished parts of --part; (the whole video's plan, its frames).
+
+    UpscaleError if a part is missing, damaged, or was made with other options or from another input: nothing is
+    touched then. The parts are removed afterwards, unless --keep-work says otherwise.
+    """
+    count = options.join or 0
+    plan = make_plan(replace(options, join=None, restart=False))
+    runs = list(chain(plan.output, plan.identity, count))
+    segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
+    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    try:
+        for line in put_together(segments, plan, work_dir):
+            say(line)
+        work_dir.remove()
+    finally:
+        if work_dir.held and not work_dir.records:
+            work_dir.remove()
+        work_dir.close()
+    if not options.keep_work and not remove_parts(plan.output, count):
+        say(f"{parts_directory(plan.output)} holds other files and is not removed")
+    return plan, sum(run.frames for run in runs)
+
+
+def _segments(run: PartRun, number: int, count: int) -> list[tuple[Path, tuple[int, ...]]]:
+    """(path, times of its frames) of a part's segments; UpscaleError if one is damaged."""
+    for record in run.records:
+        if not run.is_intact(record):
+            (run.directory / "part.json").unlink(missing_ok=True)  # it is not finished any more
+            raise UpscaleError(
+                f"part {number} of {count} is damaged ({run.path(record)}); run --part {number}/{count} again"
+            )
+    return [(run.path(record), record.pts) for record in run.records]
