@@ -106,7 +106,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
     started = time.monotonic()
     plan = make_plan(options)
     if options.part is not None and (finished := finished_part(plan)) is not None:
-        progress.say(f"this part is finished already: {text(plan.output)}")
+        progress.say(f"this part is finished already: {printable(plan.output)}")
         return Result(plan.output, finished, 0.0, plan.warnings)
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
     try:

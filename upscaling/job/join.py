@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.text import printable
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
@@ -32,7 +33,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
             work_dir.remove()
         work_dir.close()
     if not options.keep_work and not remove_parts(plan.output, count):
-        say(f"{parts_directory(plan.output)} holds other files and is not removed")
+        say(f"{printable(parts_directory(plan.output))} holds other files and is not removed")
     return plan, sum(run.frames for run in runs)
 
 
@@ -42,6 +43,6 @@ def _segments(run: PartRun, number: int, count: int) -> list[tuple[Path, tuple[i
         if not run.is_intact(record):
             (run.directory / "part.json").unlink(missing_ok=True)  # it is not finished any more
             raise UpscaleError(
-                f"part {number} of {count} is damaged ({run.path(record)}); run --part {number}/{count} again"
+                f"part {number} of {count} is damaged ({printable(run.path(record))}); run --part {number}/{count} again"
             )
     return [(run.path(record), record.pts) for record in run.records]

@@ -20,7 +20,7 @@ from pathlib import Path
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import append_synced, file_sha256, remove_empty, remove_files, replace_file, replacing
 from upscaling.common.files import sync_directory as sync
-from upscaling.common.text import many
+from upscaling.common.text import many, printable
 from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 from upscaling.job.options import Options
@@ -159,7 +159,7 @@ def done_line(options: Options, run: PartRun) -> str:
     """What the user is told of a finished part."""
     number, count = options.part or (0, 0)
     return (
-        f"part {number} of {count} is finished: {many(run.frames, 'frame')} in {run.directory}; "
+        f"part {number} of {count} is finished: {many(run.frames, 'frame')} in {printable(run.directory)}; "
         f"when all parts are, join them with --join {count} in place of --part"
     )
 
