@@ -110,7 +110,9 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         return Result(plan.output, finished, 0.0, plan.warnings)
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
     try:
-        part_run = begin_part(plan.output, plan.identity, work_dir) if options.part is not None else None
+        part_run = (
+            begin_part(plan.output, plan.identity, work_dir, options.restart) if options.part is not None else None
+        )
         if plan.part is not None and plan.part.is_empty:
             counts, late_warnings = RunCounts(0), []
         else:

@@ -10,7 +10,7 @@ from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
 from upscaling.job.segments import put_together
-from upscaling.job.work_dir import WorkDir
+from upscaling.job.work_dir import open_work_dir
 
 
 def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]:
@@ -23,7 +23,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     plan = make_plan(replace(options, join=None, restart=False))
     runs = list(chain(plan.output, plan.identity, count))
     segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
-    work_dir = WorkDir(plan.work_dir).open(plan.identity, plan.output)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
     try:
         for line in put_together(segments, plan, work_dir):
             say(line)
@@ -42,7 +42,6 @@ def _segments(run: PartRun, number: int, count: int) -> list[tuple[Path, tuple[i
     for record in run.records:
         if not run.is_intact(record):
             (run.directory / "part.json").unlink(missing_ok=True)  # it is not finished any more
-            raise UpscaleError(
-                f"part {number} of {count} is damaged ({printable(run.path(record))}); run --part {number}/{count} again"
-            )
+            path = printable(run.path(record))
+            raise UpscaleError(f"part {number} of {count} is damaged ({path}); run --part {number}/{count} again")
     return [(run.path(record), record.pts) for record in run.records]

@@ -103,14 +103,14 @@ def finished_run(directory: Path, identity: dict) -> PartRun | None:
     return next((run for run in runs_of(directory) if run.is_finished and run.identity == plain(identity)), None)
 
 
-def begin_part(directory: Path, identity: dict, work_dir: WorkDir) -> PartRun:
+def begin_part(directory: Path, identity: dict, work_dir: WorkDir, restart: bool) -> PartRun:
     """A new run of a part: it and `work_dir` both have all segments that any run has closed.
 
-    Segments of earlier runs are taken over if `work_dir` has fewer frames and was not told to start again.
+    Segments of earlier runs are taken over if `work_dir` has fewer frames, unless the part is to `restart`.
     """
     earlier = [run for run in runs_of(directory) if run.identity == plain(identity)]
     best = max(earlier, key=lambda run: run.frames, default=None)
-    if best is not None and best.frames > work_dir.frames_done and work_dir.afresh != "--restart":
+    if best is not None and best.frames > work_dir.frames_done and not restart:
         _take_over(best, work_dir)
     run = PartRun(_new_run(directory))
     replace_file(run.directory / "job.json", json.dumps({"version": VERSION, "identity": plain(identity)}) + "\n")
