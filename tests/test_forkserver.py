@@ -96,7 +96,8 @@ def test_a_module_that_fails_to_import_is_an_error(capfd):
     process = server.fork(sleep, (), [])
     process.join(SECONDS)
     assert not process.is_alive() and process.pid is None and process.exit_code is None
-    assert "No module named 'upscaling.no_such_module'" in capfd.readouterr().err
+    assert process.start_error == "ModuleNotFoundError: No module named 'upscaling.no_such_module'"
+    assert capfd.readouterr().err == ""
     process.close()
     server.stop()
 

@@ -43,7 +43,7 @@ class ForkServer:
     """The main process's side: starts the server when it is needed and asks it to fork workers."""
 
     def __init__(self, modules: Sequence[str]):
-        """`modules` are imported once, in the server. One that fails to import ends the server with a traceback."""
+        """`modules` are imported once, in the server. If one fails to import, no worker starts."""
         self.modules = tuple(modules)
         self._process: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
@@ -121,6 +121,8 @@ class WorkerProcess:
         """None until the server has forked the worker."""
         self.exit_code: int | None = None
         """As subprocess.Popen.returncode has it; None while the worker lives, and if the server died with it."""
+        self.start_error = ""
+        """Why the server did not fork the worker."""
         self._ended = False
 
     def is_alive(self) -> bool:
@@ -131,11 +133,13 @@ class WorkerProcess:
     def _read(self, timeout: float) -> None:
         try:
             while not self._ended and self.sentinel.poll(timeout):
-                if self.pid is None:
-                    self.pid = self.sentinel.recv()
+                news = self.sentinel.recv()
+                if isinstance(news, str):
+                    self.start_error, self._ended = news, True
+                elif self.pid is None:
+                    self.pid = news
                 else:
-                    self.exit_code = self.sentinel.recv()
-                    self._ended = True
+                    self.exit_code, self._ended = news, True
         except (EOFError, OSError):
             self._ended = True
 
@@ -162,8 +166,7 @@ class WorkerProcess:
 
 def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
     """Fork workers on request until the main process closes its end of the socket `descriptor`."""
-    for name in modules:
-        importlib.import_module(name)
+    import_error = _import_modules(modules)
     status_pipes: dict[int, Connection] = {}  # by worker's pid
 
     def reap(*_) -> None:
@@ -179,6 +182,10 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
         while True:
             request, descriptors = _receive(requests)
             pipe = Connection(descriptors[0], readable=False)
+            if import_error:
+                with pipe:
+                    _report(pipe, import_error)
+                continue
             server_pid = os.getpid()
             # Blocked until the worker is entered in `status_pipes`: it may end before that.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
@@ -195,6 +202,16 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
                 os.close(number)
 
 
+def _import_modules(modules: Sequence[str]) -> str:
+    """Import them; return the error in one line, or nothing."""
+    try:
+        for name in modules:
+            importlib.import_module(name)
+    except Exception as error:  # a broken library raises whatever it likes
+        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+    return ""
+
+
 def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
     try:
         request, descriptors, _, _ = socket.recv_fds(requests, MAX_REQUEST, MAX_DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
@@ -205,9 +222,9 @@ def _receive(requests: socket.socket) -> tuple[bytes, list[int]]:
     return request, descriptors
 
 
-def _report(pipe: Connection, number: int) -> None:
+def _report(pipe: Connection, news: int | str) -> None:
     try:
-        pipe.send(number)
+        pipe.send(news)
     except OSError:
         pass  # the main process has let go of this worker
 

@@ -121,6 +121,8 @@ class WorkerHandle:
         process.join(1)  # its pipe may end a moment before it does
         if process.is_alive():
             return "closed its pipe"
+        if process.start_error:
+            return f"failed ({process.start_error})"
         if process.exit_code is None:
             return "ended with the fork server"
         if process.exit_code >= 0:
