@@ -1,7 +1,6 @@
-"""What this machine has: CUDA devices, cores, memory; and the C library's allocator. Without importing torch."""
+"""The machine: CUDA devices, CPU cores, memory limits, and glibc's allocator. Never imports torch."""
 
 import ctypes
-import importlib.metadata
 import importlib.util
 import os
 import re
@@ -9,9 +8,19 @@ from pathlib import Path
 
 from upscaling.common.errors import InputError
 
+# mallopt(3)
+M_TRIM_THRESHOLD = -1
+M_MMAP_THRESHOLD = -3
+MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # bytes; older glibc refuses more than the second (HEAP_MAX_SIZE / 2)
+
+# Devices
+
 
 def torch_cuda_version() -> str | None:
-    """The CUDA version that torch was built with, from its version.py as text: importing torch takes seconds."""
+    """The CUDA version that torch was built with, such as "12.8"; None without torch or for a CPU build.
+
+    Read from torch/version.py as text, because importing torch takes seconds.
+    """
     spec = importlib.util.find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -20,36 +29,13 @@ def torch_cuda_version() -> str | None:
     return match[1] if match else None
 
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
-LARGEST = 1 << 30, 32 << 20  # bytes; older glibc takes no threshold above the second (HEAP_MAX_SIZE / 2)
-
-
-def retain_freed_memory() -> None:
-    """Lets glibc keep freed memory instead of returning it to the kernel at each free.
-
-    By default each layer's output and each frame is mapped and unmapped anew and its pages are faulted in
-    again: a sixth of the network's time for one 320x180 frame, a third for a batch of 8. Without glibc
-    nothing happens.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (OSError, AttributeError):
-        return
-    any(mallopt(M_MMAP_THRESHOLD, size) for size in LARGEST)  # the first that it takes
-    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
-
-
 def cuda_device_count() -> int:
-    """CUDA devices that torch can use here: 0 without a driver, or where torch was built without CUDA.
+    """The number of CUDA devices that torch can use; 0 without a driver or with a CPU build of torch.
 
-    Asks the driver itself (cuInit, cuDeviceGetCount of the CUDA Driver API, which honour
-    CUDA_VISIBLE_DEVICES), because torch takes seconds to import and the main process must not hold a device.
+    Asks the driver itself, which honours CUDA_VISIBLE_DEVICES (cuInit and cuDeviceGetCount of the CUDA Driver
+    API): importing torch takes seconds, and the main process must not hold a device.
     """
-    spec = importlib.util.find_spec("torch")
-    if spec is None or not spec.submodule_search_locations:
-        return 0
-    version = Path(spec.submodule_search_locations[0], "version.py").read_text(encoding="utf-8")
-    if re.search(r"^cuda\b.*=\s*None", version, re.MULTILINE):
+    if torch_cuda_version() is None:
         return 0
     try:
         driver = ctypes.CDLL("libcuda.so.1")
@@ -62,10 +48,10 @@ def cuda_device_count() -> int:
 
 
 def choose_devices(requested: str, workers: int, gpus: int) -> list[str]:
-    """The device of each worker: worker i on `cuda:(i mod GPUs)`, or all on the CPU.
+    """The device of each worker: `cuda:(i mod GPUs)` for worker i, or "cpu" for all.
 
-    `requested` is auto, cpu, cuda, or a list such as cuda:0,cuda:1; `gpus` is how many there are.
-    InputError where something else is asked for or the GPU is not there.
+    `requested` is auto, cpu, cuda, or a list such as cuda:0,cuda:1; `gpus` is the number of CUDA devices.
+    Raises InputError for anything else, and for a device that this machine does not have.
     """
     if requested == "cpu" or (requested == "auto" and gpus == 0):
         return ["cpu"] * workers
@@ -75,9 +61,9 @@ def choose_devices(requested: str, workers: int, gpus: int) -> list[str]:
         names = requested.split(",")
         if not all(n.startswith("cuda:") and n[5:].isascii() and n[5:].isdigit() for n in names):
             raise InputError(f"--device {requested}: choose auto, cpu, cuda, or a list such as cuda:0,cuda:1")
-    there = ", ".join(f"cuda:{i}" for i in range(gpus)) or "no CUDA device, only the cpu"
     if missing := [n for n in names if int(n[5:]) >= gpus] or ([] if names else [requested]):
-        raise InputError(f"--device {requested}: {missing[0]} is not there; this machine has {there}")
+        present = ", ".join(f"cuda:{i}" for i in range(gpus)) or "no CUDA device, only the cpu"
+        raise InputError(f"--device {requested}: {missing[0]} not found; this machine has {present}")
     return [names[i % len(names)] for i in range(workers)]
 
 
@@ -86,34 +72,41 @@ def core_share(workers: int) -> int:
     return max(1, len(os.sched_getaffinity(0)) // workers)
 
 
-def _meminfo_available() -> int | None:
+# Memory
+
+
+def available_memory() -> int | None:
+    """Bytes that can be allocated without swapping (MemAvailable of proc_meminfo(5)); None if unknown."""
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    except (OSError, ValueError):
-        pass
-    try:  # not Linux
-        return os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, AttributeError):
+        match = re.search(r"^MemAvailable:\s*([0-9]+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
+    except OSError:
         return None
+    return int(match[1]) * 1024 if match else None
 
 
-def _cgroup_available() -> int | None:
-    """What the control group (a container, a batch job) may still take; version 2 only."""
-    group = Path("/sys/fs/cgroup")
+def cgroup_memory_left() -> int | None:
+    """Bytes that the control group (a container, a batch job) may still allocate; None without a limit.
+
+    Control groups of version 2 only: memory.max and memory.current.
+    """
+    root = Path("/sys/fs/cgroup")
     try:
         name = Path("/proc/self/cgroup").read_text().strip().split("::", 1)[1].lstrip("/")
-        group = next(g for g in (group / name, group) if (g / "memory.max").is_file())
+        group = next(g for g in (root / name, root) if (g / "memory.max").is_file())
         return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError, IndexError, StopIteration):
+    except (OSError, ValueError, IndexError, StopIteration):  # ValueError: the limit is "max", no limit
         return None
 
 
-def available_memory() -> int:
-    """Bytes of memory that new work may take without swapping (MemAvailable of proc(5))."""
-    with open("/proc/meminfo", encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return 1 << 62
+def retain_freed_memory() -> None:
+    """Make glibc keep freed memory instead of returning it to the kernel at each free.
+
+    By default each layer's output and each frame is mapped, page-faulted and unmapped anew, which takes a sixth of
+    the network's time for one 320x180 frame and a third for a batch of 8. Does nothing without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):
+        return
+    any(mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_THRESHOLDS)  # the first that glibc accepts
+    mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)

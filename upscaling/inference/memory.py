@@ -3,7 +3,7 @@
 import torch
 from torch import nn
 
-from upscaling.common.system import _cgroup_available, _meminfo_available
+from upscaling.common.system import available_memory, cgroup_memory_left
 
 KEEP = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
 SPARE = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
@@ -29,7 +29,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Free memory of the device in bytes, or None where it can't be known."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [_meminfo_available(), _cgroup_available()]
+    limits = [available_memory(), cgroup_memory_left()]
     known = [limit for limit in limits if limit is not None]
     return min(known) if known else None
 

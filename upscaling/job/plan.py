@@ -187,7 +187,9 @@ def window_frames(options: Options, conversion: FrameConversion, work_dir: Path)
     one = conversion.source.frame_bytes + target.padded.frame_bytes
     place = work_dir if work_dir.exists() else work_dir.parent
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
-    space = min(disk, options.work_space if options.work_space is not None else disk, available_memory() // 2)
+    memory = available_memory()
+    limits = [options.work_space, None if memory is None else memory // 2]  # frames are cached in memory
+    space = min(disk, *(limit for limit in limits if limit is not None))
     size = options.batch_size
     if options.model == LANCZOS:
         size = max(1, min(size, LANCZOS_BATCH_BYTES // max(1, one)))

@@ -1,11 +1,18 @@
-"""devices.py: which worker gets which device; the binding is tested without a GPU, its use where there is one."""
+"""Which worker gets which device, and what is known of the machine's memory; tested without a GPU."""
 
 import os
 
 import pytest
 
 from upscaling.common.errors import InputError
-from upscaling.common.system import choose_devices, core_share, cuda_device_count
+from upscaling.common.system import (
+    available_memory,
+    cgroup_memory_left,
+    choose_devices,
+    core_share,
+    cuda_device_count,
+    torch_cuda_version,
+)
 
 
 @pytest.mark.parametrize(
@@ -39,3 +46,15 @@ def test_device_count_is_torchs():
     import torch
 
     assert cuda_device_count() == torch.cuda.device_count()
+
+
+def test_cuda_version_is_torchs():
+    import torch
+
+    assert torch_cuda_version() == torch.version.cuda
+
+
+def test_available_memory_is_part_of_the_machines():
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    assert 0 < available_memory() <= total
+    assert (cgroup_memory_left() or 0) <= total
