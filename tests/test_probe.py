@@ -14,12 +14,11 @@ import field_clips
 import numpy as np
 import pytest
 
-from upscaling.decode import probe as video
 from upscaling.decode.deinterlace import FieldDetector
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
-from upscaling.decode.planes import PlaneViewer, kept_format
-from upscaling.decode.probe import VideoError, probe
-from upscaling.decode.reader import shown
+from upscaling.decode.planes import PlaneViewer, stored_format
+from upscaling.decode.probe import probe
+from upscaling.decode.reader import VideoError, display_name
 from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
@@ -83,7 +82,7 @@ def test_pixel_format_that_holds_it_without_loss(tmp_path, codec, pix_fmt, expec
 
 def test_every_pixel_format_is_kept_in_one_that_exists_and_fits():
     for name in FORMATS:
-        kept = kept_format(name, alpha=True)
+        kept = stored_format(name, alpha=True)
         assert kept.name == name
         frame = av.VideoFrame(17, 9, name)
         viewer = PlaneViewer(name, 17, 9, kept, False)
@@ -102,7 +101,7 @@ def test_conversion_keeps_every_sample(name, full_range):
         samples[:] = random.integers(0, 256, samples.size)
         if name == "p010le":
             samples[0::2] &= 0xC0  # its lowest six bits are not part of the sample
-    kept = kept_format(name)
+    kept = stored_format(name)
     viewer = PlaneViewer(name, 34, 18, kept, full_range)
     there = viewer.fit(frame)
     back = there.reformat(format=name, src_color_range=1 + full_range, dst_color_range=1 + full_range)
@@ -328,7 +327,7 @@ def _no_frame(path: Path) -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda p: None, "No such file"),
+        (lambda p: None, "c.mp4: No such file"),
         (lambda p: p.mkdir(), "is a directory"),
         (lambda p: p.touch(), "is empty"),
         (os.mkfifo, "not a regular file"),
@@ -337,7 +336,7 @@ def _no_frame(path: Path) -> None:
         (lambda p: p.write_bytes(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"), "not a video"),
         (_sound_only, "no video stream"),
         (_cover_only, "cover art but no video"),
-        (_too_large, "or larger than 8192x8192"),
+        (_too_large, "larger than 8192x8192"),
         (_no_frame, "no frame"),
     ],
     ids=["missing", "directory", "empty", "fifo", "text", "binary", "playlist", "sound", "cover", "large", "damaged"],
@@ -383,7 +382,7 @@ def test_names_are_names(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     assert probe(os.fsdecode(name)).width == 64, "a relative name"
     assert probe(Path(os.fsdecode(name)).absolute()).width == 64
-    assert shown(name).isprintable()
+    assert display_name(os.fsdecode(name)).isprintable()
 
 
 def test_probing_leaves_the_file_as_it_is(tmp_path):
@@ -398,4 +397,3 @@ def test_probing_leaves_the_file_as_it_is(tmp_path):
 def test_identity_is_the_same_again_and_differs_with_the_result(tmp_path):
     clip = field_clips.interlaced(tmp_path / "c.mp4")
     assert probe(clip).identity() == probe(clip).identity() != probe(clip, deinterlace="off").identity()
-    assert video.VideoError is VideoError

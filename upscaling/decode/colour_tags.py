@@ -1,12 +1,17 @@
-"""What a decoded frame says of its colours, and what is assumed where it says nothing; HDR metadata as text.
+"""Colour tags of decoded frames, with defaults for untagged video; HDR metadata as text.
 
 Names are those of FFmpeg's options -colorspace, -color_range, -color_primaries and -color_trc; the numbers are
 ISO/IEC 23091-2's (libavutil/pixfmt.h).
 """
 
 import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import cast
+
+import av
+from av.sidedata.sidedata import SideData
 
 from upscaling.decode.planes import is_full_range, is_rgb
 
@@ -20,7 +25,7 @@ PRIMARIES = {1: "bt709", 4: "bt470m", 5: "bt470bg", 6: "smpte170m", 7: "smpte240
 TRANSFERS = {1: "bt709", 4: "gamma22", 5: "gamma28", 6: "smpte170m", 7: "smpte240m", 8: "linear", 9: "log100"} | {
     10: "log316", 11: "iec61966-2-4", 12: "bt1361e", 13: "iec61966-2-1", 14: "bt2020-10", 15: "bt2020-12"
 } | {16: "smpte2084", 17: "smpte428", 18: "arib-std-b67"}  # fmt: skip
-_HD_LINES = 720  # from here on untagged video counts as BT.709
+_HD_LINES = 720  # untagged video with so many lines or more is taken as BT.709
 _PAL_LINES = 576
 _CENTERED = ("mpeg1video", "mjpeg", "mjpegb", "webp")  # codecs whose 4:2:0 chroma lies between the luma samples
 _LOCATIONS = {1: "left", 2: "center", 3: "topleft", 4: "center", 5: "left", 6: "center"}  # top, bottom...: nearest
@@ -29,7 +34,7 @@ _FULL_RANGE_GRAY = ("png", "apng", "gif", "bmp", "tiff", "webp", "mjpeg", "jpeg2
 
 @dataclass(frozen=True)
 class Colour:
-    """How a video's samples are to be read as colours; nothing in it is 'unknown'."""
+    """How to read a video's samples as colours; no field is 'unknown'."""
 
     matrix: str  # 'bt709', 'smpte170m', 'bt2020nc', …; 'gbr' for RGB
     full_range: bool
@@ -38,11 +43,11 @@ class Colour:
     chroma_location: str  # 'left', 'center' or 'topleft'
 
 
-def read_colour(frame, context, lines: int) -> tuple[Colour, str | None]:
-    """The colours of a video from its first frame and its codec context, and a note if the matrix was assumed.
+def read_colour(frame: av.VideoFrame, context: av.VideoCodecContext, lines: int) -> tuple[Colour, str | None]:
+    """The colours of a video from its first frame and its codec context, and a note if the matrix is assumed.
 
-    The frame's tags come first, then the stream's; what both leave out is taken as players take it: BT.601
-    below 720 lines, BT.709 from there. `lines` is the height as coded.
+    The frame's tags come first, then the stream's. Without either, the assumptions are those of players: BT.601
+    below 720 lines, else BT.709. `lines` is the height as coded.
     """
     rgb = is_rgb(frame.format.name)
     matrix = _tag(MATRICES, frame.colorspace, context.colorspace)
@@ -53,7 +58,7 @@ def read_colour(frame, context, lines: int) -> tuple[Colour, str | None]:
     note = None
     if matrix is None:
         matrix = _assumed_matrix(primaries, transfer, lines)
-        note = f"colours are not tagged; taken as {'BT.709' if matrix == 'bt709' else 'BT.601'}"
+        note = f"colours are not tagged; assuming {'BT.709' if matrix == 'bt709' else 'BT.601'}"
         note = None if matrix == "bt2020nc" else note
     primaries = primaries or _assumed_primaries(matrix, lines)
     transfer = transfer or _assumed_transfer(matrix)
@@ -88,28 +93,28 @@ def _assumed_transfer(matrix: str) -> str:
     return known.get(matrix, "bt2020-10" if matrix.startswith("bt2020") else "bt709")
 
 
-def _chroma_location(context) -> str:
-    """The stream's chroma location; PyAV shows it among the context's options only."""
+def _chroma_location(context: av.VideoCodecContext) -> str:
+    """The stream's chroma location; PyAV has it among the context's options only."""
     options = {option.name: option.default for option in context.supported_options.generic}
     value = str(options.get("chroma_sample_location") or "0")
     default = "center" if context.codec.canonical_name in _CENTERED else "left"
     return _LOCATIONS.get(int(value), default) if value.isdigit() else default
 
 
-def side_data_of(frame) -> dict[str, bytes]:
-    """A frame's side data by name; empty where PyAV knows no name for one of them and raises for all."""
+def side_data_of(frame: av.VideoFrame) -> dict[str, bytes]:
+    """A frame's side data by name; empty if PyAV has no name for one of the kinds, because it then raises for all."""
     try:
-        return {data.type.name: bytes(data) for data in frame.side_data}
+        return {data.type.name: bytes(data) for data in cast(Iterable[SideData], frame.side_data)}
     except ValueError:
         return {}
 
 
 def hdr_metadata(side_data: dict[str, bytes]) -> dict[str, dict]:
-    """Mastering display and content light level, JSON-able, chromaticities and cd/m² as 'numerator/denominator'.
+    """Mastering display and content light level in JSON's types, numbers as 'numerator/denominator'.
 
     {'mastering_display': {'primaries': [[x, y] of red, green, blue], 'white_point': [x, y], 'min_luminance': …,
-    'max_luminance': …}, 'content_light_level': {'max_content': int, 'max_average': int}}; what is not known is
-    left out (SMPTE ST 2086, CTA-861.3; struct layouts of libavutil/mastering_display_metadata.h).
+    'max_luminance': …}, 'content_light_level': {'max_content': int, 'max_average': int}}; luminance is in cd/m²,
+    unknown entries are left out (SMPTE ST 2086, CTA-861.3; structs of libavutil/mastering_display_metadata.h).
     """
     found = {}
     display = side_data.get("MASTERING_DISPLAY_METADATA")

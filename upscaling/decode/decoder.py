@@ -1,54 +1,59 @@
-"""The frames of a video's main picture, decoded in order: each once, with its exact time, upright, deinterlaced.
+"""The frames of a video's main stream, decoded in order: each once, with its exact time, upright, deinterlaced.
 
-    packets ─► reader.Reader ─► timestamps ─► skip ─► deinterlace ─► planes (views) ─► turned
+    packets ─► reader.Reader ─► timestamps ─► skip ─► deinterlace ─► planes (views) ─► orientation
 
-Nothing is copied where the decoder's pixel format is one that frames are kept in.
+Nothing is copied if the decoder's pixel format is one that frames are stored in.
 """
 
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+import av
 import numpy as np
 
+from upscaling.common.text import many
 from upscaling.decode.deinterlace import Deinterlacer
 from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import Reader, VideoError, no_frames, shown
-from upscaling.decode.timestamps import Timestamps
+from upscaling.decode.reader import Reader, VideoError, display_name, no_frames
+from upscaling.decode.timestamps import TimedFrame, Timestamps
 from upscaling.frames.pixel_formats import pixel_format
 
-FIELDS_AROUND = 2  # frames before the first wanted one that the deinterlacer wants to see
+DEINTERLACER_CONTEXT = 2  # frames before the first wanted one that the deinterlacer needs to see
 
 
 @dataclass(frozen=True)
 class DecodedFrame:
-    """One frame; its planes are views that hold until the next frame is asked for."""
+    """One frame; its planes are views that are valid until the next frame is asked for."""
 
     number: int  # from 1, in presentation order
     pts: int  # ticks of VideoInfo.time_base, strictly increasing
-    planes: list[np.ndarray]  # in the shapes of frame.plane_shapes, maybe strided, not to be written to
+    planes: list[np.ndarray]  # in the shapes of pixel_formats.plane_shapes, maybe strided, read-only
 
 
 class Decoder:
     """Decodes a probed video; a context manager, iterable once. A second one yields the same numbers and times."""
 
     def __init__(self, info: VideoInfo, *, skip: int = 0, stop: int | None = None, threads: int = 0):
-        """`skip`: so many frames are decoded but not yielded; `stop`: the number of the last frame to yield.
+        """`skip`: frames to decode without yielding them; `stop`: the number of the last frame to yield.
 
-        `threads`: of the decoder, 0 is one a core. VideoError as for video.probe.
+        `threads`: of the decoder, 0 is one per core. VideoError as for `probe.probe`.
         """
         self._info, self._skip, self._stop = info, skip, stop
         self.warnings: list[str] = []  # complete after the iteration, one line each
         self._reader = self._open_reader(threads)
         if self._reader.stream.index != info.stream_index:
             self._reader.close()
-            raise VideoError(f"{shown(info.path)} is not the file any more that it was; start again")
+            raise VideoError(f"{display_name(info.path)} changed after it was probed; run the command again")
         rate = info.frame_rate or 25
         self._times = Timestamps(step=round(1 / (rate * info.time_base)), second=round(1 / info.time_base))
-        kept = pixel_format(info.pixel_format)
         self._viewer = PlaneViewer(
-            info.source_format, info.source_width, info.source_height, kept, info.colour.full_range
+            source=info.source_format,
+            width=info.source_width,
+            height=info.source_height,
+            stored=pixel_format(info.pixel_format),
+            full_range=info.colour.full_range,
         )
 
     def _open_reader(self, threads: int) -> Reader:
@@ -64,9 +69,10 @@ class Decoder:
         self._reader.close()
 
     def __iter__(self) -> Iterator[DecodedFrame]:
-        frames = self._numbered()
+        frames = self.numbered_frames()
         if self._stop is not None:
-            frames = itertools.takewhile(lambda item: item[0][0] <= self._stop + 1, frames)
+            stop = self._stop
+            frames = itertools.takewhile(lambda item: item[0][0] <= stop + 1, frames)
         frames = ((carried, self._viewer.fit(frame)) for carried, frame in frames)
         if self._info.bwdif:
             frames = Deinterlacer(self._info.bwdif).run(frames)
@@ -78,18 +84,18 @@ class Decoder:
                 yield DecodedFrame(number, pts, self._info.orientation.apply(planes))
         self._finish(last)
 
-    def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
-        """((number, pts), frame) of the frames that are wanted and of those before that the deinterlacer needs."""
-        before = FIELDS_AROUND if self._info.bwdif else 0
-        for number, (pts, frame) in enumerate(self._times.repair(self._timed()), 1):
+    def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
+        """((number, pts), frame) of the wanted frames, and of those before them that the deinterlacer needs."""
+        before = DEINTERLACER_CONTEXT if self._info.bwdif else 0
+        for number, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):
             if number > self._skip - before:
                 yield (number, pts), frame
 
-    def _timed(self) -> Iterator[tuple[int | None, int | None, int, object]]:
+    def timed_frames(self) -> Iterator[TimedFrame[av.VideoFrame]]:
         """(pts, dts, duration, frame) as the file has them.
 
-        AVI has decoding times only, and what FFmpeg makes presentation times of them is wrong for B-frames. Its
-        frames are shown when they come out of the decoder, as FFmpeg's own best_effort_timestamp has it.
+        AVI has decoding times only, and the presentation times that FFmpeg derives from them are wrong for
+        B-frames. Its frames are shown when they come out of the decoder, as FFmpeg's best_effort_timestamp has it.
         """
         by_decoding = self._reader.container.format.name == "avi"
         pts = None
@@ -98,7 +104,7 @@ class Decoder:
                 pts = frame.pts
             elif frame.dts is not None:
                 pts = frame.dts
-            elif pts is not None:  # the last ones, that only come out when the packets are through
+            elif pts is not None:  # the last frames, which only come out when there are no more packets
                 pts += frame.duration or 1
             yield pts, frame.dts, frame.duration, frame
 
@@ -106,12 +112,13 @@ class Decoder:
         reader, warnings = self._reader, self._times.warnings()
         if reader.damaged or reader.corrupt:
             warnings.append(
-                f"damaged input: {reader.damaged} packets could not be decoded, {reader.corrupt} frames may show damage"
+                f"damaged input: {many(reader.damaged, 'packet')} could not be decoded, "
+                f"{many(reader.corrupt, 'frame')} may show damage"
             )
         if self._viewer.changed:
             info = self._info
             warnings.append(
-                f"size or pixel format changes on the way: {self._viewer.changed} frames were converted to "
+                f"size or pixel format changes within the video: {self._viewer.changed} frames were converted to "
                 f"{info.source_width}x{info.source_height} {info.pixel_format}"
             )
         self.warnings[:] = warnings

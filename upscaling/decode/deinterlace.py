@@ -1,4 +1,4 @@
-"""Interlaced and telecined video: recognised in the first frames, and deinterlaced by FFmpeg's bwdif.
+"""Interlaced and telecined video: detected in the first frames, and deinterlaced by FFmpeg's bwdif.
 
 One frame comes out for each that goes in (bwdif's send_frame mode), so numbers and times stay as they are.
 """
@@ -7,83 +7,95 @@ import itertools
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
-from typing import Any
+from typing import TypeVar
 
 import av
+import av.error
 import numpy as np
+from av.filter import Graph
 
 from upscaling.decode.planes import PlaneViewer
 
-MIN_WIDTH = MIN_HEIGHT = 8  # bwdif takes 3x4, chroma planes included
+MIN_WIDTH = MIN_HEIGHT = 8  # bwdif needs 3x4, in chroma planes too
 _MAX_LINES = 1200  # no interlaced video is taller
-_LOOK_PIXELS = 120_000_000  # how much is looked at where no frame is flagged: 1 s of 1080p, 10 s of 576i
-_FEWEST, _MOST = 24, 300  # frames to look at
-_ENOUGH_PROGRESSIVE = 24  # progressive frames without one interlaced: no need to look further
-_COMBED_SHARE = 0.25  # of the frames that say something; telecined video has 2 combed frames in 5
-_COMBED_FEWEST = 6
-_COLUMNS = 480  # as many columns of a frame are looked at
-_MOVED = 10  # of 255: a pixel that differs by more than this has moved
-_FEWEST_MOVING = 400  # pixels; fewer say nothing
+_DETECT_PIXELS = 120_000_000  # to examine if no frame is flagged: 1 s of 1080p, 10 s of 576i
+_MIN_FRAMES, _MAX_FRAMES = 24, 300  # to examine
+_ENOUGH_PROGRESSIVE = 24  # progressive frames, without an interlaced one, that settle it
+_MIN_COMBED_SHARE = 0.25  # of the frames that tell; telecined video has 2 combed frames in 5
+_MIN_COMBED = 6  # frames
+_MAX_COLUMNS = 480  # columns of a frame that are examined
+_MOVED = 10  # of 255: a pixel that differs by more has moved
+_MIN_MOVING = 400  # pixels; a frame with fewer does not tell
 _PROGRESSIVE_CODECS = {"vp8", "vp9", "av1", "gif", "png", "apng", "webp", "bmp", "tiff", "flic", "mjpeg2000"}
 _UNFLAGGED_CODECS = {"rawvideo", "v210", "v210x", "v410", "v308", "v408", "r210", "huffyuv", "ffvhuff", "jpeg2000"}
-_UNSUPPORTED = {"gray9le", "gray10le", "gray12le", "gray14le"}  # bwdif has no such format
+_UNSUPPORTED = {"gray9le", "gray10le", "gray12le", "gray14le"}  # by bwdif
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}  # AVFieldOrder TT, BB, TB, BT (libavcodec/defs.h)
 
+CarriedT = TypeVar("CarriedT")
 
-def plan(mode: str, frames: Iterable, viewer: PlaneViewer, context) -> str | None:
-    """bwdif's options for a video, or None if it is to be left as it is.
+
+def bwdif_options(
+    mode: str, frames: Iterable[av.VideoFrame], viewer: PlaneViewer, context: av.VideoCodecContext
+) -> str | None:
+    """bwdif's options for a video, or None if it is not to be deinterlaced.
 
     `mode` is auto, on or off; `frames` are the first frames, as `viewer` fits them. In auto mode a video is
-    interlaced where frames are flagged so, where the container gives a field order for a codec that can't, or
-    where, without flags, enough of the moving frames show combing of one and the same field order.
+    interlaced if a frame is flagged so; if the container gives a field order for a codec that has no flags; or
+    if, without flags, enough of the moving frames show combing of one and the same field order.
     """
     if mode == "off":
         return None
     frames = iter(frames)
     first = next(frames, None)
-    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT or viewer.kept.name in _UNSUPPORTED:
+    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT or viewer.stored.name in _UNSUPPORTED:
         return None
-    flagged, orders = _look(itertools.chain([first], frames), viewer, first, context, mode)
+    flagged, combed_order = _detect(itertools.chain([first], frames), viewer, first, context, mode)
     if mode == "on":
-        parity = "auto" if flagged else orders or _declared_order(context) or "auto"
+        parity = "auto" if flagged else combed_order or _declared_order(context) or "auto"
         return f"mode=send_frame:parity={parity}:deint=all"
     if flagged:
         return "mode=send_frame:parity=auto:deint=interlaced"
-    parity = _declared_order(context) or orders
+    parity = _declared_order(context) or combed_order
     return f"mode=send_frame:parity={parity}:deint=all" if parity else None
 
 
-def _declared_order(context) -> str | None:
-    """The container's field order, believed only of codecs whose frames carry no flag of their own."""
+def _declared_order(context: av.VideoCodecContext) -> str | None:
+    """The container's field order, trusted only for codecs whose frames have no flag of their own."""
     return _FIELD_ORDERS.get(context.field_order) if context.codec.canonical_name in _UNFLAGGED_CODECS else None
 
 
-def _look(frames: Iterator, viewer: PlaneViewer, first, context, mode: str) -> tuple[bool, str | None]:
+def _detect(
+    frames: Iterator[av.VideoFrame],
+    viewer: PlaneViewer,
+    first: av.VideoFrame,
+    context: av.VideoCodecContext,
+    mode: str,
+) -> tuple[bool, str | None]:
     """(whether a frame is flagged interlaced, the field order that combing shows or None)."""
-    wanted = min(max(_LOOK_PIXELS // (first.width * first.height), _FEWEST), _MOST)
+    limit = min(max(_DETECT_PIXELS // (first.width * first.height), _MIN_FRAMES), _MAX_FRAMES)
     by_content = mode == "on" or (
         first.height <= _MAX_LINES and context.codec.canonical_name not in _PROGRESSIVE_CODECS
     )
     detector = FieldDetector() if by_content else None
-    for frame in itertools.islice(frames, wanted if by_content else _FEWEST):
+    for frame in itertools.islice(frames, limit if by_content else _MIN_FRAMES):
         if frame.interlaced_frame:
             return True, None
         if detector:
-            detector.push(viewer.planes(frame)[0], viewer.kept.depth)
-            if detector.surely_progressive():
+            detector.push(viewer.planes(frame)[0], viewer.stored.depth)
+            if detector.is_progressive():
                 break
     return False, detector.field_order() if detector else None
 
 
 class FieldDetector:
-    """Looks for combing where the picture moves, and which neighbouring frame's fields fit together better.
+    """Detects combing in moving parts of the picture, and the field order that it shows.
 
-    Each frame's two fields are compared three ways: as they are, its top field with the previous bottom field,
-    and its bottom field with the previous top field. Fields of one moment fit far better than any others, so a
-    progressive frame fits best as it is. In a frame whose fields are of two moments the second or the third
-    pair fits as well or better, and it tells which field comes first. Fine detail, noise and vertical scrolling
-    make all three alike: then a frame says nothing. (FFmpeg's idet looks at the second and third pair only and
-    takes its own testsrc2 for interlaced.)
+    Each frame is compared with two others that are woven from fields: its top field with the previous bottom
+    field, and its bottom field with the previous top field. Fields of one moment fit far better than any others,
+    so a progressive frame has the least combing as it is. In a frame whose fields are of two moments, the first
+    or the second woven frame has as little or less, which tells the field that comes first. Fine detail, noise
+    and vertical scrolling make all three alike: such a frame does not tell. (FFmpeg's idet compares the two
+    woven frames only, and takes its own testsrc2 for interlaced.)
     """
 
     def __init__(self) -> None:
@@ -91,31 +103,31 @@ class FieldDetector:
         self._previous: np.ndarray | None = None
 
     def push(self, luma: np.ndarray, depth: int) -> None:
-        """The next frame's luma, (rows, columns), `depth` bits a sample."""
-        step = max(1, luma.shape[1] // _COLUMNS)
+        """Takes the next frame's luma, (rows, columns), `depth` bits a sample."""
+        step = max(1, luma.shape[1] // _MAX_COLUMNS)
         current = (luma[:, ::step] >> (depth - 8)).astype(np.int16)
         if self._previous is not None:
-            self.counts[self._judge(current, self._previous)] += 1
+            self.counts[self._classify(current, self._previous)] += 1
         self._previous = current
 
     @staticmethod
-    def _judge(current: np.ndarray, previous: np.ndarray) -> str:
+    def _classify(current: np.ndarray, previous: np.ndarray) -> str:
         moving = np.abs(current - previous) > _MOVED
-        if np.count_nonzero(moving) < max(_FEWEST_MOVING, moving.size // 500):
+        if np.count_nonzero(moving) < max(_MIN_MOVING, moving.size // 500):
             return "still"
-        near = moving[1:-1] | moving[:-2] | moving[2:]  # (rows - 2, columns): rows that have both neighbours
-        together = _combing(current, near)
+        near = moving[1:-1] | moving[:-2] | moving[2:]  # (rows - 2, columns): rows with two neighbours
+        as_is = _combing(current, near)
         top_first = _combing(_woven(current, previous), near)
         bottom_first = _combing(_woven(previous, current), near)
         best, worst = sorted((top_first, bottom_first))
-        if together < 0.7 * best:
+        if as_is < 0.7 * best:
             return "progressive"
-        if together >= 0.9 * best and worst > 1.15 * best:
+        if as_is >= 0.9 * best and worst > 1.15 * best:
             return "tff" if top_first < bottom_first else "bff"
         return "unsure"
 
-    def surely_progressive(self) -> bool:
-        """Whether enough progressive frames and no other kind have been seen."""
+    def is_progressive(self) -> bool:
+        """Whether there were enough progressive frames and no combed one."""
         counts = self.counts
         return counts["progressive"] >= _ENOUGH_PROGRESSIVE and not counts["tff"] + counts["bff"]
 
@@ -123,57 +135,55 @@ class FieldDetector:
         """'tff' or 'bff' if enough frames show one order and hardly any the other, else None."""
         order, other = ("tff", "bff") if self.counts["tff"] >= self.counts["bff"] else ("bff", "tff")
         combed = self.counts[order]
-        enough = combed >= max(_COMBED_FEWEST, _COMBED_SHARE * (combed + self.counts["progressive"]))
+        enough = combed >= max(_MIN_COMBED, _MIN_COMBED_SHARE * (combed + self.counts["progressive"]))
         return order if enough and self.counts[other] * 10 <= combed else None
 
 
 def _woven(top: np.ndarray, bottom: np.ndarray) -> np.ndarray:
-    """A frame of the one's even and the other's odd rows."""
+    """A frame of the even rows of one and the odd rows of the other."""
     woven = bottom.copy()
     woven[0::2] = top[0::2]
     return woven
 
 
-def _combing(picture: np.ndarray, where: np.ndarray) -> int:
-    """How much rows stand out from both their neighbours, in the pixels `where`, (rows - 2, columns) of bool."""
+def _combing(picture: np.ndarray, mask: np.ndarray) -> int:
+    """How much rows differ from both their neighbours, in the pixels of `mask`, (rows - 2, columns) of bool."""
     rows = np.abs(2 * picture[1:-1] - picture[:-2] - picture[2:])
-    return int(rows[where].sum(dtype=np.int64))
+    return int(rows[mask].sum(dtype=np.int64))
 
 
 class Deinterlacer:
-    """Deinterlaces frames of one size and pixel format; each may carry anything along with it."""
+    """Deinterlaces frames of one size and pixel format; each carries a value of the caller along."""
 
     def __init__(self, options: str):
         self._options = options
 
-    def run(self, items: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
-        """(what a frame carries, frame) in, the same with the deinterlaced frame out, in order, none lost."""
-        waiting: deque = deque()
-        graph = source = sink = None
+    def run(self, items: Iterable[tuple[CarriedT, av.VideoFrame]]) -> Iterator[tuple[CarriedT, av.VideoFrame]]:
+        """Yields (carried value, deinterlaced frame) for each (carried value, frame), in order."""
+        waiting: deque[CarriedT] = deque()
+        graph = None
         for count, (carried, frame) in enumerate(items):
-            if graph is None:
-                graph, source, sink = _graph(frame, self._options)
+            graph = graph or _bwdif_graph(frame, self._options)
             waiting.append(carried)
-            frame.pts = count  # the filter has a time base of its own; the real time is in what is carried
-            source.push(frame)
-            yield from ((waiting.popleft(), done) for done in _pull(sink))
+            frame.pts = count  # the filter has a time base of its own; the real time is in the carried value
+            graph.vpush(frame)
+            yield from ((waiting.popleft(), done) for done in _pull(graph))
         if graph is not None:
-            source.push(None)
-            yield from ((waiting.popleft(), done) for done in _pull(sink))
+            graph.vpush(None)
+            yield from ((waiting.popleft(), done) for done in _pull(graph))
 
 
-def _graph(frame, options: str):
-    """(graph, its source, its sink) of bwdif for frames like this one."""
-    graph = av.filter.Graph()
+def _bwdif_graph(frame: av.VideoFrame, options: str) -> Graph:
+    """A filter graph for frames like this one."""
+    graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
-    node, sink = graph.add("bwdif", options), graph.add("buffersink")
-    graph.link_nodes(source, node, sink).configure()
-    return graph, source, sink
+    graph.link_nodes(source, graph.add("bwdif", options), graph.add("buffersink")).configure()
+    return graph
 
 
-def _pull(sink) -> Iterator:
+def _pull(graph: Graph) -> Iterator[av.VideoFrame]:
     while True:
         try:
-            yield sink.pull()
+            yield graph.vpull()
         except (av.error.BlockingIOError, av.error.EOFError):
             return

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import av
 
 from upscaling.common.errors import UpscaleError
-from upscaling.decode.decoder import FIELDS_AROUND, DecodedFrame, Decoder
+from upscaling.decode.decoder import DEINTERLACER_CONTEXT, DecodedFrame, Decoder
 from upscaling.decode.packet_index import PacketIndex, Part
 from upscaling.decode.probe import VideoInfo
 from upscaling.decode.reader import Reader
@@ -88,11 +88,11 @@ class RangeDecoder(Decoder):
             return super()._open_reader(threads)
         return SeekingReader(self._info.path, self._index, start, first, alpha=self._info.alpha, threads=threads)
 
-    def _numbered(self) -> Iterator[tuple[tuple[int, int], object]]:
-        part, around = self._part, FIELDS_AROUND if self._info.bwdif else 0
+    def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
+        part, around = self._part, DEINTERLACER_CONTEXT if self._info.bwdif else 0
         before: deque = deque(maxlen=around)  # frames just before the part
         number = 0
-        for position, (pts, frame) in enumerate(self._times.repair(self._timed()), 1):
+        for position, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):
             if self._index is not None and (self._times.repaired or self._times.missing):
                 raise SeekFailed("its frame times have to be repaired")
             place = position if part.by_number else pts

@@ -1,43 +1,45 @@
 """Timestamps: every frame gets one, strictly increasing, and as few as possible differ from the file's.
 
-All times are integer ticks of one time base. Gaps, however long, are left as they are.
+All times are integer ticks of one time base. Gaps, however long, are kept.
 """
 
 from collections import deque
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TypeVar
 
 _LOOK_AHEAD = 2  # frames that wait behind the current one (they stay in memory)
 
+FrameT = TypeVar("FrameT")
+TimedFrame = tuple[int | None, int | None, int, FrameT]  # (pts or None, dts or None, duration or 0, frame)
+
 
 class Timestamps:
-    """Repairs the times of a sequence of frames; `missing` and `repaired` count what had to be changed.
+    """Repairs the times of a sequence of frames; `missing` and `repaired` count the changed ones.
 
     `step` is the usual distance of two frames in ticks, for frames without a time; `second` is a second in ticks.
     """
 
     def __init__(self, step: int, second: int):
         self._step, self._second = max(step, 1), max(second, 1)
-        self._last: int | None = None  # the time given last
-        self._shift = 0  # added to the file's times after they started again from an earlier one
+        self._last: int | None = None  # the last time returned
+        self._shift = 0  # added to the file's times after they jumped back
         self.total = self.missing = self.repaired = 0
 
-    def repair(self, frames: Iterable[tuple[int | None, int | None, int, Any]]) -> Iterator[tuple[int, Any]]:
-        """(pts or None, dts or None, duration or 0, frame) in, (pts, frame) out, in the same order.
+    def repair(self, frames: Iterable[TimedFrame[FrameT]]) -> Iterator[tuple[int, FrameT]]:
+        """Yields (pts, frame) in the order of the input.
 
-        The last frames are held back until the next ones are known, to see which of two contradicting
-        timestamps is the wrong one.
+        Frames are held back until the next ones are known, to see which of two contradicting times is wrong.
         """
-        window: deque[tuple[int, Any]] = deque()
-        for timed in self._filled(frames):
+        window: deque[tuple[int, FrameT]] = deque()
+        for timed in self._fill_in(frames):
             window.append(timed)
             if len(window) > _LOOK_AHEAD:
                 yield self._next(window)
         while window:
             yield self._next(window)
 
-    def _filled(self, frames) -> Iterator[tuple[int, Any]]:
-        """Frames without a time get their packet's decoding time if that goes on, else the previous time + duration."""
+    def _fill_in(self, frames: Iterable[TimedFrame[FrameT]]) -> Iterator[tuple[int, FrameT]]:
+        """A frame without a pts gets its dts if that is later than the last time, else last time + duration."""
         last, last_duration = None, self._step
         for pts, dts, duration, frame in frames:
             self.total += 1
@@ -48,31 +50,33 @@ class Timestamps:
             last, last_duration = pts, duration or self._step
             yield pts, frame
 
-    def _next(self, window: deque) -> tuple[int, Any]:
-        raw, frame = window.popleft()
-        if self._shift and raw > self._last:
+    def _next(self, window: deque[tuple[int, FrameT]]) -> tuple[int, FrameT]:
+        source_pts, frame = window.popleft()
+        if self._shift and self._last is not None and source_pts > self._last:
             self._shift = 0  # the file's own times are good again
         following = [pts + self._shift for pts, _ in window]
-        pts = self._choose(raw + self._shift, following)
-        self.repaired += pts != raw
+        pts = self._choose(source_pts + self._shift, following)
+        self.repaired += pts != source_pts
         self._last = pts
         return pts, frame
 
     def _choose(self, pts: int, following: list[int]) -> int:
         last = self._last
         if last is None or pts > last:
-            return self._unless_odd(pts, following)
-        back_for_good = last - pts > self._second and all(later <= last for later in following)
-        if back_for_good:
+            return self._unless_outlier(pts, following)
+        restarted = last - pts > self._second and all(later <= last for later in following)
+        if restarted:
             self._shift += last + self._step - pts
             return last + self._step
         return last + 1
 
-    def _unless_odd(self, pts: int, following: list[int]) -> int:
-        """`pts`, or where both following frames come before it and after the last one, a time between those."""
+    def _unless_outlier(self, pts: int, following: list[int]) -> int:
+        """`pts`, or a time between its neighbours if both following frames come before it and after the last one."""
         last = self._last
-        odd = len(following) == 2 and following[0] < following[1] <= pts and (last is None or following[0] > last + 1)
-        if not odd:
+        outlier = (
+            len(following) == 2 and following[0] < following[1] <= pts and (last is None or following[0] > last + 1)
+        )
+        if not outlier:
             return pts
         if last is None:
             return following[0] - (following[1] - following[0])

@@ -14,7 +14,8 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
-from upscaling.decode.probe import VideoInfo, open_input
+from upscaling.decode.probe import VideoInfo
+from upscaling.decode.reader import open_input
 from upscaling.encode import matroska, subtitles
 from upscaling.encode.containers import (
     CONTAINERS,

@@ -16,7 +16,8 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.decode import colour_tags
-from upscaling.decode.probe import Colour, VideoInfo
+from upscaling.decode.colour_tags import Colour
+from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import AUTO, ENCODERS, check_opens, choose, encoder_options, keeps_alpha, result_format
 from upscaling.encode.output_file import Sink
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes

@@ -13,7 +13,7 @@ from av.container import OutputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
-from upscaling.decode.probe import open_input
+from upscaling.decode.reader import open_input
 from upscaling.encode import subtitles
 from upscaling.encode.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
 from upscaling.encode.packet_repair import PacketRepair

@@ -12,7 +12,8 @@ import av.error
 from av.container import OutputContainer
 from av.stream import Stream
 
-from upscaling.decode.probe import VideoError, VideoInfo, open_input
+from upscaling.decode.probe import VideoInfo
+from upscaling.decode.reader import VideoError, open_input
 from upscaling.encode import matroska
 from upscaling.encode.segment_writer import (
     FALLBACK_RATE,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import Stopped
-from upscaling.decode.probe import VideoError
+from upscaling.decode.reader import VideoError
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.frame_store import FrameStore

@@ -14,7 +14,8 @@ from upscaling.common.files import file_identity
 from upscaling.decode.decoder import DecodedFrame, Decoder
 from upscaling.decode.packet_index import PacketIndex, Part, read_packet_index
 from upscaling.decode.part_decoder import PartDecoder
-from upscaling.decode.probe import VideoError, VideoInfo, probe
+from upscaling.decode.probe import VideoInfo, probe
+from upscaling.decode.reader import VideoError
 from upscaling.job.notation import FrameRange, TimeRange, round_half_up
 
 DEFAULT_RATE = Fraction(25)  # frames/s of numbered pictures, as FFmpeg has it
