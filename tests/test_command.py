@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import logging
 import os
 import re
 import shlex
@@ -89,7 +90,7 @@ def test_the_crontab_line_of_the_documentation(clip, tmp_path):
     assert failed.returncode == 1 and failed.stderr.count("\n") == 1 and "broken.mkv" in failed.stderr
     log = (tmp_path / "done" / ".upscale.log").read_text()
     assert log.count("in.mp4: 50 frames in") == 1 and "ERROR failed: " in log
-    assert all(re.match(r"[0-9-]{10} [0-9:,]{12} (INFO|ERROR) ", line) for line in log.splitlines())
+    assert all(re.match(r"[0-9-]{10} [0-9:,]{12} (INFO|WARNING|ERROR) ", line) for line in log.splitlines())
 
 
 def test_a_failure_names_the_logs_and_keeps_them(clip, tmp_path):
@@ -269,6 +270,40 @@ def test_the_librarys_keywords_are_the_options():
         if name not in ("source", "output", "scale", "progress"):
             assert getattr(Options, name) == default, name
     assert set(defaults) >= {"model", "crf", "codec", "frames", "time", "workers", "device", "work_dir", "log_file"}
+
+
+class Records(logging.Handler):
+    """Collects (level, message) of every record."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def emit(self, record):
+        self.found.append((record.levelname, record.getMessage()))
+
+
+def test_a_caller_of_the_library_can_listen_to_one_logger(clip, tmp_path, capfd):
+    logger, root, records = logging.getLogger("upscaling"), logging.getLogger(), Records()
+    before = [*root.handlers], root.level
+    logger.addHandler(records)
+    logger.setLevel(logging.INFO)
+    try:
+        upscaling.upscale_video(clip, tmp_path / "out.mp4", model="lanczos", workers=1, log_file=tmp_path / "log")
+        with pytest.raises(InputError):
+            upscaling.upscale_video(tmp_path / "none.mp4", tmp_path / "out.mp4", model="lanczos")
+    finally:
+        logger.removeHandler(records)
+        logger.setLevel(logging.NOTSET)
+    levels = [level for level, _ in records.found]
+    text = "\n".join(message for _, message in records.found)
+    assert "50 frames of 64x48 to 128x96" in text and re.search(r"out\.mp4: 50 frames in [0-9.]+ s", text)
+    assert any(level == "WARNING" and "BT.601" in message for level, message in records.found)
+    assert levels[-1] == "ERROR" and "none.mp4: no such file" in records.found[-1][1]
+    # The log file has the same lines; neither it nor the run leaves a handler behind, and nothing is printed.
+    assert [line.split(" ", 3)[3] for line in (tmp_path / "log").read_text().splitlines()] == text.splitlines()[:-1]
+    assert [type(handler) for handler in logger.handlers] == [logging.NullHandler]
+    assert ([*root.handlers], root.level) == before and capfd.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

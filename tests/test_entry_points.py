@@ -43,10 +43,7 @@ def installed(tmp_path_factory):
     return script
 
 
-@pytest.mark.parametrize(
-    "safe_path",
-    [pytest.param({}, marks=pytest.mark.xfail(reason="multiprocessing's fork server")), {"PYTHONSAFEPATH": "1"}],
-)
+@pytest.mark.parametrize("safe_path", [{}, {"PYTHONSAFEPATH": "1"}])
 @pytest.mark.parametrize("way", ["script", "module", "installed"])
 def test_modules_in_the_current_directory_are_not_run(place, installed, way, safe_path):
     command = {"script": [sys.executable, ROOT / "upscale.py"], "module": [sys.executable, "-m", "upscaling"],

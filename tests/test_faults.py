@@ -476,7 +476,7 @@ def test_a_second_run_for_one_output_is_told_the_firsts_pid(start, tmp_path, exp
 def test_an_existing_output_stays_until_the_new_one_is_complete(start, tmp_path, expected):
     output = tmp_path / "out.mp4"
     output.write_bytes(b"old")
-    assert "is there already" in start("--no-clobber").succeed().errors
+    assert "exists, skipped (--no-clobber)" in start("--no-clobber").succeed().errors
     run = start(fault="slow_join:0")
     wait_until(lambda: list(tmp_path.glob("out.mp4.work/joined.*")), "joining")
     run.signal(signal.SIGKILL)

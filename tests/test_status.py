@@ -85,7 +85,7 @@ def test_no_such_job(tmp_path):
 def test_torn_and_foreign_files_are_left_out(job):
     (job / "status" / "worker_1_status.json").write_text('{"worker": 1, "sta')
     (job / "status" / "worker_2_status.json").write_text("[]")
-    assert [worker["worker"] for worker in status_command.read_json(job)] == [0]
+    assert [worker["worker"] for worker in status_command.read_statuses(job)] == [0]
 
 
 def test_watching_until_the_run_ends(job):

@@ -1,158 +1,164 @@
-"""Bars in a terminal: one for the video, one for each worker. The only importer of tqdm.
+"""Progress bars in a terminal: one for the video and one for each worker.
 
-The main process draws, from counts and from the shared status array, a few times a second. After each
-drawing the cursor stands at the start of the first bar, so that everything below it can be wiped: after the
-terminal was resized (it wraps the old lines anew), and before the process is stopped with Ctrl-Z.
+The main process draws a few times a second, from its counts and from the shared status array. After each drawing
+the cursor is at the start of the first bar, so that everything below it can be erased: when the terminal was
+resized (it wraps the old lines anew), and before the process is stopped with Ctrl-Z.
 """
 
 import os
 import sys
 import time
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from upscaling.cli.progress import Plain
-from upscaling.common.text import many
+from upscaling.cli.progress import Plain, Progress
+from upscaling.common.text import many, one_line
 from upscaling.workers import status
 
-WIPE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
-DRAW_SECONDS = 0.1  # between drawings, however often there is news
-NAME_WIDTH = 24  # characters of the input's name before the bar
+ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
+DRAW_SECONDS = 0.1  # minimum between two drawings
+MAX_NAME = 24  # characters of the input's name before the bar
 
 
 class Bars(Plain):
     """One tqdm bar for the video and one for each worker."""
 
-    def __init__(self, verbosity: int = 0):
-        super().__init__(verbosity, sys.stderr)
-        tqdm.monitor_interval = 0  # no thread of tqdm's: only the main loop draws
+    def __init__(self, *arguments):
+        super().__init__(*arguments)
+        tqdm.monitor_interval = 0  # tqdm starts no thread: only the main loop draws
         self.name = "video"
         self.bars: list[tqdm] = []  # the video's, then the workers'
-        self.size = (0, 0)  # (columns, rows) that were drawn for
-        self.wiped = False
+        self.frames: WorkerFrames | None = None
+        self.columns = 0  # of the terminal, when it was last drawn to; 0: draw on a clean screen
         self.drawn = 0.0  # time.monotonic() of the last drawing
-        self.latest: tuple | None = None  # what `show` was told last
-        self.before: list[tuple[int, int]] = []  # per worker: (restarts seen, frames of its processes before)
-        self.frames: list[int] = []  # per worker: frames of its process when last seen
+        self.latest: tuple | None = None  # the last arguments of `show`
 
-    def say(self, line: str) -> None:
-        self._fit()
-        tqdm.write(f"upscale: {line}", file=self.stream)
-        self._home()
+    def write(self, line: str) -> None:
+        self._adapt()
+        try:
+            tqdm.write(one_line(f"upscale: {line}"), file=sys.stderr)
+        except (OSError, ValueError):
+            pass  # the terminal is gone
+        self._put("\r")
 
     def start(self, **facts) -> None:
-        self.say(f"{facts['model']}, {many(facts['workers'], 'worker')} on {facts['device']}, "
-                 f"{facts['input_size']} to {facts['output_size']}")  # fmt: skip
-        name = os.path.basename(facts["input"])
-        self.name = name if len(name) <= NAME_WIDTH else name[: NAME_WIDTH - 1] + "…"
+        Progress.start(self, **facts)
+        self.write(f"{facts['model']}, {many(facts['workers'], 'worker')} on {facts['device']}, "
+                   f"{facts['input_size']} to {facts['output_size']}")  # fmt: skip
+        name = one_line(os.path.basename(facts["input"]))
+        self.name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
     def show(self, counts, rows) -> None:
+        Progress.show(self, counts, rows)
         self.latest = (counts, rows)
-        if time.monotonic() - self.drawn < DRAW_SECONDS or not in_foreground(self.stream):
-            return  # after `bg` the terminal belongs to somebody else
-        self._draw(counts, rows)
+        if time.monotonic() - self.drawn >= DRAW_SECONDS and in_foreground():
+            self._draw(counts, rows)
 
     def _draw(self, counts, rows) -> None:
         self.drawn = time.monotonic()
         if not self.bars:
             self._open(counts, rows)
-        self._fit()
+        self._adapt()
         video, *workers = self.bars
         video.total, video.n = counts.total, counts.done
         video.set_postfix_str(many(counts.restarts, "restart") if counts.restarts else "", refresh=False)
+        assert self.frames is not None  # _open made it
         share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None
         for index, (bar, row) in enumerate(zip(workers, rows, strict=True)):
-            done = self._frames_done(index, row)
+            done = self.frames.done(index, row)
             bar.total = max(share, 1) if share is not None else max(done, 1)
             bar.n = min(done, bar.total)
             bar.set_description_str(f"worker {index} {row['device'].decode()}", refresh=False)
             bar.unit = worker_text(row, done)
         for bar in self.bars:
             bar.refresh()
-        self._home()
+        self._put("\r")
 
     def _open(self, counts, rows) -> None:
-        self.before = [(int(row["restarts"]), -int(row["frames_done"])) for row in rows]
-        self.frames = [int(row["frames_done"]) for row in rows]
-        line = "{desc} |{bar}| {unit}"
-        self.size = terminal_size(self.stream)
-        columns, lines = self.size
-        shape = {"file": self.stream, "ncols": columns - 1, "nrows": lines}
-        self.bars = [
-            tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **shape)
+        self.frames = WorkerFrames(rows)
+        self.columns = 0
+        common = {"file": sys.stderr, "dynamic_ncols": True}
+        video = tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **common)
+        layout = "{desc} |{bar}| {unit}"
+        workers = [
+            tqdm(total=1, bar_format=layout, leave=False, position=index + 1, **common) for index in range(len(rows))
         ]
-        for index in range(len(rows)):
-            self.bars.append(tqdm(total=1, bar_format=line, leave=False, position=index + 1, **shape))
+        self.bars = [video, *workers]
 
-    def _frames_done(self, index: int, row) -> int:
-        """Frames that a worker's place has done in this job: its processes that died counted in."""
-        seen, before = self.before[index]
-        if int(row["restarts"]) != seen:
-            before += self.frames[index]
-            self.before[index] = (int(row["restarts"]), before)
-        self.frames[index] = int(row["frames_done"])
-        return before + self.frames[index]
-
-    def _fit(self) -> None:
-        """Draw for the terminal as it is now, from a clean screen where it has changed."""
-        size = terminal_size(self.stream)
-        if not self.bars or (size == self.size and not self.wiped):
+    def _adapt(self) -> None:
+        """Start from a clean screen if the terminal's width has changed or the process was stopped."""
+        columns = terminal_columns()
+        if not self.bars or columns == self.columns:
             return
-        if size != self.size:
-            self._write(WIPE)
-        self.size, self.wiped = size, False
+        self._put(ERASE)
+        self.columns = columns
         for bar in self.bars:
-            bar.ncols, bar.nrows = size[0] - 1, size[1]
-            bar.sp = bar.status_printer(bar.fp)  # else it would overwrite a longer line that is not there any more
+            # tqdm pads a line to the length of the one before, which would be wrapped in a narrower terminal.
+            bar.sp = bar.status_printer(bar.fp)
 
-    def _home(self) -> None:
-        if self.bars:
-            self._write("\r")
-
-    def _write(self, text: str) -> None:
+    def _put(self, text: str) -> None:
+        """Write control characters, if bars are drawn."""
+        if not self.bars:
+            return
         try:
-            self.stream.write(text)
-            self.stream.flush()
+            sys.stderr.write(text)
+            sys.stderr.flush()
         except (OSError, ValueError):
             pass
 
     def suspend(self) -> None:
-        if self.bars:
-            self._write(WIPE)
+        self._put(ERASE)
 
     def resume(self) -> None:
-        self.wiped = True
+        self.columns = 0
 
     def close(self) -> None:
-        hidden = not in_foreground(self.stream)
-        if self.latest is not None and not hidden:
+        visible = in_foreground()
+        if self.latest is not None and visible:
             self._draw(*self.latest)
         for bar in reversed(self.bars):
-            bar.disable = hidden
+            bar.disable = not visible
             bar.close()
         self.bars, self.latest = [], None
 
 
+class WorkerFrames:
+    """The frames that each worker has done in this job, with those of the processes that it replaced."""
+
+    def __init__(self, rows: Sequence):
+        self.restarts = [int(row["restarts"]) for row in rows]
+        self.now = [int(row["frames_done"]) for row in rows]  # of the process that works now
+        self.before = [-frames for frames in self.now]  # of the processes before it, less those of earlier jobs
+
+    def done(self, index: int, row) -> int:
+        """Frames done by worker `index`, whose row of the status array is `row`."""
+        if int(row["restarts"]) != self.restarts[index]:
+            self.restarts[index] = int(row["restarts"])
+            self.before[index] += self.now[index]
+        self.now[index] = int(row["frames_done"])
+        return self.before[index] + self.now[index]
+
+
 def worker_text(row, done: int) -> str:
-    """What stands behind a worker's bar: state, batch, frames, restarts; in columns, so that the bars are aligned."""
+    """The text behind a worker's bar: state, batch, frames, restarts; in columns, so that the bars are aligned."""
     state = status.STATES[min(int(row["state"]), status.ERROR)]
     batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
-    again = f"{many(int(row['restarts']), 'restart')}" if row["restarts"] else ""
-    return f"{state:<10} {batch:<9} {many(done, 'frame'):>11} {again}"
+    restarts = many(int(row["restarts"]), "restart") if row["restarts"] else ""
+    return f"{state:<10} {batch:<9} {many(done, 'frame'):>11} {restarts}"
 
 
-def terminal_size(stream) -> tuple[int, int]:
-    """(columns, rows) of the terminal, as it is now."""
+def terminal_columns() -> int:
+    """The width of the terminal as it is now; 80 if it cannot be told."""
     try:
-        columns, rows = os.get_terminal_size(stream.fileno())
+        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
     except (OSError, ValueError):
-        columns = rows = 0
-    return (columns or 80, rows or 24)
+        return 80
 
 
-def in_foreground(stream) -> bool:
-    """Whether this process may draw: the terminal's foreground process group is its own, or that can't be told."""
+def in_foreground() -> bool:
+    """Whether this process may draw: False after `bg`, when the terminal belongs to the shell."""
     try:
-        return os.tcgetpgrp(stream.fileno()) == os.getpgrp()
+        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
     except (OSError, ValueError):
         return True

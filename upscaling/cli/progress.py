@@ -1,77 +1,120 @@
-"""What a run says while it goes on: plain lines or JSON objects; bars are in bars.py, a log file in reporter.py.
+"""What a run reports: to the logger "upscaling", as plain lines, or as JSON objects (bars are in bars.py).
 
-Plain lines go to stderr: one at the start, one now and then, one at the end. JSON objects go to stdout, one
-a line; docs/USAGE.md documents them. What can't be written (a closed pipe, a full disk) is not said: a run
-goes on without anybody watching.
+Plain lines go to stderr: one at the start, one now and then, one at the end. JSON objects go to stdout, one per
+line; docs/USAGE.md documents them. A line that cannot be written (closed pipe, full disk) is dropped: the run goes
+on without an audience.
 """
 
 import json
+import logging
 import sys
 import time
-from typing import TextIO
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, TextIO
 
 from upscaling.common.text import clock, many, one_line
 
-PLAIN_SECONDS = 30.0  # at the least between two plain lines
-PLAIN_SHARE = 0.05  # of the video, at the least, between two plain lines
+if TYPE_CHECKING:
+    from upscaling.job.pipeline import RunCounts
+
+LOGGER = logging.getLogger("upscaling")
+LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the library asks for some
+
+PLAIN_SECONDS = 30.0  # minimum between two plain lines
+PLAIN_SHARE = 0.05  # of the video, minimum between two plain lines
 JSON_SECONDS = 1.0
+FILE_COUNTS = ("done", "skipped", "waiting", "busy", "failed")  # what can become of a file of a folder
 
 
 class Progress:
-    """Says nothing but errors; the base of the others. Facts are JSON-able."""
+    """Reports to loggers, and errors to stderr; the base of the reporters that show more. Facts are JSON-able."""
 
-    def __init__(self, verbosity: int = 0):
+    def __init__(self, verbosity: int = 0, loggers: Sequence[logging.Logger] = (LOGGER,)):
         self.verbosity = verbosity
+        self.loggers = loggers
+        self._logged = time.monotonic()
+
+    def log(self, level: int, line: str, **more) -> None:
+        for logger in self.loggers:
+            logger.log(level, "%s", line, **more)
+
+    def write(self, line: str) -> None:
+        """Show one line to the user; this reporter shows none."""
 
     def say(self, line: str) -> None:
-        """One line for the user: a warning, a restart, what is kept."""
+        """One line for the user."""
+        self.log(logging.INFO, line)
+        self.write(line)
+
+    def warn(self, line: str) -> None:
+        """One line about something that the user should look at; the run goes on."""
+        self.log(logging.WARNING, line)
+        self.write(line)
 
     def detail(self, line: str) -> None:
-        """One line for whoever asked for more (-v)."""
+        """One line that only -v shows."""
+        self.log(logging.INFO, line)
         if self.verbosity > 0:
-            self.say(line)
+            self.write(line)
 
     def start(self, **facts) -> None:
         """A job begins."""
+        self.log(logging.INFO, start_line(facts))
 
-    def show(self, counts, rows) -> None:
-        """Called a few times a second with the pipeline's RunCounts and the rows of the status array."""
+    def show(self, counts: "RunCounts", rows) -> None:
+        """Called a few times a second with the counts and the rows of the status array."""
+        if time.monotonic() - self._logged >= PLAIN_SECONDS:
+            self._logged = time.monotonic()
+            self.log(logging.INFO, running_line(counts))
 
     def close(self) -> None:
-        """Nothing will be drawn any more for this job."""
+        """Stop drawing for this job."""
 
     def suspend(self) -> None:
-        """The process is about to be stopped (Ctrl-Z): leave a clean screen."""
+        """Clear the screen: the process is about to be stopped (Ctrl-Z)."""
 
     def resume(self) -> None:
-        """The process goes on."""
+        """The process continues after a stop."""
 
     def file(self, **facts) -> None:
-        """A file of a folder run has ended: `status` done, skipped, waiting, busy or failed.
+        """A file of a folder run has ended: `status` is one of FILE_COUNTS.
 
-        A failure goes to stderr whatever -q says: cron mails it.
+        A failure goes to stderr even with -q: cron mails it.
         """
-        if facts["status"] == "failed":
-            put(sys.stderr, f"upscale: error: {file_line(facts)}")
+        failed = facts["status"] == "failed"
+        self.log(logging.ERROR if failed else logging.INFO, file_line(facts))
+        if failed:
+            self.write_failure(file_line(facts))
+
+    def write_failure(self, line: str) -> None:
+        """Show the failure of one file of a folder run."""
+        put(sys.stderr, f"upscale: error: {line}")
 
     def show_dry_run(self, lines: list[str], **facts) -> None:
-        """What --dry-run found out; to stdout whatever the mode."""
+        """What --dry-run found; to stdout in every mode."""
         for line in lines:
+            self.log(logging.INFO, line)
             put(sys.stdout, line)
 
     def done(self, **facts) -> None:
-        """The run has ended well."""
-
-    def finish(self) -> None:
-        """Nothing will be said any more."""
+        """The run has succeeded."""
+        self.log(logging.INFO, done_line(facts))
 
     def error(self, message: str, exit_status: int) -> None:
-        """The run has ended with an error; the one line of it goes to stderr whatever the mode."""
+        """The run has failed; its one line goes to stderr in every mode."""
+        self.log(logging.ERROR, f"{message} (exit status {exit_status})", exc_info=exit_status == 1)
         put(sys.stderr, f"upscale: error: {message}")
+
+    def finish(self) -> None:
+        """Nothing more will be reported: close the log file."""
+        for logger in self.loggers:
+            if logger is not LOGGER:
+                for handler in logger.handlers:
+                    handler.close()
 
 
 def put(stream: TextIO | None, line: str) -> None:
-    """Print a line where that is possible: nobody may be listening any more."""
+    """Print a line if that is possible."""
     if stream is None:
         return
     try:
@@ -83,66 +126,82 @@ def put(stream: TextIO | None, line: str) -> None:
 class Plain(Progress):
     """A line at the start, a line now and then, a line at the end; all to stderr."""
 
-    def __init__(self, verbosity: int = 0, stream: TextIO | None = None):
-        super().__init__(verbosity)
-        self.stream = stream or sys.stderr
-        self.last_time, self.last_done = time.monotonic(), 0
+    last_time = 0.0  # time.monotonic() of the last line
+    last_done = 0  # frames done at the last line
 
-    def say(self, line: str) -> None:
-        put(self.stream, f"upscale: {line}")
+    def write(self, line: str) -> None:
+        put(sys.stderr, f"upscale: {line}")
 
     def start(self, **facts) -> None:
+        super().start(**facts)
         self.last_time, self.last_done = time.monotonic(), 0
-        self.say(start_line(facts))
+        self.write(start_line(facts))
 
-    def show(self, counts, rows) -> None:
+    def show(self, counts: "RunCounts", rows) -> None:
+        super().show(counts, rows)
         now = time.monotonic()
         share = (counts.done - self.last_done) / counts.total if counts.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
             self.last_time, self.last_done = now, counts.done
-            self.say(running_line(counts))
+            self.write(running_line(counts))
 
     def file(self, **facts) -> None:
-        self.say(file_line(facts))
+        super().file(**facts)
+        if facts["status"] != "failed":
+            self.write(file_line(facts))
+
+    def write_failure(self, line: str) -> None:
+        self.write(line)
 
     def done(self, **facts) -> None:
-        self.say(done_line(facts))
+        super().done(**facts)
+        self.write(done_line(facts))
 
 
 class Json(Progress):
-    """One object a line on stdout."""
+    """One object per line on stdout."""
 
-    def __init__(self, verbosity: int = 0, stream: TextIO | None = None):
-        super().__init__(verbosity)
-        self.stream = stream or sys.stdout
-        self.last_time = 0.0
+    last_time = 0.0
 
     def _put(self, event: str, **facts) -> None:
-        put(self.stream, json.dumps({"event": event, **facts}))
+        put(sys.stdout, json.dumps({"event": event, **facts}))
 
-    def say(self, line: str) -> None:
+    def write(self, line: str) -> None:
         self._put("message", text=line)
 
     def start(self, **facts) -> None:
+        super().start(**facts)
         self._put("start", **facts)
 
-    def show(self, counts, rows) -> None:
+    def show(self, counts: "RunCounts", rows) -> None:
+        super().show(counts, rows)
         now = time.monotonic()
         if now - self.last_time >= JSON_SECONDS:
             self.last_time = now
             self._put(
-                "progress", frames_done=counts.done, frames_total=counts.total,
-                frames_per_second=round(rate(counts), 3), seconds=round(counts.seconds, 1),
-                seconds_left=seconds_left(counts), restarts=counts.restarts,
-            )  # fmt: skip
+                "progress",
+                frames_done=counts.done,
+                frames_total=counts.total,
+                frames_per_second=round(rate(counts), 3),
+                seconds=round(counts.seconds, 1),
+                seconds_left=seconds_left(counts),
+                restarts=counts.restarts,
+            )
 
     def file(self, **facts) -> None:
+        super().file(**facts)
         self._put("file", **facts)
 
+    def write_failure(self, line: str) -> None:
+        """The event says it."""
+
     def show_dry_run(self, lines: list[str], **facts) -> None:
+        for line in lines:
+            self.log(logging.INFO, line)
         self._put("plan", **facts)
 
     def done(self, **facts) -> None:
+        super().done(**facts)
         self._put("done", **facts)
 
     def error(self, message: str, exit_status: int) -> None:
@@ -154,7 +213,7 @@ class Json(Progress):
 
 
 def start_line(facts: dict) -> str:
-    """What a job is, in one line."""
+    """One line about a job that begins."""
     frames = many(facts["frames"], "frame") if facts["frames"] else "an unknown number of frames"
     return (
         f"{facts['input']}: {frames} of {facts['input_size']} to {facts['output_size']}, {facts['model']}, "
@@ -162,25 +221,25 @@ def start_line(facts: dict) -> str:
     )
 
 
-def running_line(counts) -> str:
-    """How far a job is, in one line."""
+def running_line(counts: "RunCounts") -> str:
+    """One line about a job that runs."""
     left = f", {clock(seconds)} left" if (seconds := seconds_left(counts)) is not None else ""
     restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
     return f"{counts.done} of {counts.total or '?'} frames, {rate(counts):.2f} frames/s{left}{restarts}"
 
 
 def file_line(facts: dict) -> str:
-    """How a file of a folder run has ended."""
+    """One line about a file of a folder run that has ended."""
     if facts["status"] == "done":
         return done_line(facts)
-    about = f"{facts['input']}: {facts['message']}"
-    return f"{facts['status']}: {facts['message'] if facts['input'] in facts['message'] else about}"
+    message = facts["message"]
+    return f"{facts['status']}: {message if facts['input'] in message else facts['input'] + ': ' + message}"
 
 
 def done_line(facts: dict) -> str:
-    """What a job or a folder run has done, in one line."""
+    """One line about a job or a folder run that is done."""
     if "files_done" in facts:
-        counts = [f"{facts[f'files_{name}']} {name}" for name in ("done", "skipped", "waiting", "busy", "failed")]
+        counts = [f"{facts[f'files_{name}']} {name}" for name in FILE_COUNTS]
         return f"{facts['output']}: {', '.join(counts)} in {facts['seconds']:.1f} s"
     return (
         f"{facts['output']}: {many(facts['frames'], 'frame')} in {facts['seconds']:.1f} s, "
@@ -188,13 +247,13 @@ def done_line(facts: dict) -> str:
     )
 
 
-def rate(counts) -> float:
+def rate(counts: "RunCounts") -> float:
     """Frames/s of this run."""
     return (counts.done - counts.resumed) / max(counts.seconds, 1e-9)
 
 
-def seconds_left(counts) -> int | None:
-    """What is left, in whole seconds, or None where it can't be told."""
+def seconds_left(counts: "RunCounts") -> int | None:
+    """The estimated rest in whole seconds; None if it cannot be estimated."""
     if not counts.total or counts.done <= counts.resumed:
         return None
     return max(0, int((counts.total - counts.done) / rate(counts)))

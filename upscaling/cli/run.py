@@ -1,6 +1,7 @@
 """One job, from its options to its output in place; and the Python function."""
 
 import inspect
+import logging
 import os
 import time
 from collections.abc import Callable
@@ -9,7 +10,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from upscaling.cli.signals import Signals
+from upscaling.cli.signals import Signals, error_line
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.text import many, printable
 from upscaling.job.notation import Scale
@@ -27,19 +28,19 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run did: frames of the result, seconds that it took, the output, and the warnings it gave."""
+    """The result of a run."""
 
     output: Path
-    frames: int
-    seconds: float
+    frames: int  # of the whole result
+    seconds: float  # that this run took
     warnings: tuple[str, ...] = ()
-    skipped: bool = False  # no_clobber, and the output was there
-    frames_per_second: float = 0.0  # of this run: frames that an earlier one had done are not counted
-    repeated_frames: int = 0  # frames equal to the one before, which no worker saw
+    skipped: bool = False  # the output existed (no_clobber)
+    frames_per_second: float = 0.0  # of this run, without frames that were resumed
+    repeated_frames: int = 0  # frames equal to the one before: they are upscaled once
     restarts: int = 0  # workers that died and were replaced
 
     def facts(self) -> dict:
-        """As Progress.done takes them; JSON-able."""
+        """The result for Progress.done; JSON-able."""
         return {**vars(self), "output": printable(self.output), "warnings": list(self.warnings)}
 
 
@@ -76,9 +77,7 @@ def upscale_video(
 
     Values may be written as on the command line (time="00:10-00:20", work_space="2G"). Keywords:
     """
-    inspect.signature(upscale_video).bind(
-        source, output, scale, **keywords
-    )  # TypeError for a keyword that does not exist
+    inspect.signature(upscale_video).bind(source, output, scale, **keywords)  # TypeError: unknown keyword
     options = make_options(**{"input": source, "output": output, "scale": scale, "progress": "none", **keywords})
     from upscaling.cli.reporters import make_progress
 
@@ -87,12 +86,15 @@ def upscale_video(
         result = run(options, reporter, Signals())
         reporter.done(**result.facts())
         return result
+    except Exception as error:
+        reporter.log(logging.ERROR, error_line(error))
+        raise
     finally:
         reporter.finish()
 
 
 def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
-    """One job, from its options to its output in place; a folder run brings a crew along."""
+    """One job, from its options to its output in place; a folder run passes its pools, which are kept for reuse."""
     from upscaling.cli.compare import write_comparison
     from upscaling.job.parts import begin_part, done_line
     from upscaling.job.pipeline import RunCounts
@@ -100,8 +102,8 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
 
-    if options.no_clobber and is_there(options.output):
-        progress.say(f"{printable(options.output)} is there already and is left as it is (--no-clobber)")
+    if options.no_clobber and output_exists(options.output):
+        progress.say(f"{printable(options.output)} exists, skipped (--no-clobber)")
         return Result(options.output, 0, 0.0, skipped=True)
     started = time.monotonic()
     plan = make_plan(options)
@@ -124,7 +126,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         if options.compare is not None:
             write_comparison(plan, work_dir, options.compare)
         for line in late_warnings:
-            progress.say(line)
+            progress.warn(line)
         if not options.keep_work:
             clean_up(work_dir, progress, signals)
     except BaseException as error:
@@ -146,15 +148,13 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
 def upscale(
     plan: "Plan", work_dir: "WorkDir", pool: "WorkerPool", progress: "Progress", signals: Signals
 ) -> "tuple[RunCounts, list[str]]":
-    """All frames through the crew's workers, and the result into place; the counts, and what to warn of."""
+    """Send all frames through the workers and put the result in place; (the counts, warnings)."""
     from upscaling.job.pipeline import Pipeline
 
     progress.start(**facts(plan))
-    pipeline = Pipeline(plan, work_dir, pool, progress.say, progress.show)
+    pipeline = Pipeline(plan, work_dir, pool, progress.warn, progress.show)
     with signals.sent_to(pipeline):
-        announce(
-            plan, work_dir, progress, pipeline.check
-        )  # the workers load while an earlier run's segments are verified
+        announce(plan, work_dir, progress, pipeline.check)  # meanwhile the workers load the model
         pipeline.run()
         progress.close()
         return pipeline.counts, [*pipeline.warnings, *pipeline.finish()]
@@ -169,11 +169,11 @@ def finished_part(plan: "Plan") -> int | None:
 
 
 def join(options: Options, progress: "Progress") -> Result:
-    """The parts that --part has made, joined into the output."""
+    """Join the parts that --part has made into the output."""
     from upscaling.job.join import join_parts
 
     started = time.monotonic()
-    plan, frames = join_parts(options, progress.say)
+    plan, frames = join_parts(options, progress.warn)
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
@@ -181,11 +181,11 @@ def clean_up(work_dir: "WorkDir", progress: "Progress", signals: Signals) -> Non
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
         if not work_dir.remove():
-            progress.say(f"{printable(work_dir.directory)} holds files that are not this job's, and stays")
+            progress.warn(f"{printable(work_dir.directory)} is not removed: it holds files that are not this job's")
 
 
-def is_there(output: Path) -> bool:
-    """Whether there is a result already: the file, or any of a pattern's."""
+def output_exists(output: Path) -> bool:
+    """Whether the output exists: the file, or any file of a pattern."""
     from upscaling.job.images import files_of_pattern, is_pattern
 
     try:
@@ -195,13 +195,13 @@ def is_there(output: Path) -> bool:
 
 
 def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
-    """Say what is kept of an earlier run, what space the run takes, and what the user should know of the input."""
+    """Report what is resumed, how much space the frames take, and warnings about the input."""
     from upscaling.job.segments import verify
 
     if work_dir.discarded:
         progress.say(f"starting over, the earlier run is discarded ({work_dir.discarded})")
     elif work_dir.records:
-        verify(work_dir, progress.say, check)
+        verify(work_dir, progress.warn, check)
         total = plan.info.frame_count
         to_do = f"about {max(0, total - work_dir.frames_done)}" if total else "an unknown number"
         progress.say(f"resuming: {work_dir.frames_done} frames done, {to_do} left")
@@ -212,11 +212,11 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Cal
     progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
     progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
     for line in plan.warnings:
-        progress.say(line)
+        progress.warn(line)
 
 
 def facts(plan: "Plan") -> dict:
-    """What progress.start is told of a run; JSON-able."""
+    """The facts of a run for Progress.start; JSON-able."""
     source, target, options = plan.conversion.source, plan.conversion.target, plan.options
     return {
         "input": printable(options.input),

@@ -111,13 +111,12 @@ def parse_time(text: str) -> TimeRange:
     start_text, dash, end_text = text.strip().partition("-")
     start = _seconds(start_text) if start_text else Fraction(0)
     end = _seconds(end_text) if end_text else None
-    complete = dash and (start_text or end_text) and start is not None and (end is not None or not end_text)
-    if not complete or (end is not None and end <= start):
-        raise InputError(
-            f"invalid value {text!r} (choose a time range such as 00:10-00:20, 90- or -1:02:03.5, "
-            "with [[hours:]minutes:]seconds)"
-        )
-    return TimeRange(start, end)
+    if dash and start is not None and (end is not None if end_text else start_text) and (end is None or end > start):
+        return TimeRange(start, end)
+    raise InputError(
+        f"invalid value {text!r} (choose a time range such as 00:10-00:20, 90- or -1:02:03.5, "
+        "with [[hours:]minutes:]seconds)"
+    )
 
 
 def _seconds(text: str) -> Fraction | None:
