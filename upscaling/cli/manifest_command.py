@@ -1,4 +1,4 @@
-"""`python manifest.py FRAMES_DIR`: a directory of frames dealt into manifests. Standard library only."""
+"""`python manifest.py FRAMES_DIR`: write the manifests of a directory of frames. Standard library only."""
 
 import argparse
 import ast
@@ -11,11 +11,9 @@ from pathlib import Path
 
 from upscaling.workers.manifest import FRAME_NAME, MAX_SIDE, Manifest, ManifestError, deal, write_manifest
 
-# The command
-
 
 def npy_header(path: Path) -> tuple[tuple[int, ...], str]:
-    """(shape, dtype string) of an `.npy` file, read without numpy; the format is NumPy's NEP 1."""
+    """(shape, dtype string) of an `.npy` file, read without numpy. The format is defined in NumPy's NEP 1."""
     with path.open("rb") as file:
         start = file.read(10)
         if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
@@ -25,44 +23,48 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], str]:
             header = ast.literal_eval(file.read(min(length, 1 << 16)).decode("latin-1").strip())
             return tuple(header["shape"]), str(header["descr"])
         except (ValueError, SyntaxError, KeyError, TypeError) as error:
-            raise ManifestError(f"{path}: its .npy header is damaged") from error
+            raise ManifestError(f"{path}: damaged .npy header") from error
 
 
 def guess_pixel_format(path: Path) -> str:
-    """The pixel format that a frame file's kind, shape and dtype speak for; `rgb24` for a PNG."""
+    """The pixel format of a frame file, from its shape and dtype; `rgb24` for a PNG.
+
+    Raises ManifestError if several pixel formats have that shape.
+    """
     if path.suffix == ".png":
         return "rgb24"
     shape, dtype = npy_header(path)
     deep = dtype.endswith("u2")
     if not deep and not dtype.endswith("u1"):
-        raise ManifestError(f"{path}: samples are {dtype}, frames hold uint8 or uint16")
+        raise ManifestError(f"{path}: samples are {dtype}, expected uint8 or uint16")
     if len(shape) == 3 and shape[2] in (3, 4):
         return {3: ("rgb24", "rgb48le"), 4: ("rgba", "rgba64le")}[shape[2]][deep]
     if len(shape) == 3 and shape[0] == 3:
         return ("yuv444p", "yuv444p16le")[deep]
     if len(shape) == 2 and shape[0] % 3 == 0 and shape[1] % 2 == 0 and not deep:
         return "yuv420p"
-    raise ManifestError(f"{path}: shape {shape} fits several pixel formats; name it with --pixel-format")
+    raise ManifestError(f"{path}: shape {shape} fits several pixel formats; choose one with --pixel-format")
 
 
 def frame_names(directory: Path) -> list[str]:
-    """The plain frame files of a directory, in the order of their numbers."""
+    """The names of a directory's frames, by number. Raises ManifestError if it has none, or two kinds of files."""
     try:
-        names = [name for name in os.listdir(directory) if FRAME_NAME.fullmatch(name)]
+        numbers = {name: int(match[1]) for name in os.listdir(directory) if (match := FRAME_NAME.fullmatch(name))}
     except OSError as error:
-        raise ManifestError(f"{directory}: {error.strerror}") from error
-    if not names:
-        raise ManifestError(f"{directory}: holds no frame_000001.npy or frame_000001.png")
-    if len({name.rsplit(".", 1)[1] for name in names}) > 1:
-        raise ManifestError(f"{directory}: holds .npy and .png frames; keep one kind")
-    return sorted(names, key=lambda name: int(FRAME_NAME.fullmatch(name)[1]))
+        raise ManifestError(f"cannot read {directory}: {error.strerror}") from error
+    if not numbers:
+        raise ManifestError(f"no frames in {directory}; they are named frame_000001.npy (or .png) onwards")
+    if len({name.rsplit(".", 1)[1] for name in numbers}) > 1:
+        raise ManifestError(f"{directory} has both .npy and .png frames; keep one kind")
+    return sorted(numbers, key=numbers.__getitem__)
 
 
 def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size: int, scale: Fraction,
                     patch_size: int = 256, pixel_format: str = "", colour: str = "") -> list[Path]:  # fmt: skip
-    """Write the manifests of a whole directory of frames, one a worker; returns their paths.
+    """Write the manifests of a directory of frames, one for each worker; return their paths.
 
-    `colour` is "MATRIX limited" or "MATRIX full"; without it BT.709 limited for YUV, full for RGB.
+    They are in `output_dir`/manifests, and the upscaled frames go to `output_dir`/output_frames. `colour` is
+    "MATRIX limited" or "MATRIX full" (default: "bt709 limited" for YUV, "gbr full" for RGB).
     """
     names = frame_names(frames_dir)
     pixel_format = pixel_format or guess_pixel_format(frames_dir / names[0])
@@ -72,30 +74,40 @@ def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size
         folder.mkdir(parents=True, exist_ok=True)
     paths = []
     for worker, batches in enumerate(deal(names, batch_size, workers)):
-        manifest = Manifest(worker, frames_dir, folders[1], scale, batch_size, patch_size, pixel_format, colour,
-                            len(names), batches)  # fmt: skip
+        manifest = Manifest(
+            worker=worker,
+            input_dir=frames_dir,
+            output_dir=folders[1],
+            scale=scale,
+            batch_size=batch_size,
+            patch_size=patch_size,
+            pixel_format=pixel_format,
+            colour=colour,
+            total_frames=len(names),
+            batches=batches,
+        )
         paths.append(write_manifest(manifest, folders[0] / f"worker_{worker}_manifest.txt"))
     return paths
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="manifest.py", description="Write the manifests of a whole directory of frames, one a worker."
+        prog="manifest.py", description="Write the manifests of a directory of frames, one for each worker."
     )
-    parser.add_argument("frames_dir", metavar="FRAMES_DIR", type=Path, help="holds frame_000001.npy (or .png) onwards")
+    parser.add_argument("frames_dir", metavar="FRAMES_DIR", type=Path, help="has frame_000001.npy (or .png) onwards")
     parser.add_argument("--output-dir", type=Path, required=True, help="gets manifests/ and output_frames/")
-    parser.add_argument("--workers", type=int, default=6)
-    parser.add_argument("--batch-size", type=int, default=8, help="frames")
-    parser.add_argument("--patch-size", type=int, default=256, help="pixels; 0: whole frames")
-    parser.add_argument("--scale", default="2")
-    parser.add_argument("--pixel-format", default="", help="where the frames' shape does not tell, e.g. yuv420p10le")
-    parser.add_argument("--colour", default="", help="e.g. 'bt709 limited' (the default for YUV) or 'smpte170m full'")
+    parser.add_argument("--workers", type=int, default=6, help="number of manifests (default: 6)")
+    parser.add_argument("--batch-size", type=int, default=8, help="frames per batch (default: 8)")
+    parser.add_argument("--patch-size", type=int, default=256, help="tile size in pixels (default: 256; 0 = no tiling)")
+    parser.add_argument("--scale", default="2", help="a number from 1 to 8 (default: 2)")
+    parser.add_argument("--pixel-format", default="", help="such as yuv420p10le, if the frames' shape is ambiguous")
+    parser.add_argument("--colour", default="", help="such as 'bt709 limited' (the default for YUV)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python manifest.py FRAMES_DIR --output-dir DIR`; exit status 0, or 2 with one line."""
-    args = _arguments(argv)
+    """Run the command; return the exit status: 0, or 2 for bad usage or input."""
+    args = parse_arguments(argv)
     try:
         for name, value, low, high in (
             ("--workers", args.workers, 1, 1024),
@@ -103,9 +115,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             ("--patch-size", args.patch_size, 0, MAX_SIDE),
         ):
             if not low <= value <= high:
-                raise ManifestError(f"{name} {value}: choose from {low} to {high}")
+                raise ManifestError(f"invalid value {value} for {name} (choose from {low} to {high})")
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", args.scale, re.ASCII) or not 1 <= Fraction(args.scale) <= 8:
-            raise ManifestError(f"--scale {args.scale}: not a number from 1 to 8")
+            raise ManifestError(f"invalid value {args.scale!r} for --scale (choose a number from 1 to 8)")
         paths = write_directory(
             args.frames_dir.absolute(), args.output_dir.absolute(), args.workers, args.batch_size,
             Fraction(args.scale), args.patch_size, args.pixel_format, args.colour,

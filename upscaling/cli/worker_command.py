@@ -1,4 +1,4 @@
-"""`python worker.py MANIFEST`: one manifest by itself."""
+"""`python worker.py MANIFEST`: upscale the frames of one manifest, without a job around it."""
 
 import argparse
 import os
@@ -8,25 +8,28 @@ from collections.abc import Sequence
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.system import cuda_device_count
 from upscaling.inference.settings import ModelSettings
-from upscaling.workers import manifest as manifests
 from upscaling.workers import status
-from upscaling.workers.manifest import ManifestError
-from upscaling.workers.worker import Worker, one_line
-
-# The command
+from upscaling.workers.manifest import ManifestError, read_manifest
+from upscaling.workers.worker import Worker, error_text
 
 
-class _Console:
-    """Takes the place of the results pipe when a manifest is run by itself."""
+class ProgressLines:
+    """In place of a result pipe: prints a line for each batch."""
+
+    def __init__(self):
+        self.ready = False
 
     def send(self, message: tuple) -> None:
-        if message[0] == "batch":
+        if message[0] == "ready":
+            self.ready = True
+        elif message[0] == "batch":
             print(f"worker: batch {message[2]} done", file=sys.stderr)
 
 
-class _One:
-    """Takes the place of the tasks pipe when a manifest is run by itself."""
+class OneTask:
+    """In place of a task pipe: a single manifest, then the end."""
 
     def __init__(self, path: str):
         self.paths = [path]
@@ -40,42 +43,37 @@ class _One:
         return self.paths.pop()
 
 
-def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
+def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
-    parser.add_argument("manifest", metavar="MANIFEST", help="as manifest.py writes them")
-    parser.add_argument("--model", default=ModelSettings.model, help="name or file")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N")
+    parser.add_argument("manifest", metavar="MANIFEST", help="a file that manifest.py has written")
+    parser.add_argument("--model", default=ModelSettings.model, help="name or weights file (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default: %(default)s)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0: all cores")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core)")
     return parser.parse_args(argv)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`python worker.py MANIFEST`: exit status 0 done, 1 failed, 2 bad usage or manifest."""
-    args = _arguments(argv)
+    """Run the command; return the exit status: 0 done, 1 failed, 2 bad usage, manifest or model."""
+    args = parse_arguments(argv)
+    results = ProgressLines()
     try:
-        work = manifests.read_manifest(args.manifest)
-        work.output_dir.mkdir(parents=True, exist_ok=True)
-        device = args.device
-        if device == "auto":
-            import torch
-
-            device = "cuda:0" if torch.cuda.is_available() else "cpu"
+        manifest = read_manifest(args.manifest)
+        manifest.output_dir.mkdir(parents=True, exist_ok=True)
         settings = ModelSettings(
-            args.model, device, args.precision, work.patch_size, work.batch_size,
-            args.threads or len(os.sched_getaffinity(0)),
-        )  # fmt: skip
+            model=args.model,
+            device=args.device if args.device != "auto" else "cuda:0" if cuda_device_count() else "cpu",
+            precision=args.precision,
+            patch_size=manifest.patch_size,
+            batch_size=manifest.batch_size,
+            threads=args.threads or len(os.sched_getaffinity(0)),
+        )
         row = np.zeros(1, status.row_dtype())[0]
-        worker = Worker(work.worker, row, _One(args.manifest), _Console(), settings, in_job=False)
-        worker.load()
-    except (UpscaleError, ManifestError) as error:
-        print(f"worker: error: {one_line(error)}", file=sys.stderr)
-        return 2
-    try:
-        worker.serve()
-    except EOFError:
-        print(f"worker: {len(work.frames)} frames done: {work.output_dir}", file=sys.stderr)
+        Worker(manifest.worker, row, OneTask(args.manifest), results, settings, in_job=False).run()
+    except EOFError:  # of OneTask
+        print(f"worker: {len(manifest.frames)} frames done: {manifest.output_dir}", file=sys.stderr)
         return 0
     except Exception as error:
-        print(f"worker: error: {one_line(error)}", file=sys.stderr)
-        return 1
+        print(f"worker: error: {error_text(error)}", file=sys.stderr)
+        bad_input = isinstance(error, UpscaleError | ManifestError) and not results.ready
+        return 2 if bad_input else 1

@@ -170,12 +170,19 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     model = options.model if named else str(Path(options.model).absolute())
     return tuple(
         ModelSettings(
-            model, device, options.precision, options.patch_size, options.batch_size, core_share(workers),
-            options.denoise, options.strength, options.compile,
+            model=model,
+            device=device,
+            precision=options.precision,
+            patch_size=options.patch_size,
+            batch_size=options.batch_size,
+            threads=core_share(workers),
+            denoise=options.denoise,
+            strength=options.strength,
+            compile=options.compile,
             workers_on_device=devices.count(device),
         )
         for device in devices
-    )  # fmt: skip
+    )
 
 
 def window_frames(options: Options, conversion: FrameConversion, work_dir: Path) -> tuple[int, int]:

@@ -1,11 +1,6 @@
-"""Units of work: deal frames into batches and batches into manifests; write, read and check manifests.
+"""Manifests: text files that list the batches of frames for one worker. Written, read and validated here.
 
-    python manifest.py FRAMES_DIR --output-dir DIR --workers 6 --batch-size 8 --scale 2
-
-writes DIR/manifests/worker_N_manifest.txt for a whole directory of frames, whose upscaled frames will go to
-DIR/output_frames, and prints the path of each manifest. `python worker.py MANIFEST` then runs one.
-
-Standard library only: a manifest can be written and read on a machine that has nothing else.
+Needs the standard library only, so that manifests can be made on a machine without the other requirements.
 """
 
 import os
@@ -18,38 +13,27 @@ from urllib.parse import unquote_to_bytes
 
 from upscaling.common.files import replacing
 
-MAX_MANIFEST_BYTES = 16 << 20  # a manifest of 250,000 frames has 5 MB; more is not a manifest
+MAX_MANIFEST_BYTES = 16 << 20  # 250,000 frames take 5 MB
 MAX_SIDE = 1 << 17  # pixels
 FRAME_NAME = re.compile(r"frame_([0-9]{1,12})\.(npy|png)", re.ASCII)
-SIZE = re.compile(r"([0-9]{1,6})x([0-9]{1,6})", re.ASCII)
 TITLE = re.compile(r"Worker ([0-9]{1,6}) Manifest", re.ASCII)
-REQUIRED = (
-    "Input Dir",
-    "Output Dir",
-    "Scale",
-    "Batch Size",
-    "Patch Size",
-    "Pixel Format",
-    "Colour",
-    "Total Frames",
-    "Worker Batches",
-    "Total Batches",
-)
+REQUIRED = ("Input Dir", "Output Dir", "Scale", "Batch Size", "Patch Size", "Pixel Format", "Colour", "Total Frames",
+            "Worker Batches", "Total Batches")  # fmt: skip
 OPTIONAL = ("Chroma Location", "Frame Size", "Output Size", "Output Pixel Format", "Output Colour")
 
 
 class ManifestError(ValueError):
-    """A manifest that cannot be used; the message names the file and, where there is one, the line."""
+    """An invalid manifest; the message names the file and, if it can, the line."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What one worker is to do: batches of frames of one directory, upscaled into another.
+    """Batches of frames in one directory, to be upscaled into another.
 
-    `batches` maps a batch's number to its frames' file names. Sizes are (width, height) in pixels; `None`
-    for `frame_size` means that the frames' files tell it, for `output_size` frame size times scale, for
-    `output_pixel_format` the same as `pixel_format`. `colour` is "MATRIX limited" or "MATRIX full",
-    `chroma_location` "left", "center" or "topleft"; an empty `output_colour` means the same as `colour`.
+    `batches` maps the number of a batch to the file names of its frames. `colour` is "MATRIX limited" or
+    "MATRIX full", `chroma_location` "left", "center" or "topleft". Sizes are (width, height) in pixels.
+    Defaults: `frame_size` as in the frames' files, `output_size` the frame size times the scale,
+    `output_pixel_format` and `output_colour` as for the input.
     """
 
     worker: int
@@ -70,14 +54,14 @@ class Manifest:
 
     @property
     def frames(self) -> tuple[str, ...]:
-        """Names of all its frames, batch after batch."""
+        """The names of all frames, batch after batch."""
         return tuple(name for names in self.batches.values() for name in names)
 
 
 def deal(names: Sequence[str], batch_size: int, workers: int) -> list[dict[int, tuple[str, ...]]]:
-    """Frames cut into batches, batches dealt round-robin: one dict {batch number: names} a worker.
+    """Split frames into batches and deal the batches round-robin; return {batch number: names} for each worker.
 
-    300 frames, batches of 8, 6 workers: worker 0 gets batches 0, 6, …, 36.
+    With 300 frames, batches of 8 and 6 workers, worker 0 gets batches 0, 6, …, 36.
     """
     batches = [tuple(names[i : i + batch_size]) for i in range(0, len(names), batch_size)]
     return [{b: batches[b] for b in range(worker, len(batches), workers)} for worker in range(workers)]
@@ -87,20 +71,20 @@ def deal(names: Sequence[str], batch_size: int, workers: int) -> list[dict[int, 
 
 
 def format_scale(scale: Fraction) -> str:
-    """`2x`, `1.5x`, or `4/3x` where a decimal would not be exact."""
+    """`2x`, `1.5x`, or `4/3x` if a decimal is not exact."""
     decimal = format(float(scale), ".12g")
     return f"{decimal if Fraction(decimal) == scale else scale}x"
 
 
 def _format_dir(path: Path) -> str:
-    # A name may hold line breaks, edge spaces or bytes that are no UTF-8; a file URI (RFC 8089) holds them all.
+    # A file URI (RFC 8089) can hold line breaks, spaces at the ends and bytes that are not UTF-8.
     text = str(path)
     plain = text.isprintable() and text == text.strip() and not text.startswith("file:")
     return text if plain else path.as_uri()
 
 
 def format_manifest(manifest: Manifest) -> str:
-    """The manifest's text; the format is in docs/ARCHITECTURE.md."""
+    """The text of a manifest; docs/ARCHITECTURE.md describes the format."""
     m = manifest
     lines = [
         f"# Worker {m.worker} Manifest",
@@ -143,57 +127,57 @@ def write_manifest(manifest: Manifest, path: Path) -> Path:
 
 
 def read_manifest(path: str | os.PathLike[str], root: Path | None = None) -> Manifest:
-    """Read and check a manifest; its directories must lie within `root` where that is given.
+    """Read and validate a manifest. Its directories must be within `root`, if given.
 
-    Raises ManifestError with the line number for anything that is not as `format_manifest` writes it.
+    Raises ManifestError with the line number for anything that `format_manifest` would not write.
     """
     path = Path(path)
     try:
         if path.stat().st_size > MAX_MANIFEST_BYTES:
-            raise ManifestError(f"{path}: too large for a manifest")
+            raise ManifestError(f"{path}: too large for a manifest (over {MAX_MANIFEST_BYTES >> 20} MiB)")
         text = path.read_bytes().decode("utf-8")
     except OSError as error:
-        raise ManifestError(f"{path}: {error.strerror}") from error
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise ManifestError(f"{path}: not UTF-8 text") from error
     return parse_manifest(text, path, root)
 
 
 def parse_manifest(text: str, path: Path = Path("manifest"), root: Path | None = None) -> Manifest:
-    """A manifest from its text; `path` is what errors name, and what relative directories are relative to."""
+    """A manifest from its text. Errors name `path`; relative directories are relative to its parent."""
     headers, rows = _split(text, path)
-    get = _Headers(headers, path)
-    batch_size = get.whole("Batch Size", 1, 1 << 16)
+    get = _HeaderReader(headers, path)
+    batch_size = get.integer("Batch Size", 1, 1 << 16)
     batches = _batches(rows, batch_size, path)
     declared = get.batch_list("Worker Batches")
     if declared != list(batches):
-        raise get.error("Worker Batches", f"lists {declared[:9]}, the lines below are {list(batches)[:9]}")
-    if get.whole("Total Batches", 0, 1 << 40) != len(batches):
-        raise get.error("Total Batches", f"there are {len(batches)} batches")
-    total = get.whole("Total Frames", 0, 1 << 40)
+        raise get.error("Worker Batches", f"lists {declared[:9]}, but the lines below hold {list(batches)[:9]}")
+    if get.integer("Total Batches", 0, 1 << 40) != len(batches):
+        raise get.error("Total Batches", f"the manifest holds {len(batches)} batches")
+    total = get.integer("Total Frames", 0, 1 << 40)
     if total < sum(map(len, batches.values())):
-        raise get.error("Total Frames", "the batches hold more frames than that")
+        raise get.error("Total Frames", "the batches hold more frames")
     return Manifest(
-        worker=get.whole("Worker", 0, 10**6),
+        worker=get.integer("Worker", 0, 10**6),
         input_dir=get.directory("Input Dir", root),
         output_dir=get.directory("Output Dir", root),
         scale=get.scale("Scale"),
         batch_size=batch_size,
-        patch_size=get.whole("Patch Size", 0, MAX_SIDE),
+        patch_size=get.integer("Patch Size", 0, MAX_SIDE),
         pixel_format=get.word("Pixel Format"),
         colour=get.colour("Colour"),
         total_frames=total,
         batches=batches,
-        chroma_location=get.word("Chroma Location") if "Chroma Location" in headers else "left",
+        chroma_location=get.word("Chroma Location", "left"),
         frame_size=get.size("Frame Size"),
         output_size=get.size("Output Size"),
-        output_pixel_format=get.word("Output Pixel Format") if "Output Pixel Format" in headers else "",
-        output_colour=get.colour("Output Colour") if "Output Colour" in headers else "",
+        output_pixel_format=get.word("Output Pixel Format", ""),
+        output_colour=get.colour("Output Colour", ""),
     )
 
 
 def _split(text: str, path: Path) -> tuple[dict[str, tuple[int, str]], list[tuple[int, str]]]:
-    """Headers {name: (line number, value)} and the batch lines [(line number, line)]."""
+    """Split a manifest into headers {name: (line number, value)} and batch lines [(line number, line)]."""
     headers: dict[str, tuple[int, str]] = {}
     rows: list[tuple[int, str]] = []
     for number, line in enumerate(text.split("\n"), start=1):
@@ -207,16 +191,16 @@ def _split(text: str, path: Path) -> tuple[dict[str, tuple[int, str]], list[tupl
         name, colon, value = ("Worker", ":", title[1]) if title else line[1:].partition(":")
         name = name.strip()
         if not colon or name not in (*REQUIRED, *OPTIONAL, "Worker"):
-            raise ManifestError(f"{path}, line {number}: not a header of a manifest: {line[:60]!r}")
+            raise ManifestError(f"{path}, line {number}: unknown header: {line[:60]!r}")
         if name in headers:
-            raise ManifestError(f"{path}, line {number}: {name} was given in line {headers[name][0]} already")
+            raise ManifestError(f"{path}, line {number}: {name} repeats line {headers[name][0]}")
         if rows:
-            raise ManifestError(f"{path}, line {number}: {name} stands below the batches")
+            raise ManifestError(f"{path}, line {number}: {name} is below the batches")
         headers[name] = (number, value.strip())
     for name in ("Worker", *REQUIRED):
         if name not in headers:
             what = "'# Worker N Manifest'" if name == "Worker" else f"'# {name}:'"
-            raise ManifestError(f"{path}, line {len(headers) + 1}: the header {what} is missing")
+            raise ManifestError(f"{path}, line {len(headers) + 1}: missing header {what}")
     return headers, rows
 
 
@@ -227,7 +211,7 @@ def _batches(rows: Iterable[tuple[int, str]], batch_size: int, path: Path) -> di
         label, *names = line.split(",")
         match = re.fullmatch(r"batch_([0-9]{1,12})", label, re.ASCII)
         if not match or not names:
-            raise ManifestError(f"{path}, line {number}: not 'batch_N,frame_000001.npy,…': {line[:60]!r}")
+            raise ManifestError(f"{path}, line {number}: expected 'batch_N,frame_000001.npy,…', found {line[:60]!r}")
         if int(match[1]) in batches:
             raise ManifestError(f"{path}, line {number}: batch {int(match[1])} is listed twice")
         if len(names) > batch_size:
@@ -235,46 +219,48 @@ def _batches(rows: Iterable[tuple[int, str]], batch_size: int, path: Path) -> di
         for name in names:
             frame = FRAME_NAME.fullmatch(name)
             if not frame:
-                raise ManifestError(f"{path}, line {number}: {name[:60]!r} is not a plain frame_N.npy or frame_N.png")
+                raise ManifestError(f"{path}, line {number}: {name[:60]!r} is not named frame_N.npy or frame_N.png")
             if int(frame[1]) in seen:
-                raise ManifestError(f"{path}, line {number}: {name} was listed in line {seen[int(frame[1])]} already")
+                raise ManifestError(f"{path}, line {number}: {name} repeats line {seen[int(frame[1])]}")
             seen[int(frame[1])] = number
         batches[int(match[1])] = tuple(names)
     return batches
 
 
-class _Headers:
-    """Typed look-ups in a manifest's headers; every refusal names the line."""
+class _HeaderReader:
+    """Parses the values of headers; every error names the line."""
 
     def __init__(self, headers: dict[str, tuple[int, str]], path: Path):
         self.headers, self.path = headers, path
 
-    def error(self, name: str, why: str) -> ManifestError:
+    def error(self, name: str, reason: str) -> ManifestError:
         line, value = self.headers[name]
-        return ManifestError(f"{self.path}, line {line}: {name} {value[:60]!r}: {why}")
+        return ManifestError(f"{self.path}, line {line}: {name} {value[:60]!r}: {reason}")
 
-    def whole(self, name: str, low: int, high: int) -> int:
+    def text(self, name: str, pattern: str, expected: str, default: str | None = None) -> str:
+        """The value, which must match `pattern`; `default`, if given, for a missing header."""
+        if default is not None and name not in self.headers:
+            return default
         value = self.headers[name][1]
-        if not re.fullmatch(r"[0-9]{1,15}", value, re.ASCII) or not low <= int(value) <= high:
-            raise self.error(name, f"not a whole number from {low} to {high}")
-        return int(value)
-
-    def word(self, name: str) -> str:
-        value = self.headers[name][1]
-        if not re.fullmatch(r"[a-z0-9_-]{1,32}", value, re.ASCII):
-            raise self.error(name, "not a name in lower case")
+        if not re.fullmatch(pattern, value, re.ASCII):
+            raise self.error(name, f"expected {expected}")
         return value
 
-    def colour(self, name: str) -> str:
-        value = self.headers[name][1]
-        if not re.fullmatch(r"[a-z0-9-]{1,32} (limited|full)", value, re.ASCII):
-            raise self.error(name, "not 'MATRIX limited' or 'MATRIX full'")
+    def word(self, name: str, default: str | None = None) -> str:
+        return self.text(name, r"[a-z0-9_-]{1,32}", "a lower-case name", default)
+
+    def colour(self, name: str, default: str | None = None) -> str:
+        return self.text(name, r"[a-z0-9-]{1,32} (limited|full)", "'MATRIX limited' or 'MATRIX full'", default)
+
+    def integer(self, name: str, low: int, high: int) -> int:
+        expected = f"an integer from {low} to {high}"
+        value = int(self.text(name, r"[0-9]{1,15}", expected))
+        if not low <= value <= high:
+            raise self.error(name, f"expected {expected}")
         return value
 
     def scale(self, name: str) -> Fraction:
-        value = self.headers[name][1]
-        if not re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,15}|/[0-9]{1,9})?x", value, re.ASCII) or "/0" in value:
-            raise self.error(name, "not a number followed by x")
+        value = self.text(name, r"[0-9]{1,9}(\.[0-9]{1,15}|/[1-9][0-9]{0,8})?x", "a number followed by x")
         scale = Fraction(value[:-1])
         if not 0 < scale <= MAX_SIDE:
             raise self.error(name, "out of range")
@@ -283,15 +269,14 @@ class _Headers:
     def size(self, name: str) -> tuple[int, int] | None:
         if name not in self.headers:
             return None
-        match = SIZE.fullmatch(self.headers[name][1])
-        if not match or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
-            raise self.error(name, f"not WIDTHxHEIGHT, each from 1 to {MAX_SIDE}")
-        return int(match[1]), int(match[2])
+        expected = f"WIDTHxHEIGHT, each from 1 to {MAX_SIDE}"
+        width, height = map(int, self.text(name, r"[0-9]{1,6}x[0-9]{1,6}", expected).split("x"))
+        if not 1 <= min(width, height) <= max(width, height) <= MAX_SIDE:
+            raise self.error(name, f"expected {expected}")
+        return width, height
 
     def batch_list(self, name: str) -> list[int]:
-        value = self.headers[name][1]
-        if not re.fullmatch(r"\[([0-9]{1,12}(, ?[0-9]{1,12})*)?\]", value, re.ASCII):
-            raise self.error(name, "not a list of batch numbers")
+        value = self.text(name, r"\[([0-9]{1,12}(, ?[0-9]{1,12})*)?\]", "a list of batch numbers")
         return [int(number) for number in value[1:-1].split(",")] if value != "[]" else []
 
     def directory(self, name: str, root: Path | None) -> Path:
@@ -299,8 +284,8 @@ class _Headers:
         if value.startswith("file://"):
             value = os.fsdecode(unquote_to_bytes(value[len("file://") :]))
         if not value or "\0" in value or ".." in Path(value).parts:
-            raise self.error(name, "not the path of a directory")
+            raise self.error(name, "expected the path of a directory, without '..'")
         directory = self.path.parent / value
         if root is not None and not directory.is_relative_to(root):
-            raise self.error(name, f"outside {root}")
+            raise self.error(name, f"outside of {root}")
         return directory

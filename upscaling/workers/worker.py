@@ -1,17 +1,14 @@
-"""A worker's whole life: the process that upscales frames, manifest after manifest.
+"""A worker process: upscales the frames of one manifest after another.
 
-    python worker.py MANIFEST          # one manifest by itself
+    main process                              worker process (this module)
+      task pipe    ────── manifest's path ──►   read the manifest, upscale its batches
+      result pipe  ◄───── message ───────────   ("ready",)  ("batch", path, number)  ("done", path)
+                                                ("failed" | "fatal" | "unusable", path, message)
+      status rows  ◄───── row N ─────────────   state, batch, frames, heartbeat
 
-    main process                              worker process (this file)
-      tasks pipe (one a worker) ── path ───►  read manifest, upscale batch after batch
-      results pipe (one a worker) ◄─ message ─  ("ready",) ("batch", path, n) ("done", path)
-                                                ("failed", path, why) ("fatal", path, why) ("unusable", "", why)
-      status array ◄──────────── row N ───────  state, batch, frames, heartbeat
-
-Nothing that a worker can hold is shared with another: if it is killed, only its own pipes and row are left
-behind. It ends when its main process does, in whatever it is at that moment. After an error that another try
-may not meet ("failed") it ends too, because a device may be unusable from then on; after one that every try
-would meet ("fatal", or "unusable" for the model itself) the main process ends the run.
+Both pipes and the row belong to this worker alone, so a killed worker blocks no other. After an error the worker
+exits, because its device may be unusable from then on. The message tells the main process what to do: "failed",
+another attempt may succeed; "fatal", it would fail again; "unusable", the model or the device cannot be used.
 """
 
 import faulthandler
@@ -26,6 +23,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
+from typing import Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -35,38 +33,59 @@ from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import read_frame, write_frame
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference.engine import make_upscaler
+from upscaling.inference.engine import BatchUpscaler, make_upscaler
 from upscaling.inference.settings import ModelSettings
-from upscaling.workers import manifest as manifests
 from upscaling.workers import status
-from upscaling.workers.manifest import Manifest, ManifestError
+from upscaling.workers.manifest import Manifest, ManifestError, read_manifest
 
-MAX_MESSAGE = 1000  # characters: an error of CUDA can be pages long, and all of it is in the log
-log = logging.getLogger("worker")
+MAX_MESSAGE = 1000  # characters; a CUDA error can fill pages, and the log has all of it
+log = logging.getLogger("upscaling.worker")
+
+
+class TaskPipe(Protocol):
+    """The reading end of a task pipe: manifests' paths. EOFError from `recv` ends the worker."""
+
+    def poll(self) -> bool: ...
+    def recv(self) -> Any: ...
+
+
+class ResultPipe(Protocol):
+    """The writing end of a result pipe: the messages above."""
+
+    def send(self, obj: Any, /) -> None: ...
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch on its way through a worker; `names` are the frames that still need their output."""
+    """One batch of a manifest; `names` are its frames without a complete output file."""
 
     manifest: Manifest
     path: str  # of the manifest
     number: int
     names: tuple[str, ...]
-    last: bool  # of its manifest
+    is_last: bool  # of its manifest
+
+
+@dataclass(frozen=True)
+class SubmittedBatch:
+    """A batch that the upscaler works on."""
+
+    batch: Batch
+    conversion: FrameConversion
     started: float  # time.monotonic()
-    conversion: FrameConversion | None = None  # once its frames are read
 
 
 # The process
 
 
-def run_worker(index: int, rows, tasks, results, settings: ModelSettings, log_folder: Path) -> None:
-    """Target of a worker process: upscale the manifests whose paths come through `tasks` until it ends.
+def run_worker(
+    index: int, rows: np.ndarray, tasks: TaskPipe, results: ResultPipe, settings: ModelSettings, log_folder: Path
+) -> None:
+    """Target of a worker process: upscale the manifests whose paths come through `tasks`.
 
-    `rows` are the status rows of all workers; this one writes row `index`. A manifest lies
-    in JOB/manifests, may name directories within JOB only, and is logged in JOB/logs; `log_folder` is where
-    the worker logs until the first one comes. Ends with status 1 after an error.
+    `rows` are the status rows of all workers, of which this one writes row `index`. Manifests are in
+    JOB/manifests, may only name directories within JOB, and are logged in JOB/logs; before the first one the
+    worker logs in `log_folder`. The process exits with status 1 after an error.
     """
     retain_freed_memory()
     row = rows[index]
@@ -75,127 +94,139 @@ def run_worker(index: int, rows, tasks, results, settings: ModelSettings, log_fo
     worker = Worker(index, row, tasks, results, settings)
     try:
         worker.open_log(log_folder)
-        worker.load()
-        worker.serve()
+        worker.run()
     except (BrokenPipeError, EOFError):
-        pass  # the main process is gone or going
+        pass  # the main process has ended
     except BaseException as error:
-        worker.fail(error)
-        os._exit(1)  # a broken device can hang the usual way out
+        worker.report_error(error)
+        os._exit(1)  # the usual way out can hang on a broken device
 
 
 class Worker:
-    """One worker: the tasks it serves, its row in the status array and its upscaler."""
+    """One worker: its pipes, its status row and its upscaler."""
 
-    def __init__(self, index: int, row, tasks, results, settings: ModelSettings, in_job: bool = True):
+    def __init__(
+        self,
+        index: int,
+        row: np.void,
+        tasks: TaskPipe,
+        results: ResultPipe,
+        settings: ModelSettings,
+        in_job: bool = True,
+    ):
+        """`in_job`: manifests belong to a job, whose directory is locked; else their directories may be anywhere."""
         self.index, self.row, self.tasks, self.results = index, row, tasks, results
         self.settings, self.in_job = settings, in_job
-        self.upscaler = None
-        self.current = ""  # path of the manifest at work
+        self.manifest_path = ""  # of the batch in progress, for errors
         self.log_folder: Path | None = None
         self.job: Path | None = None
-        self.held = -1  # descriptor of the job's directory
+        self.job_lock = -1  # descriptor
 
-    def heartbeat(self) -> None:
-        """A sign of life; a worker that gives none for long counts as dead."""
-        self.row["heartbeat"] = time.time()
-
-    def load(self) -> None:
-        self.upscaler = make_upscaler(self.settings, self.heartbeat)
+    def run(self) -> NoReturn:
+        """Load the model, then upscale until `tasks` ends (EOFError)."""
+        upscaler = make_upscaler(self.settings, self.heartbeat)
         self.heartbeat()
         self.results.send(("ready",))
+        self._process_tasks(upscaler)
 
-    def serve(self) -> None:
-        """Batches of all manifests in order; while the device has one in flight the next is submitted."""
-        in_flight: deque[Batch] = deque()
-        waiting: deque[Batch] = deque()
+    def heartbeat(self) -> None:
+        """Show that the worker makes progress; the pool replaces one that does not for long."""
+        self.row["heartbeat"] = time.time()
+
+    def _process_tasks(self, upscaler: BatchUpscaler) -> NoReturn:
+        """Upscale the batches of all manifests in order; the next one is submitted before the last is collected."""
+        queue: deque[Batch] = deque()
+        in_flight: deque[SubmittedBatch] = deque()
         while True:
-            while not waiting and (not in_flight or self.tasks.poll()):
-                waiting.extend(self._read(self.tasks.recv()))
-            if waiting and len(in_flight) <= self.upscaler.depth:
-                in_flight.append(self._submit(waiting.popleft()))
-            if in_flight and (len(in_flight) > self.upscaler.depth or not waiting):
-                self.current = in_flight[0].path
-                self._finish(in_flight.popleft())
+            while not queue and (not in_flight or self.tasks.poll()):
+                queue.extend(self._read_task(self.tasks.recv()))
+            if queue and len(in_flight) <= upscaler.depth:
+                in_flight.append(self._submit(queue.popleft(), upscaler))
+            if in_flight and (len(in_flight) > upscaler.depth or not queue):
+                self._collect(in_flight.popleft(), upscaler)
 
-    def _read(self, path: str) -> list[Batch]:
-        self.current = path
+    def _read_task(self, path: str) -> list[Batch]:
+        """The batches of a manifest that are to be upscaled; those that are complete are reported as done."""
+        self.manifest_path = path
         job = Path(path).parent.parent
         if self.in_job:
-            self._enter(job)
+            self._lock_job(job)
         self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
         self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
         self.heartbeat()
-        work = manifests.read_manifest(path, job if self.in_job else None)
-        batches = list(open_batches(work, path))
-        self.row["total_batches"] += len(work.batches)
-        self.row["batches_done"] += len(work.batches) - len(batches)
-        for number in work.batches.keys() - {batch.number for batch in batches}:
-            self.results.send(("batch", path, number))  # done before, maybe by one that died before it said so
+        manifest = read_manifest(path, job if self.in_job else None)
+        batches = list(incomplete_batches(manifest, path))
+        self.row["total_batches"] += len(manifest.batches)
+        self.row["batches_done"] += len(manifest.batches) - len(batches)
+        for number in manifest.batches.keys() - {batch.number for batch in batches}:
+            self.results.send(("batch", path, number))  # another worker may have died before it reported this one
         if not batches:
-            self._done(path)
+            self._finish_manifest(path)
         return batches
 
-    def _submit(self, batch: Batch) -> Batch:
-        self.current = batch.path
+    def _submit(self, batch: Batch, upscaler: BatchUpscaler) -> SubmittedBatch:
+        started = time.monotonic()
+        self.manifest_path = batch.path
         self.row["batch"] = batch.number
         self.heartbeat()
         frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
         conversion = frame_conversion(batch.manifest, frames[0])
-        self.upscaler.submit(frames, conversion)
-        return replace(batch, conversion=conversion)
+        upscaler.submit(frames, conversion)
+        return SubmittedBatch(batch, conversion, started)
 
-    def _finish(self, batch: Batch) -> None:
-        outputs = self.upscaler.collect()
-        shape = batch.conversion.target.padded.stored_shape
+    def _collect(self, submitted: SubmittedBatch, upscaler: BatchUpscaler) -> None:
+        batch = submitted.batch
+        self.manifest_path = batch.path
+        outputs = upscaler.collect()
+        shape = submitted.conversion.target.padded.stored_shape
         for name, samples in zip(batch.names, outputs, strict=True):
             write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
         self.heartbeat()
-        log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - batch.started)
-        for note in self.upscaler.notes:
+        log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - submitted.started)
+        for note in upscaler.notes:
             log.info("batch %d: %s", batch.number, note)
         self.row["batches_done"] += 1
         self.row["frames_done"] += len(outputs)
         self.results.send(("batch", batch.path, batch.number))
-        if batch.last:
-            self._done(batch.path)
+        if batch.is_last:
+            self._finish_manifest(batch.path)
 
-    def _done(self, path: str) -> None:
+    def _finish_manifest(self, path: str) -> None:
         self.row["batch"], self.row["state"], self.row["end"] = -1, status.COMPLETED, time.time()
         self.results.send(("done", path))
 
-    def fail(self, error: BaseException) -> None:
-        """Say why this worker ends: to the log, the status array and the main process."""
-        text = one_line(error)
-        log.error("manifest %s: %s\n%s", self.current or "none", text, traceback.format_exc())
+    def report_error(self, error: BaseException) -> None:
+        """Write the error that ends this worker to the log, the status row and the result pipe."""
+        text = error_text(error)
+        log.error("manifest %s: %s\n%s", self.manifest_path or "none", text, traceback.format_exc())
         self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
         kind = "failed"
         if full_disk(error) or isinstance(error, UpscaleError | ManifestError):
-            kind = "fatal" if self.current else "unusable"
+            kind = "fatal" if self.manifest_path else "unusable"
         try:
-            self.results.send((kind, self.current, text))
+            self.results.send((kind, self.manifest_path, text))
         except OSError:
-            pass  # the main process is gone or going
+            pass  # the main process has ended
 
-    def _enter(self, job: Path) -> None:
-        """Hold the job's directory, so that no later run takes it while this worker may still write there."""
+    def _lock_job(self, job: Path) -> None:
+        """Lock the job's directory: a later run waits for this worker, which may still write there."""
         if job == self.job:
             return
-        held = os.open(job, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        if self.held >= 0:
-            os.close(self.held)
-        self.job, self.held = job, held
+        lock = os.open(job, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        if self.job_lock >= 0:
+            os.close(self.job_lock)
+        self.job, self.job_lock = job, lock
         self.open_log(job / "logs")
 
     def open_log(self, folder: Path) -> None:
-        """Log to `folder`/worker_N.log from now on, with all that this process writes to stdout and stderr."""
+        """Log to `folder`/worker_N.log from now on; everything written to stdout and stderr goes there too."""
         if folder == self.log_folder or not folder.is_dir():
             return
         self.log_folder = folder
         fd = os.open(folder / f"worker_{self.index}.log", os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o600)
         for standard in (1, 2):
-            os.dup2(fd, standard)  # what a library prints while it crashes must not be lost, nor spoil the bars
+            os.dup2(fd, standard)  # what a library prints when it crashes belongs in the log, not among the bars
         os.close(fd)
         faulthandler.enable()
         if not log.handlers:
@@ -206,8 +237,8 @@ class Worker:
         log.info("worker %d, pid %d, on %s", self.index, os.getpid(), self.settings.device)
 
 
-def one_line(error: BaseException) -> str:
-    """An exception in one line; its class too where the message alone would not be understood."""
+def error_text(error: BaseException) -> str:
+    """An exception in one line, with its class unless the message is written for users."""
     text = " ".join(str(error).split())[:MAX_MESSAGE]
     if isinstance(error, UpscaleError | ManifestError):
         return text
@@ -217,37 +248,38 @@ def one_line(error: BaseException) -> str:
 # Manifests
 
 
-def open_batches(work: Manifest, path: str) -> Iterator[Batch]:
-    """The batches of a manifest with the frames whose output is not yet complete."""
-    open_names = {
-        number: tuple(name for name in names if not (work.output_dir / name).exists())
-        for number, names in work.batches.items()
+def incomplete_batches(manifest: Manifest, path: str) -> Iterator[Batch]:
+    """The batches that have frames without an output file. Output files are complete: they are renamed into place."""
+    missing = {
+        number: tuple(name for name in names if not (manifest.output_dir / name).exists())
+        for number, names in manifest.batches.items()
     }
-    numbers = [number for number, names in open_names.items() if names]
+    numbers = [number for number, names in missing.items() if names]
     for number in numbers:
-        yield Batch(work, path, number, open_names[number], number == numbers[-1], time.monotonic())
+        yield Batch(manifest, path, number, missing[number], number == numbers[-1])
 
 
-def frame_conversion(work: Manifest, first: np.ndarray) -> FrameConversion:
-    """What a manifest asks for; `first` is one of its frames, as stored."""
-    fmt = pixel_formats.pixel_format(work.pixel_format)
-    width, height = work.frame_size or pixel_formats.size_from_shape(fmt, first.shape)
-    out_width, out_height = work.output_size or (scaled(width, work.scale), scaled(height, work.scale))
-    matrix, colour_range = work.colour.split()
-    out_matrix, out_range = (work.output_colour or work.colour).split()
+def frame_conversion(manifest: Manifest, first: np.ndarray) -> FrameConversion:
+    """The layouts of a manifest's input and output frames; `first` is an input frame as stored."""
+    fmt = pixel_formats.pixel_format(manifest.pixel_format)
+    width, height = manifest.frame_size or pixel_formats.size_from_shape(fmt, first.shape)
+    scale = manifest.scale
+    out_width, out_height = manifest.output_size or (scaled(width, scale), scaled(height, scale))
+    matrix, colour_range = manifest.colour.split()
+    out_matrix, out_range = (manifest.output_colour or manifest.colour).split()
     source = FrameLayout(
         width=width,
         height=height,
-        pixel_format=work.pixel_format,
+        pixel_format=manifest.pixel_format,
         matrix=matrix,
         full_range=colour_range == "full",
-        chroma_location=work.chroma_location,
+        chroma_location=manifest.chroma_location,
     )
     target = replace(
         source,
         width=out_width,
         height=out_height,
-        pixel_format=work.output_pixel_format or work.pixel_format,
+        pixel_format=manifest.output_pixel_format or manifest.pixel_format,
         matrix=out_matrix,
         full_range=out_range == "full",
     )
@@ -255,5 +287,5 @@ def frame_conversion(work: Manifest, first: np.ndarray) -> FrameConversion:
 
 
 def scaled(side: int, scale: Fraction) -> int:
-    """A side in pixels times the scale, rounded to the nearest, halves up; at least 1."""
+    """A side in pixels times the scale, rounded to the nearest integer, halves up; at least 1."""
     return max(1, int(side * scale + Fraction(1, 2)))
