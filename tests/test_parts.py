@@ -348,7 +348,7 @@ def test_a_part_goes_on_on_another_node_from_its_closed_segments(job, tmp_path, 
     assert "run_0001/segment_000000.mkv" in part_files(output, 2, 2)
     job(clip, output, part=(1, 2), work_dir=disks[1])
     result, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
-    assert any("resuming: 9 frames kept" in line or "resuming: 7 frames kept" in line for line in lines), lines
+    assert any("resuming: 9 frames done" in line or "resuming: 7 frames done" in line for line in lines), lines
     assert "run_0002/part.json" in part_files(output, 2, 2)
     again, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
     assert again.frames == result.frames and any("finished already" in line for line in lines)

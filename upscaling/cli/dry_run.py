@@ -1,6 +1,7 @@
-"""--dry-run: what a run would do, with time and disk estimated from a few frames that are really upscaled and encoded.
+"""`--dry-run`: what a run would do, with time and disk space estimated from a few frames.
 
-Nothing is written but a few encoded frames in the temp directory, for a moment.
+These frames are upscaled and encoded. Nothing else is written than this short video, to the temp directory, where
+it is removed at once.
 """
 
 import os
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError
-from upscaling.common.text import clock, many
+from upscaling.common.text import clock, many, printable
 from upscaling.decode.reader import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.stream_copy import describe
@@ -22,61 +23,58 @@ from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.job.plan import Plan, make_plan
 
-MEASURED = 4  # frames
-SECONDS = 20.0  # no further frame is measured after that
+MEASURED_FRAMES = 4
+MAX_SECONDS = 20.0  # after that no further frame is measured
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What one frame takes: seconds of decoding, of one worker and of encoding, and bytes of the result.
-
-    `load` is how many seconds a worker takes before its first frame.
-    """
+class Costs:
+    """What one frame costs, as the mean of `frames` frames."""
 
     frames: int
-    load: float
-    decode: float
-    work: float
-    encode: float
-    size: float
+    startup_seconds: float  # of a worker, until its first frame is done
+    decode_seconds: float
+    worker_seconds: float
+    encode_seconds: float
+    encoded_bytes: float
 
 
 def dry_run(options: Options) -> tuple[list[str], dict]:
-    """Lines for a person and facts for JSON. InputError and UpscaleError as for a run."""
+    """(lines of text, facts for JSON). InputError and UpscaleError as for a run."""
     plan = make_plan(options)
-    measure = measure_frames(plan)
-    return lines(plan, measure), facts(plan, measure)
+    facts = gather_facts(plan, measure(plan))
+    return describe_plan(plan, facts), facts
 
 
-def measure_frames(plan: Plan) -> Measure:
-    """Upscale and encode the first few frames as one worker would; the first one, which warms up, does not count."""
+def measure(plan: Plan) -> Costs:
+    """Upscale and encode the first frames as one worker would; the first one, a warm-up, is not counted."""
     started = time.monotonic()
     frames = []
     with plan.source.open(0) as decoder:
-        for decoded in islice(decoder, MEASURED + 1):
+        for decoded in islice(decoder, MEASURED_FRAMES + 1):
             frames.append((decoded.pts, np.concatenate([np.ravel(plane) for plane in decoded.planes])))
     if not frames:
-        raise InputError(f"{plan.options.input}: no frame of it decodes")
+        raise InputError(f"cannot decode any frame of {plan.options.input}")
     decode = (time.monotonic() - started) / len(frames)
     started = time.monotonic()
     upscaler = make_upscaler(plan.models[0], lambda: None)
     upscaler.submit([frames[0][1]], plan.conversion)
-    warm = [upscaler.collect()[0].copy()]
-    load, started = time.monotonic() - started, time.monotonic()
+    first = upscaler.collect()[0].copy()
+    startup, started = time.monotonic() - started, time.monotonic()
     results = []
     for _, samples in frames[1:] or frames:
         upscaler.submit([samples], plan.conversion)
         results.append(upscaler.collect()[0].copy())
-        if time.monotonic() - started > SECONDS:
+        if time.monotonic() - started > MAX_SECONDS:
             break
     work = (time.monotonic() - started) / len(results)
-    kept = [*warm, *results][: len(frames)]
-    encode, size = encode_frames(plan, [pts for pts, _ in frames[: len(kept)]], kept)
-    return Measure(len(results), load, decode, work, encode, size)
+    encoded = [first, *results][: len(frames)]
+    encode, size = encode_frames(plan, [pts for pts, _ in frames[: len(encoded)]], encoded)
+    return Costs(len(results), startup, decode, work, encode, size)
 
 
 def encode_frames(plan: Plan, times: list[int], results: list[np.ndarray]) -> tuple[float, float]:
-    """(seconds, bytes) a frame of encoding these."""
+    """(seconds, bytes) per encoded frame."""
     layout = plan.conversion.target.padded
     with tempfile.TemporaryDirectory(prefix="upscale-") as folder:
         path = Path(folder) / "segment.mkv"
@@ -87,28 +85,27 @@ def encode_frames(plan: Plan, times: list[int], results: list[np.ndarray]) -> tu
         return (time.monotonic() - started) / len(results), path.stat().st_size / len(results)
 
 
-def seconds_in_all(plan: Plan, measure: Measure) -> float | None:
-    """An estimate of the whole run: its slowest stage, all of them overlap; None where the length is not known."""
+def total_seconds(plan: Plan, costs: Costs) -> float | None:
+    """An estimate for the whole run: its stages overlap, the slowest one counts. None if the length is unknown."""
     count = plan.info.frame_count
     if count is None:
         return None
     devices = {model.device for model in plan.models}
-    # On a CPU every worker was given its share of the cores; on a GPU workers share one device.
-    side_by_side = len(plan.models) if devices == {"cpu"} else len(devices)
-    if devices == {"cpu"}:
-        side_by_side = min(side_by_side, len(os.sched_getaffinity(0)))
-    return measure.load + count * max(measure.decode, measure.work / side_by_side, measure.encode)
+    # On a CPU each worker has its share of the cores; on a GPU the workers share the device.
+    parallel = min(len(plan.models), len(os.sched_getaffinity(0))) if devices == {"cpu"} else len(devices)
+    slowest = max(costs.decode_seconds, costs.worker_seconds / parallel, costs.encode_seconds)
+    return costs.startup_seconds + count * slowest
 
 
-def facts(plan: Plan, measure: Measure) -> dict:
-    """The dry run's JSON."""
+def gather_facts(plan: Plan, costs: Costs) -> dict:
+    """The facts of a dry run, JSON-able."""
     info, target, count = plan.info, plan.conversion.target, plan.info.frame_count
-    seconds = seconds_in_all(plan, measure)
+    seconds = total_seconds(plan, costs)
     window = min(plan.window, count or plan.window)
     return {
-        "input": str(plan.options.input),
-        "output": str(plan.output),
-        "streams": streams(plan),
+        "input": printable(plan.options.input),
+        "output": printable(plan.output),
+        "streams": describe_streams(plan),
         "input_size": f"{info.width}x{info.height}",
         "output_size": f"{target.width}x{target.height}",
         "frames": count,
@@ -118,16 +115,18 @@ def facts(plan: Plan, measure: Measure) -> dict:
         "model": plan.options.model,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
-        "measured_frames": measure.frames,
+        "measured_frames": costs.frames,
+        "worker_seconds_per_frame": round(costs.worker_seconds, 4),
+        "encoder_seconds_per_frame": round(costs.encode_seconds, 4),
         "seconds": round(seconds, 1) if seconds is not None else None,
-        "output_bytes": int(count * measure.size) if count else None,
-        "work_bytes": int(window * plan.frame_bytes + (count or 0) * measure.size),
+        "output_bytes": int(count * costs.encoded_bytes) if count else None,
+        "work_bytes": int(window * plan.frame_bytes + (count or 0) * costs.encoded_bytes),
         "warnings": list(plan.warnings),
     }
 
 
-def streams(plan: Plan) -> list[str]:
-    """One line for each stream of the input: what it is and what becomes of it."""
+def describe_streams(plan: Plan) -> list[str]:
+    """One line for each stream of the input: its kind and what happens to it."""
     if plan.target is not None:
         return []
     container = plan.output.suffix.lower().lstrip(".")
@@ -137,27 +136,26 @@ def streams(plan: Plan) -> list[str]:
         return [f"{describe(stream)}: {outcomes.get(stream.index, 'left out')}" for stream in source.streams]
 
 
-def lines(plan: Plan, measure: Measure) -> list[str]:
-    """What a person reads."""
-    found = facts(plan, measure)
+def describe_plan(plan: Plan, facts: dict) -> list[str]:
+    """The dry run as text."""
     info = plan.info
     rate = f"{float(info.frame_rate):.3f} frames/s, " if info.frame_rate else ""
     length = f"{clock(float(info.duration))}, " if info.duration else ""
     count = f"about {many(info.frame_count, 'frame')}" if info.frame_count else "an unknown number of frames"
     colour = f"{info.pixel_format} {info.colour.matrix} {'full' if info.colour.full_range else 'limited'} range"
     result = [
-        f"input    {found['input']}: {info.codec}, {found['input_size']}, {colour}, {rate}{length}{count}",
-        *(f"stream   {line}" for line in found["streams"]),
-        f"output   {found['output']}: {found['codec']}, {found['output_size']}, {found['pixel_format']}",
-        f"model    {found['model']}, {many(found['workers'], 'worker')} on {found['device']}",
+        f"input    {facts['input']}: {info.codec}, {facts['input_size']}, {colour}, {rate}{length}{count}",
+        *(f"stream   {line}" for line in facts["streams"]),
+        f"output   {facts['output']}: {facts['codec']}, {facts['output_size']}, {facts['pixel_format']}",
+        f"model    {facts['model']}, {many(facts['workers'], 'worker')} on {facts['device']}",
     ]
-    one = f"one frame: {measure.work:.3f} s of a worker, {measure.encode:.3f} s of the encoder"
-    result.append(f"measured {many(measure.frames, 'frame')}; {one}")
-    if found["seconds"] is not None:
-        result.append(f"time     about {clock(found['seconds'])}")
+    per_frame = f"{facts['worker_seconds_per_frame']:.3f} s of a worker, {facts['encoder_seconds_per_frame']:.3f} s"
+    result.append(f"measured {many(facts['measured_frames'], 'frame')}; one frame: {per_frame} of the encoder")
+    if facts["seconds"] is not None:
+        result.append(f"time     about {clock(facts['seconds'])}")
         result.append(
-            f"disk     about {megabytes(found['output_bytes'])} for the output's video, "
-            f"{megabytes(found['work_bytes'])} in the work directory meanwhile"
+            f"disk     about {megabytes(facts['output_bytes'])} for the output's video, "
+            f"{megabytes(facts['work_bytes'])} in the work directory while it runs"
         )
     return result + [f"note     {line}" for line in plan.warnings]
 

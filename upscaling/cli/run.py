@@ -94,10 +94,7 @@ def upscale_video(
 
 
 def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
-    """One job, from its options to its output in place; a folder run passes its pools, which are kept for reuse."""
-    from upscaling.cli.compare import write_comparison
-    from upscaling.job.parts import begin_part, done_line
-    from upscaling.job.pipeline import RunCounts
+    """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
     from upscaling.job.plan import make_plan
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
@@ -112,23 +109,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         return Result(plan.output, finished, 0.0, plan.warnings)
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
     try:
-        part_run = (
-            begin_part(plan.output, plan.identity, work_dir, options.restart) if options.part is not None else None
-        )
-        if plan.part is not None and plan.part.is_empty:
-            counts, late_warnings = RunCounts(0), []
-        else:
-            with (pool_cache or PoolCache()).borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
-                counts, late_warnings = upscale(plan, work_dir, pool, progress, signals)
-        if part_run is not None:
-            part_run.finish()
-            progress.say(done_line(options, part_run))
-        if options.compare is not None:
-            write_comparison(plan, work_dir, options.compare)
-        for line in late_warnings:
-            progress.warn(line)
-        if not options.keep_work:
-            clean_up(work_dir, progress, signals)
+        counts, late_warnings = complete(plan, work_dir, pool_cache or PoolCache(), progress, signals)
     except BaseException as error:
         work_dir.remove_frames()
         if isinstance(error, InputError) and not work_dir.records:
@@ -140,9 +121,40 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
         progress.close()
         work_dir.close()
     seconds = time.monotonic() - started
-    rate = (work_dir.frames_done - counts.resumed) / seconds
-    return Result(plan.output, work_dir.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings), False,
-                  round(rate, 3), counts.repeated, counts.restarts)  # fmt: skip
+    return Result(
+        plan.output, work_dir.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings),
+        frames_per_second=round((work_dir.frames_done - counts.resumed) / seconds, 3),
+        repeated_frames=counts.repeated, restarts=counts.restarts,
+    )  # fmt: skip
+
+
+def complete(
+    plan: "Plan", work_dir: "WorkDir", pool_cache: "PoolCache", progress: "Progress", signals: Signals
+) -> "tuple[RunCounts, list[str]]":
+    """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
+    from upscaling.cli.compare import write_comparison
+    from upscaling.job.parts import begin_part, done_line
+    from upscaling.job.pipeline import RunCounts
+
+    options = plan.options
+    part_run = None
+    if options.part is not None:
+        part_run = begin_part(plan.output, plan.identity, work_dir, options.restart)
+    if plan.part is not None and plan.part.is_empty:
+        counts, warnings = RunCounts(0), []
+    else:
+        with pool_cache.borrow(plan.models, options.stall_timeout, work_dir.directory) as pool:
+            counts, warnings = upscale(plan, work_dir, pool, progress, signals)
+    if part_run is not None:
+        part_run.finish()
+        progress.say(done_line(options, part_run))
+    if options.compare is not None:
+        write_comparison(plan, work_dir, options.compare)
+    for line in warnings:
+        progress.warn(line)
+    if not options.keep_work:
+        clean_up(work_dir, progress, signals)
+    return counts, warnings
 
 
 def upscale(
