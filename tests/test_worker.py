@@ -1,26 +1,23 @@
-"""worker.py: one manifest by itself, with real weights, frames as .npy and as .png; what it skips and refuses."""
+"""`python worker.py MANIFEST`: with real weights, frames as .npy and as .png; what it skips and refuses."""
 
 import subprocess
 import sys
-import tempfile
 from fractions import Fraction
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
-import torch
+from realesrgan_reference import enhancer
 
 from upscaling.cli import manifest_command
 from upscaling.frames.frame_files import npy_bytes
 from upscaling.frames.layout import FrameLayout
 from upscaling.inference import weights
-from upscaling.inference.realesrgan_arch import alias_functional_tensor
 from upscaling.workers.manifest import read_manifest
 from upscaling.workers.worker import frame_conversion, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent
-alias_functional_tensor()  # or realesrgan's basicsr does not import
 
 
 def picture(number, width=48, height=32):
@@ -33,11 +30,7 @@ def picture(number, width=48, height=32):
 
 def enhanced(rgb):
     """What the realesrgan package makes of it: x4 by RealESRGANer.enhance, then the mean of each 2x2 block."""
-    realesrgan = pytest.importorskip("realesrgan", exc_type=ImportError)
-    network = realesrgan.archs.srvgg_arch.SRVGGNetCompact(3, 3, 64, 16, 4, "prelu")
-    with tempfile.TemporaryDirectory() as folder:
-        torch.save({"params": weights.load("realesr-animevideov3")}, f"{folder}/w.pth")
-        upsampler = realesrgan.RealESRGANer(4, f"{folder}/w.pth", model=network, pre_pad=0, half=False)
+    upsampler = enhancer(weights.load("realesr-animevideov3"))
     bgr = upsampler.enhance(rgb[..., ::-1], outscale=4)[0]  # (4H, 4W, 3), as OpenCV has it
     height, width, _ = rgb.shape
     return bgr[..., ::-1].reshape(2 * height, 2, 2 * width, 2, 3).mean((1, 3))  # (2H, 2, 2W, 2, 3)
