@@ -1,6 +1,6 @@
-"""Deal a directory of frames into manifests, one or more a worker, for worker.py; the standard library is enough.
+"""Write the manifests of a directory of frames, one for each worker. Needs the standard library only.
 
-python manifest.py FRAMES_DIR --workers 6 --scale 2
+python manifest.py FRAMES_DIR --output-dir DIR --workers 6 --scale 2
 """
 
 import sys

@@ -2,11 +2,11 @@
 
     python upscale.py elk.mp4 out.mp4 2
 
-every night, whatever is new in a folder, from cron:
+From cron, every night, all new files of a folder:
 
     30 1 * * *  nice -n 19 ionice -c 3 /opt/upscale/.venv/bin/python /opt/upscale/upscale.py /srv/in /srv/done 2 -q
 
-or from Python, in a checkout (where the package is installed: `from upscaling import upscale_video`):
+From Python, in a checkout (if the package is installed: `from upscaling import upscale_video`):
 
     from upscale import upscale_video
     result = upscale_video("elk.mp4", "out.mp4", 2)

@@ -1,6 +1,6 @@
-"""Upscale the frames of one manifest, by itself: what each worker process of upscale.py does, over and over.
+"""Upscale the frames of one manifest.
 
-python worker.py manifests/manifest_000001.txt
+python worker.py DIR/manifests/worker_0_manifest.txt
 """
 
 import sys

@@ -82,7 +82,7 @@ def test_a_folder_twice(incoming, tmp_path):
     assert set(outcomes(run(*arguments, "--strength", "0.5")).values()) == {"done"}
 
 
-def test_plain_lines_close_with_a_summary_and_one_crew_serves_all(incoming, tmp_path):
+def test_plain_lines_close_with_a_summary_and_one_pool_serves_all(incoming, tmp_path):
     done = run(incoming, tmp_path / "done", *QUICK, "--settle", "0", "--keep-work")
     lines = done.stderr.splitlines()
     assert lines[-1].startswith(f"upscale: {tmp_path}/done: 3 done, 0 skipped, 0 waiting, 0 busy, 1 failed in ")
