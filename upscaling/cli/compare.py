@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from PIL import Image, ImageDraw, ImageFont
 
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import Decoder
@@ -56,30 +57,36 @@ def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> 
 def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> np.ndarray:
     """The whole picture of two of the same size: uint8 RGB (height, width, 3), with labels."""
     top, side = busiest(after)
-    rows, columns = after.shape[0] // CROP, after.shape[1] // CROP
+    rows, columns = crop_size(after)
     halves = []
     for picture, label in ((before, left), (after, right)):
         whole, scale = fitted(picture)
         x, y = round(side * scale), round(top * scale)
-        _frame(whole, x, y, round(columns * scale), round(rows * scale))
+        whole = _frame(whole, x, y, round(columns * scale), round(rows * scale))
         crop = np.ascontiguousarray(picture[top : top + rows, side : side + columns])
-        zoomed = _resized(crop, whole.shape[1], round(whole.shape[1] * rows / columns), crisp=True)
+        zoomed = _resized(crop, whole.shape[1], round(whole.shape[1] * rows / columns))
         gap = np.full((GAP, whole.shape[1], 3), DARK, np.uint8)
         halves.append(np.vstack([_label(label, whole.shape[1]), whole, gap, zoomed]))
     gap = np.full((halves[0].shape[0], GAP, 3), DARK, np.uint8)
     return np.hstack([halves[0], gap, halves[1]])
 
 
-def busiest(picture: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the crop with the most detail: the largest mean of gradients."""
-    import cv2
+def crop_size(picture: np.ndarray) -> tuple[int, int]:
+    """(rows, columns) of the crop."""
+    return max(1, picture.shape[0] // CROP), max(1, picture.shape[1] // CROP)
 
-    rows, columns = max(1, picture.shape[0] // CROP), max(1, picture.shape[1] // CROP)
-    gray = cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY).astype(np.float32)
-    energy = np.abs(cv2.Sobel(gray, cv2.CV_32F, 1, 0)) + np.abs(cv2.Sobel(gray, cv2.CV_32F, 0, 1))
-    mean = cv2.boxFilter(energy, -1, (columns, rows), anchor=(0, 0), borderType=cv2.BORDER_CONSTANT)
-    inside = mean[: picture.shape[0] - rows + 1, : picture.shape[1] - columns + 1]
-    row, column = np.unravel_index(int(np.argmax(inside)), inside.shape)
+
+def busiest(picture: np.ndarray) -> tuple[int, int]:
+    """(row, column) of the crop with the most detail: the largest sum of differences between neighbouring pixels."""
+    rows, columns = crop_size(picture)
+    gray = np.asarray(Image.fromarray(picture).convert("L"), np.int16)
+    detail = np.zeros(gray.shape, np.uint32)
+    detail[:, 1:] += np.abs(np.diff(gray, axis=1)).astype(np.uint32)
+    detail[1:] += np.abs(np.diff(gray, axis=0)).astype(np.uint32)
+    # Sums over all pixels above and to the left; they may wrap around, differences of them do not suffer from it.
+    total = np.pad(detail.cumsum(0, np.uint32).cumsum(1, np.uint32), ((1, 0), (1, 0)))
+    sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
+    row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
     return int(row), int(column)
 
 
@@ -87,27 +94,24 @@ def fitted(picture: np.ndarray) -> tuple[np.ndarray, float]:
     """The picture PANEL pixels wide or a little less, and the scale: enlarged by whole pixels only, else averaged."""
     width = picture.shape[1]
     scale = PANEL // width if width <= PANEL else PANEL / width
-    return _resized(picture, round(width * scale), round(picture.shape[0] * scale), crisp=scale >= 1), scale
+    return _resized(picture, round(width * scale), round(picture.shape[0] * scale)), scale
 
 
-def _resized(picture: np.ndarray, width: int, height: int, crisp: bool) -> np.ndarray:
-    import cv2
-
-    larger = width >= picture.shape[1]
-    how = cv2.INTER_NEAREST if crisp and larger else cv2.INTER_AREA
-    return cv2.resize(picture, (width, max(1, height)), interpolation=how)
+def _resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+    """Pixels are repeated to enlarge, averaged to shrink."""
+    how = Image.Resampling.NEAREST if width >= picture.shape[1] else Image.Resampling.BOX
+    return np.array(Image.fromarray(picture).resize((width, max(1, height)), how))
 
 
-def _frame(picture: np.ndarray, x: int, y: int, width: int, height: int) -> None:
-    import cv2
-
-    cv2.rectangle(picture, (x, y), (x + width - 1, y + height - 1), MARK, 2)
+def _frame(picture: np.ndarray, x: int, y: int, width: int, height: int) -> np.ndarray:
+    """The picture with a frame around the crop."""
+    framed = Image.fromarray(picture)
+    ImageDraw.Draw(framed).rectangle((x, y, x + max(1, width) - 1, y + max(1, height) - 1), outline=MARK, width=2)
+    return np.asarray(framed)
 
 
 def _label(text: str, width: int) -> np.ndarray:
-    import cv2
-
-    bar = np.full((LABEL, width, 3), DARK, np.uint8)
+    bar = Image.new("RGB", (width, LABEL), DARK)
     printable = text.encode("ascii", "replace").decode()  # the font has no more
-    cv2.putText(bar, printable, (GAP, LABEL - 10), cv2.FONT_HERSHEY_SIMPLEX, 0.6, LIGHT, 1, cv2.LINE_AA)
-    return bar
+    ImageDraw.Draw(bar).text((GAP, LABEL // 2), printable, LIGHT, ImageFont.load_default(18), anchor="lm")
+    return np.asarray(bar)

@@ -13,18 +13,21 @@ from upscaling.frames.layout import FrameLayout
 
 
 def read_frame(path: Path) -> np.ndarray:
-    """A frame file as an array in its stored shape: memory-mapped for .npy, RGB (height, width, 3) for .png."""
+    """The samples of a frame file: in their stored shape, memory-mapped, of .npy; (height, width[, channels]) of .png.
+
+    InputError if the file is damaged, OSError if it cannot be read.
+    """
     if path.suffix == ".npy":
         try:
             return np.load(path, mmap_mode="r", allow_pickle=False)
         except (ValueError, EOFError) as error:
             raise InputError(f"{path}: not a frame: {error}") from error
-    import cv2  # only frames that a person can open need it
+    from upscaling.frames.av_images import decode_png  # imports FFmpeg, which most workers do not need
 
-    picture = cv2.imread(str(path), cv2.IMREAD_UNCHANGED | cv2.IMREAD_COLOR)
-    if picture is None:
-        raise InputError(f"{path}: not a picture that can be read")
-    return np.ascontiguousarray(picture[..., ::-1])  # OpenCV has BGR
+    try:
+        return decode_png(path.read_bytes())
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
 
 
 def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
@@ -52,9 +55,9 @@ def write_frame(path: Path, samples: np.ndarray) -> None:
         if path.suffix == ".npy":
             write_npy(file, samples)
         else:
-            import cv2
+            from upscaling.frames.av_images import encode_png
 
-            file.write(cv2.imencode(".png", samples[..., ::-1])[1].tobytes())
+            file.write(encode_png(samples))
 
 
 def as_stored(picture: FrameConversion, frame_format: str) -> FrameConversion:

@@ -1,70 +1,65 @@
-"""Pictures: which files are some, names of numbered ones, and a job's frames written as pictures.
+"""Picture files: the formats that are written, what they keep, and writing them."""
 
-A job whose result is pictures keeps its frames in segments as any other, lossless (FFV1, RGB or gray), so that
-it resumes as any other; `PictureTarget.write` turns them into files at the end. Every file is written under a
-temporary name, fsynced and renamed.
-"""
-
+import io
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.files import replacing
+from upscaling.frames.av_images import encode_png, encode_tiff
+from upscaling.frames.icc_profiles import describes, png_with_profile, tiff_with_profile
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 ALPHA = ("png", "webp", "tif", "tiff")  # formats that keep an alpha channel
 DEEP = ("png", "tif", "tiff")  # formats that keep 16 bits a sample
+MAX_SIDE = {"jpg": 65500, "jpeg": 65500, "webp": 16383}  # pixels, of libjpeg and libwebp
 QUALITY = 95  # of JPEG and WebP, from 1 to 100
-
-
-# Names
+_TIFF_PREDICTOR = {317: 2}  # differences of neighbouring samples are compressed (TIFF 6.0, section 14)
 
 
 def is_picture(path: Path) -> bool:
-    """Whether its name is that of a picture, a pattern of numbered ones included."""
+    """Whether a file's name is that of a picture; patterns of numbered pictures are."""
     return path.suffix.lower().lstrip(".") in EXTENSIONS
 
 
-def write_picture(path: Path, samples: np.ndarray, profile: np.ndarray | None = None) -> None:
-    """Write gray, RGB or RGBA samples in the format that the name says; whole or not at all.
+def write_picture(path: Path, samples: np.ndarray, profile: bytes | None = None) -> None:
+    """Write a picture in the format of its name, atomically, with an ICC profile if it fits the picture's channels.
 
-    UpscaleError where the format can't hold them; OSError where the disk does not take them.
+    `samples`: (height, width) gray or (height, width, 3 or 4) RGB or RGBA; uint8, or uint16 for a format in DEEP.
+    UpscaleError if the format cannot hold a picture of that size; OSError if it cannot be stored.
     """
-    import cv2
-
-    order = {3: [2, 1, 0], 4: [2, 1, 0, 3]}  # OpenCV has blue first
-    picture = samples if samples.ndim == 2 else np.ascontiguousarray(samples[..., order[samples.shape[2]]])
-    extension = path.suffix.lower()
-    options = {
-        ".jpg": [cv2.IMWRITE_JPEG_QUALITY, QUALITY, cv2.IMWRITE_JPEG_SAMPLING_FACTOR, 0x111111],  # 4:4:4
-        ".webp": [cv2.IMWRITE_WEBP_QUALITY, QUALITY],
-    }.get(".jpg" if extension == ".jpeg" else extension, [])
+    extension = path.suffix.lower().lstrip(".")
+    if extension == "webp" and samples.ndim == 2:
+        samples = np.dstack([samples] * 3)  # WebP has no gray
+    if profile is not None and not describes(profile, samples.shape[2] if samples.ndim == 3 else 1):
+        profile = None
     try:
-        done = False
-        if profile is not None and extension not in (".tif", ".tiff"):
-            done, data = cv2.imencodeWithMetadata(extension, picture, [cv2.IMAGE_METADATA_ICCP], [profile], options)
-        if not done:  # a damaged profile is refused
-            _, data = cv2.imencode(extension, picture, options)
-    except cv2.error as error:
+        data = _encoded(samples, extension, profile)
+    except (OSError, ValueError) as error:  # av.FFmpegError is one of them
         size = f"{samples.shape[1]}x{samples.shape[0]}"
-        raise UpscaleError(f"a picture of {size} can't be written as {extension[1:]} ({error.err}); try png") from error
+        raise UpscaleError(f"cannot write a picture of {size} as {extension} ({error}); try png") from error
     with replacing(path, sync=True, temporary=path.with_name(f".{path.name}.tmp")) as file:
-        file.write(data.tobytes())
+        file.write(data)
 
 
-def read_profile(path: Path) -> np.ndarray | None:
-    """The ICC profile in a picture file, as bytes in an array; None where there is none that OpenCV can read.
-
-    It can from 4.12 on, and not from TIFF.
-    """
-    import cv2
-
-    if not hasattr(cv2, "imdecodeWithMetadata") or path.suffix.lower() in (".tif", ".tiff"):
-        return None
-    try:
-        _, kinds, data = cv2.imdecodeWithMetadata(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        return None
-    found = dict(zip(list(kinds), data, strict=True))
-    return found.get(cv2.IMAGE_METADATA_ICCP)
+def _encoded(samples: np.ndarray, extension: str, profile: bytes | None) -> bytes:
+    """The bytes of a picture file; OSError or ValueError if the format cannot hold it."""
+    if max(samples.shape[:2]) > MAX_SIDE.get(extension, 1 << 31):
+        raise ValueError(f"at most {MAX_SIDE[extension]} pixels a side")  # libjpeg would print it to stderr, too
+    tiff = extension in ("tif", "tiff")
+    if extension == "png":
+        data = encode_png(samples)
+        return png_with_profile(data, profile) if profile else data
+    if tiff and samples.dtype == np.uint16:
+        data = encode_tiff(samples)
+        return tiff_with_profile(data, profile) if profile else data
+    picture, file = Image.fromarray(samples), io.BytesIO()
+    if tiff:
+        picture.save(file, "TIFF", compression="tiff_lzw", tiffinfo=_TIFF_PREDICTOR, icc_profile=profile)
+    elif extension == "webp":
+        picture.save(file, "WEBP", quality=QUALITY, icc_profile=profile)
+    else:
+        picture.save(file, "JPEG", quality=QUALITY, subsampling="4:4:4", icc_profile=profile)
+    return file.getvalue()

@@ -14,7 +14,8 @@ from upscaling.common.files import sync_directory
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.encode.segment_writer import EncodeSettings, encode_settings
-from upscaling.frames.image_files import ALPHA, DEEP, is_picture, read_profile, write_picture
+from upscaling.frames.icc_profiles import read_profile
+from upscaling.frames.image_files import ALPHA, DEEP, MAX_SIDE, is_picture, write_picture
 from upscaling.frames.pixel_formats import FORMATS, pixel_format
 from upscaling.job.work_dir import WorkDir
 
@@ -127,9 +128,15 @@ def _frames(work_dir: WorkDir) -> Iterator[np.ndarray]:
                 yield decoded.planes[0].copy()
 
 
-def check_formats(target: PictureTarget, info: VideoInfo) -> tuple[str, ...]:
-    """What a picture format can't keep of such frames, a line each."""
+def check_formats(target: PictureTarget, info: VideoInfo, width: int, height: int) -> tuple[str, ...]:
+    """What a picture format cannot keep of such frames, a line each; InputError if a picture is too large for it.
+
+    `width` × `height` is the upscaled size in pixels.
+    """
     source, extension = FORMATS[info.pixel_format], target.extension
+    largest = MAX_SIDE.get(extension, width + height)
+    if max(width, height) > largest:
+        raise InputError(f"{extension} pictures have at most {largest} pixels a side, not {width}x{height}; use png")
     lost = []
     if source.alpha and extension not in ALPHA:
         lost.append("the alpha channel is dropped")

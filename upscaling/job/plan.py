@@ -103,7 +103,7 @@ def make_plan(options: Options) -> Plan:
     width, height = options.scale.size(info.width, info.height)
     if target:
         encoding = target.settings(info, width, height)
-        warnings = images.check_formats(target, info)
+        warnings = images.check_formats(target, info, width, height)
     else:
         encoding = encode_settings(
             info, output, width, height,
