@@ -22,7 +22,8 @@ from av.video.reformatter import Interpolation
 from upscaling.common.errors import InputError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.segment_writer import colour_codes
+from upscaling.encode.settings import colour_codes
+from upscaling.frames.av_planes import av_planes
 from upscaling.frames.pixel_formats import pixel_format
 
 LARGEST_SHIFT = 0.5  # 8-bit codes that a channel's mean may move
@@ -101,10 +102,8 @@ def _walk(infos: tuple[VideoInfo, VideoInfo], pictures: int | None):
 def _samples(frame, info: VideoInfo, reference: VideoInfo) -> np.ndarray:
     """(3, height, width) float64 in 8-bit codes, at the reference's size, as YUV if the reference is, else as RGB."""
     picture = av.VideoFrame(info.width, info.height, info.pixel_format)
-    for plane, samples in zip(picture.planes, frame.planes, strict=True):
-        rows = np.frombuffer(plane, samples.dtype).reshape(-1, plane.line_size // samples.dtype.itemsize)
-        flat = samples.reshape(samples.shape[0], -1)
-        rows[: flat.shape[0], : flat.shape[1]] = flat
+    for plane, samples in zip(av_planes(picture, pixel_format(info.pixel_format)), frame.planes, strict=True):
+        plane[:] = samples
     for name, value in colour_codes(info.colour).items():
         setattr(picture, name, value)
     target = _RGB if pixel_format(reference.pixel_format).rgb else _YUV

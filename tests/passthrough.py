@@ -7,28 +7,24 @@ from pathlib import Path
 import av
 import numpy as np
 from av.stream import Disposition
-from clips import fill_plane
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.encode.muxer import Segment, check_container, join
-from upscaling.encode.segment_writer import EncodeSettings, SegmentWriter, encode_settings
-from upscaling.frames.pixel_formats import pixel_format, plane_shapes
+from upscaling.encode.segment_writer import SegmentWriter
+from upscaling.encode.settings import EncodeSettings, encode_settings
+from upscaling.frames.av_planes import av_planes
+from upscaling.frames.pixel_formats import pixel_format
 
 
 def planes_in(planes, info: VideoInfo, settings: EncodeSettings) -> list[np.ndarray]:
     """A decoded frame's planes in the settings' pixel format and size, by libswscale where they differ."""
     picture = av.VideoFrame(info.width, info.height, info.pixel_format)
-    for plane, samples in zip(picture.planes, planes, strict=True):
-        fill_plane(plane, samples)
+    for target, samples in zip(av_planes(picture, pixel_format(info.pixel_format)), planes, strict=True):
+        target[:] = samples
     if (info.pixel_format, info.width, info.height) != (settings.pixel_format, settings.width, settings.height):
         picture = picture.reformat(settings.width, settings.height, settings.pixel_format)
-    fmt = pixel_format(settings.pixel_format)
-    result = []
-    for plane, shape in zip(picture.planes, plane_shapes(fmt, settings.width, settings.height), strict=True):
-        rows = np.frombuffer(plane, fmt.dtype).reshape(-1, plane.line_size // fmt.dtype.itemsize)
-        result.append(rows[: shape[0], : int(np.prod(shape[1:]))].reshape(shape))
-    return result
+    return av_planes(picture, pixel_format(settings.pixel_format))
 
 
 @dataclass

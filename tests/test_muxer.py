@@ -436,7 +436,7 @@ def test_text_subtitles_are_converted(data, source, target, result):
     ("name", "codec", "words"),
     [
         ("o.avi", "auto", r"\.mp4, \.mkv, \.mov, \.webm"),
-        ("o", "auto", "can't write 'o'"),
+        ("o", "auto", "cannot write 'o'"),
         ("o.mp4", "prores", r"\.mp4 can't hold prores.*\.mkv, \.mov can"),
         ("o.webm", "h264", r"\.webm can't hold h264"),
         ("o.mov", "av1", r"\.mov can't hold av1"),
@@ -444,7 +444,7 @@ def test_text_subtitles_are_converted(data, source, target, result):
 )
 def test_impossible_outputs_are_refused_before_anything_runs(tmp_path, plain, name, codec, words):
     from upscaling.decode.probe import probe
-    from upscaling.encode.segment_writer import encode_settings
+    from upscaling.encode.settings import encode_settings
 
     info = probe(plain)
     with pytest.raises(InputError, match=words):

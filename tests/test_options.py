@@ -10,7 +10,7 @@ import pytest
 
 from upscaling.cli.arguments import Query, flag, parse_arguments, with_options_table
 from upscaling.common.errors import InputError
-from upscaling.encode.codecs import find
+from upscaling.encode.codecs import find_encoder
 from upscaling.job.notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
 from upscaling.job.options import Options
 
@@ -172,7 +172,7 @@ def test_nearest_right_word(arguments, near, capsys):
 
 def test_nearest_codec():
     with pytest.raises(InputError, match=r"did you mean libx265\?"):
-        find("libx256")
+        find_encoder("libx256")
 
 
 def test_defaults_of_the_command_are_those_of_the_options():

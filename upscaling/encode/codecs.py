@@ -1,21 +1,23 @@
-"""Which encoder a result gets, and what --codec, --crf, --preset and --pix-fmt mean to each."""
+"""The encoders, how one is chosen, and what --codec, --crf, --preset and --pix-fmt mean to each."""
 
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from functools import lru_cache
+from typing import cast
 
 import av
 import av.error
+from av.codec.codec import Codec, UnknownCodecError
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
 
-os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _x265_params
+os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _X265
 
-# x264's preset names, quickest first; every encoder with a speed takes them.
+# x264's preset names, fastest first; every encoder with a speed setting takes them.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
 AUTO = "auto"
 ALIASES = {
@@ -24,7 +26,7 @@ ALIASES = {
     "av1": "libsvtav1", "svtav1": "libsvtav1",
     "vp9": "libvpx-vp9", "prores": "prores_ks",
 }  # fmt: skip
-# Formats that the encoder has under another layout; libswscale repacks them without loss.
+# Formats that the encoder has in another memory layout only; libswscale repacks them without loss.
 _REPACKED = {
     "nvenc": {"yuv420p10le": "p010le", "yuv422p": "nv16", "yuv422p10le": "p210le"},
     "ffv1": {"rgb24": "bgr0", "rgba": "bgra"},
@@ -35,12 +37,12 @@ _REPACKED = {
 class Encoder:
     """One encoder: `quality` is its option for --crf (None: it has none), `crf` the default, in `crf_range`.
 
-    `presets` maps every --preset that it takes to its options. `min_size` is the smallest (width, height)
-    in pixels that it is known to survive.
+    `presets` maps every --preset that it supports to its options. `min_size` is the smallest (width, height)
+    in pixels that it is known to encode without crashing.
     """
 
     name: str
-    family: str  # the coded format's name in FFmpeg
+    family: str  # FFmpeg's name of the coded format
     presets: dict[str, dict[str, str]]
     preset: str | None
     quality: str | None = None
@@ -50,7 +52,7 @@ class Encoder:
     min_size: tuple[int, int] = (1, 1)
 
     def repacked(self, name: str) -> str:
-        """The pixel format that the encoder itself is given for frames in `name`."""
+        """The pixel format of the encoder for frames in `name`."""
         return _REPACKED.get("nvenc" if self.name.endswith("_nvenc") else self.name, {}).get(name, name)
 
 
@@ -73,7 +75,7 @@ def _nvenc(family: str) -> Encoder:
 _SVT = _ladder("12 11 10 9 8 7 5 4 2 0", lambda v: {"preset": v}) | {str(n): {"preset": str(n)} for n in range(14)}
 _VP9 = _ladder("8 7 5 5 4 3 2 1 0 0", _vp9_speed) | {str(n): _vp9_speed(str(n)) for n in range(9)}
 _PRORES = {p: {"profile": p} for p in ("proxy", "lt", "standard", "hq", "4444", "4444xq")}
-# x265 writes to stderr by itself; an open GOP would lean on the segment before it.
+# x265 writes to stderr by itself; an open GOP would depend on the segment before it.
 _X265 = {"x265-params": "log-level=none:open-gop=0"}
 _X26 = {name: {"preset": name} for name in PRESETS}
 ENCODERS: dict[str, Encoder] = {
@@ -91,30 +93,30 @@ ENCODERS: dict[str, Encoder] = {
 }  # fmt: skip
 
 
-def find(name: str) -> Encoder:
-    """The encoder of that name or alias; InputError where there is none."""
+def find_encoder(name: str) -> Encoder:
+    """The encoder of that name or alias; InputError if there is none."""
     try:
         return ENCODERS[ALIASES.get(name, name)]
     except KeyError:
         near = did_you_mean(name, [*ENCODERS, *ALIASES])
-        raise InputError(f"unknown codec {name!r}{near}; usable here: {', '.join(usable())}") from None
+        raise InputError(f"unknown codec {name!r}{near}; usable here: {', '.join(usable_encoders())}") from None
 
 
-def takes(encoder: Encoder) -> list[str]:
-    """The pixel formats of `frame.FORMATS` that the encoder takes, here."""
+def supported_formats(encoder: Encoder) -> list[str]:
+    """The keys of `pixel_formats.FORMATS` that the encoder supports; none if it is missing in this FFmpeg."""
     try:
-        own = {f.name for f in av.codec.Codec(encoder.name, "w").video_formats or ()}
-    except av.codec.codec.UnknownCodecError:
+        own = {f.name for f in Codec(encoder.name, "w").video_formats or ()}
+    except UnknownCodecError:
         return []
     return [name for name in FORMATS if encoder.repacked(name) in own]
 
 
-def try_open(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> str | None:
-    """Opens the encoder, really; None where that works, else libav's words for why not."""
+def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> str | None:
+    """Why the encoder does not open, by trying it, in libav's words; None if it does."""
     if width < encoder.min_size[0] or height < encoder.min_size[1]:
         return f"it needs at least {encoder.min_size[0]}x{encoder.min_size[1]} pixels"
     try:
-        context = av.CodecContext.create(encoder.name, "w")
+        context = cast(av.VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
         context.width, context.height, context.pix_fmt = width, height, encoder.repacked(pix_fmt)
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
         context.options = dict(options)
@@ -125,47 +127,50 @@ def try_open(encoder: Encoder, width: int, height: int, pix_fmt: str, options: d
 
 
 @lru_cache(maxsize=1)
-def usable() -> tuple[str, ...]:
-    """Names of the encoders that open on this machine, each tried with a small picture."""
-    formats = {name: takes(encoder) for name, encoder in ENCODERS.items()}
+def usable_encoders() -> tuple[str, ...]:
+    """Names of the encoders that open on this machine, each tried with small frames."""
+    formats = {name: supported_formats(encoder) for name, encoder in ENCODERS.items()}
     return tuple(
         name
         for name, encoder in ENCODERS.items()
-        if formats[name] and try_open(encoder, 256, 128, formats[name][0], encoder.options) is None
+        if formats[name] and open_error(encoder, 256, 128, formats[name][0], encoder.options) is None
     )
 
 
 def check_opens(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> None:
-    """InputError where the encoder does not open for such frames; says whether it is the frames or the encoder."""
-    refusal = try_open(encoder, width, height, pix_fmt, options)
-    if refusal is None:
+    """InputError if the encoder does not open for such frames; the message tells whether the frames are the cause."""
+    error = open_error(encoder, width, height, pix_fmt, options)
+    if error is None:
         return
-    if encoder.name not in usable():
-        plain = try_open(encoder, 256, 128, takes(encoder)[0], encoder.options) if takes(encoder) else "not built in"
-        raise InputError(f"{encoder.name} can't be used here ({plain}); usable: {', '.join(usable())}")
-    others = ", ".join(name for name in usable() if name != encoder.name)
-    raise InputError(f"{encoder.name} can't encode {width}x{height} {pix_fmt}: {refusal}; others: {others}")
+    if encoder.name not in usable_encoders():
+        formats = supported_formats(encoder)
+        reason = open_error(encoder, 256, 128, formats[0], encoder.options) if formats else "not built in"
+        raise InputError(f"{encoder.name} can't be used here ({reason}); usable: {', '.join(usable_encoders())}")
+    others = ", ".join(name for name in usable_encoders() if name != encoder.name)
+    raise InputError(f"{encoder.name} can't encode {width}x{height} {pix_fmt}: {error}; others: {others}")
 
 
-def choose(codec: str, extension: str, source: PixelFormat, size: tuple[int, int]) -> Encoder:
+def choose_encoder(codec: str, extension: str, source: PixelFormat, size: tuple[int, int]) -> Encoder:
     """The encoder for --codec: `auto` is H.264 for 8 bit and HEVC Main 10 for more, VP9 or AV1 in WebM.
 
-    `extension` is the output's, `source` the format that frames come in, `size` the result's (width,
-    height). HEVC gives way to H.264 where the picture is too small for x265.
+    `extension` is the output's, `source` the input's pixel format, `size` the result's (width, height).
+    H.264 replaces HEVC if the frames are too small for x265.
     """
     if codec != AUTO:
-        return find(codec)
+        return find_encoder(codec)
     deep = source.depth > 8
     if extension == "webm":
-        vp9 = find("libvpx-vp9")  # many builds of libvpx have no 10 bit
-        return find("libsvtav1") if deep and not source.alpha and "yuv420p10le" not in takes(vp9) else vp9
-    hevc = find("libx265")
+        vp9 = find_encoder("libvpx-vp9")
+        if deep and not source.alpha and "yuv420p10le" not in supported_formats(vp9):  # as in many builds of libvpx
+            return find_encoder("libsvtav1")
+        return vp9
+    hevc = find_encoder("libx265")
     fits = size[0] >= hevc.min_size[0] and size[1] >= hevc.min_size[1]
-    return hevc if deep and fits else find("libx264")
+    return hevc if deep and fits else find_encoder("libx264")
 
 
 def keeps_alpha(codec: str, extension: str) -> bool:
-    """True where an alpha channel can be kept: ProRes 4444 in MOV or Matroska, VP9 in WebM or Matroska, FFV1."""
+    """Whether an alpha channel can be kept: ProRes 4444 in MOV or Matroska, VP9 in WebM or Matroska, FFV1."""
     if codec == AUTO:
         return extension == "webm"
     return (ALIASES.get(codec, codec), extension) in {
@@ -174,30 +179,33 @@ def keeps_alpha(codec: str, extension: str) -> bool:
     }  # fmt: skip
 
 
-def result_format(encoder: Encoder, source: PixelFormat, alpha: bool, asked: str | None) -> PixelFormat:
-    """The result's pixel format: as asked, or the usual one of the encoder for that source.
+def result_format(encoder: Encoder, source: PixelFormat, alpha: bool, requested: str | None) -> PixelFormat:
+    """The result's pixel format: the requested one, or the encoder's usual one for that source.
 
-    `alpha`: the source's alpha channel is to be kept. InputError where the encoder does not take what was
-    asked for.
+    `alpha`: the source's alpha channel is to be kept. InputError if the encoder does not support the request.
     """
-    taken = takes(encoder)
-    if asked is not None:
-        if asked not in taken:
-            raise InputError(f"{encoder.name} does not take --pix-fmt {asked}; it takes {', '.join(taken)}")
-        return pixel_format(asked)
+    supported = supported_formats(encoder)
+    if requested is not None:
+        if requested not in supported:
+            choices = ", ".join(supported)
+            raise InputError(f"{encoder.name} does not support --pix-fmt {requested} (choose from {choices})")
+        return pixel_format(requested)
     deep = source.depth > 8
     wanted = ["yuv420p10le", "yuv420p"] if deep else ["yuv420p"]
     if encoder.family == "prores":
         wanted = ["yuva444p10le"] if alpha else ["yuv422p10le"]
     elif encoder.family == "ffv1":
         own = source.name if alpha else opaque(source).name
-        wanted = [own.replace("12le", "16le") if alpha else own, "yuv444p16le"]  # 12 bit with alpha: few can decode it
+        wanted = [
+            own.replace("12le", "16le") if alpha else own,
+            "yuv444p16le",
+        ]  # few decoders have 12 bit with alpha
     elif alpha:
         wanted = (["yuva420p10le"] if deep else []) + ["yuva420p", *wanted]
     for name in wanted:
-        if name in taken:
+        if name in supported:
             return pixel_format(name)
-    raise InputError(f"{encoder.name} can't be used here; usable: {', '.join(usable())}")
+    raise InputError(f"{encoder.name} can't be used here; usable: {', '.join(usable_encoders())}")
 
 
 def opaque(source: PixelFormat) -> PixelFormat:
@@ -206,24 +214,23 @@ def opaque(source: PixelFormat) -> PixelFormat:
 
 
 def encoder_options(encoder: Encoder, fmt: PixelFormat, crf: float | None, preset: str | None) -> dict[str, str]:
-    """libav's options for the quality and speed asked for; InputError where the encoder has no such thing."""
+    """libav's options for the requested quality and speed; InputError if the encoder does not support them."""
     options = dict(encoder.options)
     if crf is not None and encoder.quality is None:
-        raise InputError(f"{encoder.name} has no --crf: its quality is fixed by what it is")
+        raise InputError(f"{encoder.name} does not support --crf")
     if encoder.quality is not None:
         low, high = encoder.crf_range
         value = encoder.crf if crf is None else crf
+        assert value is not None  # an encoder with a quality option has a default
         if not low <= value <= high:
-            raise InputError(f"--crf of {encoder.name} is from {low} (best) to {high}, not {value}")
+            raise InputError(f"--crf {value} is out of range for {encoder.name}: from {low} (best) to {high}")
         options[encoder.quality] = f"{value:g}"
     if preset is not None and preset not in encoder.presets:
-        known = ", ".join(encoder.presets)
-        raise InputError(
-            f"--preset of {encoder.name} is one of {known}; not {preset!r}"
-            if known
-            else f"{encoder.name} has no --preset"
-        )
+        if not encoder.presets:
+            raise InputError(f"{encoder.name} does not support --preset")
+        choices = ", ".join(encoder.presets)
+        raise InputError(f"invalid --preset {preset!r} for {encoder.name} (choose from {choices})")
     options |= encoder.presets.get(preset or encoder.preset or "", {})
     if encoder.family == "vp9" and fmt.alpha:
-        options["auto-alt-ref"] = "0"  # libvpx refuses alternate references with alpha
+        options["auto-alt-ref"] = "0"  # libvpx has no alternate reference frames with alpha
     return options

@@ -1,4 +1,4 @@
-"""The output's container: which there are, which codecs and tags each holds, what its muxer is told."""
+"""The output's container: the supported ones, the codecs and tags that each holds, and its muxer's options."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -14,39 +14,41 @@ from upscaling.encode.codecs import ENCODERS
 
 # Extension of the output → libavformat's muxer.
 CONTAINERS = {"mp4": "mp4", "mkv": "matroska", "mov": "mov", "webm": "webm"}
-# Half a second: packets come in order of time already, and what waits for a sparse stream stays in memory.
-# strict: TrueHD and the like in MP4.
-MUXER_OPTIONS = {"strict": "experimental", "max_interleave_delta": "500000"}
-# Tags that the iTunes-style list of MP4 has a place for; others need the QuickTime-style one.
+MUXER_OPTIONS = {
+    "strict": "experimental",  # TrueHD and the like in MP4
+    # Half a second, in µs: packets come in order of time already, and those that wait for a sparse stream take memory.
+    "max_interleave_delta": "500000",
+}
+# Tags that MP4's iTunes-style list has; others need the QuickTime-style one.
 _ITUNES_TAGS = {
     "title", "artist", "album_artist", "composer", "album", "date", "comment", "genre", "copyright", "grouping",
     "lyrics", "description", "synopsis", "show", "episode_id", "network", "keywords", "track", "disc", "compilation",
     "creation_time", "media_type", "hd_video", "gapless_playback", "season_number", "episode_sort", "rating",
 }  # fmt: skip
-_OLD_TAGS = {  # they tell of the file that was, not of the one that is written
+_STALE_TAGS = {  # they describe the input file, not the output
     "encoder", "vendor_id", "rotate", "duration", "alpha_mode", "major_brand", "minor_version", "compatible_brands",
 }  # fmt: skip
-_OLD_PREFIXES = ("_statistics", "bps", "number_of_frames", "number_of_bytes", "duration-")  # of Matroska's statistics
-# ISO 639-2's codes of languages that QuickTime has a number for, by the only code that libavformat finds it with.
+_STALE_PREFIXES = ("_statistics", "bps", "number_of_frames", "number_of_bytes", "duration-")  # Matroska's statistics
+# ISO 639-2 codes of languages that QuickTime has → the only code by which libavformat finds each.
 QUICKTIME_LANGUAGES = {
     "fre": "fra", "deu": "ger", "nld": "dut", "swe": "sve", "nob": "nor", "nno": "nor", "ell": "gre", "isl": "ice",
     "zho": "chi", "fas": "iri", "per": "iri", "sqi": "alb", "rum": "ron", "cze": "ces", "slo": "slk", "mkd": "mac",
     "msa": "may", "eus": "baq", "cym": "wel", "hye": "arm", "kat": "geo", "bod": "tib", "mya": "bur",
 }  # fmt: skip
-_REFUSED = {("mov", "av1"), ("mov", "vp9")}  # by libavformat, but only when it writes the header
-_MAX_TIMESCALE = 10_000_000  # ticks a second that MP4's 32-bit sample durations bear
+_REFUSED = {("mov", "av1"), ("mov", "vp9")}  # by libavformat, which tells only when it writes the header
+_MAX_TIMESCALE = 10_000_000  # ticks/s; MP4's sample durations have 32 bits
 
 
 def container_of(output: Path) -> str:
-    """`mp4`, `mkv`, `mov` or `webm`, by the output's name; InputError for any other."""
+    """`mp4`, `mkv`, `mov` or `webm`, by the output's extension; InputError for any other."""
     extension = output.suffix.lower().lstrip(".")
     if extension not in CONTAINERS:
-        raise InputError(f"can't write {output.name!r}: the output is one of .{', .'.join(CONTAINERS)}")
+        raise InputError(f"cannot write {output.name!r}: unknown extension (choose from .{', .'.join(CONTAINERS)})")
     return extension
 
 
 def check_codec(container: str, encoder_name: str) -> None:
-    """InputError where the container can't hold what that encoder makes; says which could."""
+    """InputError if the container can't hold the encoder's codec; the message names those that can."""
     family = ENCODERS[encoder_name].family
     if not _holds(container, family):
         others = [f".{name}" for name in CONTAINERS if _holds(name, family)]
@@ -65,11 +67,11 @@ def _holds(container: str, family: str) -> bool:
 
 
 def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
-    """The tags that still hold for the output; Matroska's capitals become the usual names."""
+    """The tags that are true of the output too; Matroska's upper case becomes the usual names."""
     kept = {}
     for key, value in metadata.items():
         lower = key.lower()
-        if lower not in _OLD_TAGS and not lower.startswith(_OLD_PREFIXES):
+        if lower not in _STALE_TAGS and not lower.startswith(_STALE_PREFIXES):
             kept[lower if lower in _ITUNES_TAGS or lower == "handler_name" else key] = value
     return kept
 
@@ -84,7 +86,7 @@ def copy_metadata(target: Stream, source: Stream) -> Stream:
 
 
 def lost_tags(container: str, metadata: Mapping[str, str], has_cover: bool) -> list[str]:
-    """Names of the tags that the container has no place for: MP4 beside a cover picture takes the usual ones only."""
+    """Names of the tags that the container can't hold: beside a cover picture, MP4 has the usual ones only."""
     unknown = {key for key in kept_tags(metadata) if key.lower() not in _ITUNES_TAGS}
     return sorted(unknown) if container == "mp4" and has_cover else []
 
@@ -92,7 +94,7 @@ def lost_tags(container: str, metadata: Mapping[str, str], has_cover: bool) -> l
 def muxer_options(
     container: str, metadata: Mapping[str, str], has_cover: bool, time_base: Fraction, sample_rates: Iterable[int]
 ) -> dict[str, str]:
-    """What the muxer is told, for a main picture with frame times in `time_base` and sound of those rates in Hz."""
+    """The muxer's options, for frame times in `time_base` and sound of those rates in Hz."""
     options = dict(MUXER_OPTIONS)
     if container in ("mp4", "mov"):
         flags = "+faststart+write_colr"
@@ -100,7 +102,7 @@ def muxer_options(
         if container == "mov" or (unknown and not has_cover):
             flags += "+use_metadata_tags"
         scale = timescale(time_base)
-        # Edit lists count in the movie's timescale: one that holds every track's ticks makes starts exact, not to 1 ms.
+        # Edit lists count in the movie's timescale: one that holds every track's ticks makes track starts exact.
         common = math.lcm(scale, *sample_rates)
         movie = common if common <= _MAX_TIMESCALE else scale
         options |= {"movflags": flags, "video_track_timescale": str(scale), "movie_timescale": str(movie)}
@@ -108,7 +110,7 @@ def muxer_options(
 
 
 def timescale(time_base: Fraction) -> int:
-    """Ticks a second of an MP4 track that holds every multiple of the time base; 10000 or more, as FFmpeg does."""
+    """Ticks/s of an MP4 track that has every multiple of the time base; at least 10000, as FFmpeg does."""
     scale = time_base.denominator
     if scale > _MAX_TIMESCALE:
         return 1_000_000

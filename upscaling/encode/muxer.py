@@ -27,8 +27,8 @@ from upscaling.encode.containers import (
     lost_tags,
     muxer_options,
 )
-from upscaling.encode.output_file import Sink
-from upscaling.encode.segment_writer import EncodeSettings
+from upscaling.encode.output_file import OutputFile
+from upscaling.encode.settings import EncodeSettings
 from upscaling.encode.stream_copy import CoverStream, StreamCopier
 from upscaling.encode.stream_selection import select_streams
 from upscaling.encode.timeline import Clip, Timeline
@@ -97,21 +97,21 @@ class _Join:
 
     def write(self, target: Path) -> list[str]:
         """Writes the file; returns what was wrong with the copied streams, one line each."""
-        sink = Sink(target)
+        file = OutputFile(target)
         try:
             with open_input(self._info.path) as source:
                 copiers, _ = select_streams(source, self._info, self._container)
                 copiers = [copier for copier in copiers if copier.stream.type in self._types]
-                self._mux(sink, source, copiers)
+                self._mux(file, source, copiers)
                 reports = [copier.report() for copier in copiers]
-            sink.close()
+            file.close()
             return [report for report in reports if report]
         finally:
-            sink.abandon()
+            file.abandon()
 
-    def _mux(self, sink: Sink, source: InputContainer, copiers: list[StreamCopier]) -> None:
+    def _mux(self, file: OutputFile, source: InputContainer, copiers: list[StreamCopier]) -> None:
         # 1. The output, with options that depend on its streams.
-        out = self._open(sink, source, _has_cover(copiers))
+        out = self._open(file, source, _has_cover(copiers))
         # 2. Its streams: the main picture, then the others, attachments last (they have no packets).
         picture = self._add_picture(out, source)
         for copier in sorted(copiers, key=lambda copier: copier.is_attachment):
@@ -126,19 +126,19 @@ class _Join:
         others = self._other_packets(source, copiers)
         for packet in heapq.merge(self._track.packets(picture, self._timeline.shift), others, key=_decoding_time):
             out.mux_one(packet)
-            sink.check()
+            file.check()
         # 5. The trailer, and what libavformat can't write.
         out.close()
-        sink.check()
+        file.check()
         if self._needs_display_size():
-            self._track.write_display_size(Path(sink.name))
+            self._track.write_display_size(Path(file.name))
 
-    def _open(self, sink: Sink, source: InputContainer, has_cover: bool) -> OutputContainer:
+    def _open(self, file: OutputFile, source: InputContainer, has_cover: bool) -> OutputContainer:
         sound = [stream.codec_context for stream in source.streams.audio if stream.codec_context is not None]
         rates = [context.sample_rate for context in sound if context.sample_rate]
         options = muxer_options(self._container, source.metadata, has_cover, self._track.settings.time_base, rates)
         return av.open(
-            sink, "w", format=CONTAINERS[self._container], container_options=options,
+            file, "w", format=CONTAINERS[self._container], container_options=options,
             metadata_errors="surrogateescape", buffer_size=1 << 20,
         )  # fmt: skip
 

@@ -1,18 +1,18 @@
-"""A file that a muxer writes to: its first error is kept until asked for, and what is closed is on the disk."""
+"""A file that a muxer writes to: its first error is kept until asked for, and a closed file is on the disk."""
 
 import os
 from pathlib import Path
 
 
-class Sink:
-    """A writable, seekable file for `av.open(sink, "w", …)`.
+class OutputFile:
+    """A writable, seekable file for `av.open(file, "w", …)`.
 
-    libavformat forgets write errors (a full disk shows in nothing but a truncated file) and PyAV prints a
-    second one to stderr: so no method that it calls ever raises. `check` raises the first error instead.
+    libavformat ignores write errors (a full disk shows as a truncated file only), and PyAV prints a second one
+    to stderr. So no method that PyAV calls ever raises; `check` raises the first error instead.
     """
 
     def __init__(self, path: Path) -> None:
-        self.name = os.path.abspath(path)  # libavformat opens this name to read back what it wrote (mp4 with faststart)
+        self.name = os.path.abspath(path)  # libavformat opens it to read back what it wrote (mp4 with faststart)
         self._file = open(path, "wb", buffering=0)  # noqa: SIM115
         self._error: OSError | None = None
 
@@ -40,12 +40,12 @@ class Sink:
         return self._file.tell()
 
     def check(self) -> None:
-        """Raises OSError where anything written so far did not reach the file."""
+        """OSError if anything written so far did not reach the file."""
         if self._error is not None:
             raise self._error
 
     def close(self) -> None:
-        """Waits until the disk has everything; OSError where it has not."""
+        """Waits until everything is on the disk; OSError if it can't be."""
         if self._file.closed:
             return
         try:
@@ -55,5 +55,5 @@ class Sink:
             self._file.close()
 
     def abandon(self) -> None:
-        """Closes without waiting and without complaint: what was written is of no use."""
+        """Closes the file without waiting or raising: its content is of no use."""
         self._file.close()

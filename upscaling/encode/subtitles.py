@@ -1,12 +1,14 @@
-"""Text subtitles from one codec's packets into another's: what is said stays, styling goes."""
+"""Text subtitles converted from one codec's packets to another's: the words are kept, styling is dropped."""
 
 import html
 import re
 
-# Container (as in `mux.CONTAINERS`) → the codec that text becomes where the source's own can't be kept.
+import av
+
+# Container (a key of `containers.CONTAINERS`) → the codec for text whose own codec the container can't hold.
 TEXT_CODEC = {"mp4": "mov_text", "mov": "mov_text", "mkv": "subrip", "webm": "webvtt"}
 READABLE = ("subrip", "srt", "text", "webvtt", "mov_text", "ass", "ssa")
-# Script header that the mov_text and webvtt encoders want to see before they open.
+# Script header that the mov_text and webvtt encoders need before they open.
 ASS_HEADER = b"""[Script Info]\r
 ScriptType: v4.00+\r
 PlayResX: 384\r
@@ -25,14 +27,14 @@ _MARKUP = re.compile(r"</?[a-zA-Z][^<>]*>|<[\d:.]+>")
 _OVERRIDE = re.compile(r"\{[\\\\][^{}]*\}")
 
 
-def is_gap(packet) -> bool:
-    """True for a packet that only says that MP4 shows nothing for a while; its muxer writes those by itself."""
+def is_gap(packet: av.Packet) -> bool:
+    """Whether this mov_text packet only marks a time without text; MP4's muxer writes such packets by itself."""
     context = packet.stream.codec_context
     return packet.size == 2 and context is not None and context.name == "mov_text" and not any(bytes(packet))
 
 
 def convert(data: bytes, source: str, target: str) -> bytes | None:
-    """One packet's content in the target codec; None where it says nothing (mov_text marks gaps that way)."""
+    """One packet's content in the target codec; None if it has no text (mov_text marks gaps that way)."""
     text = plain(data, source)
     if not text:
         return None
@@ -48,7 +50,7 @@ def convert(data: bytes, source: str, target: str) -> bytes | None:
 
 
 def plain(data: bytes, source: str) -> str:
-    """The words of one packet, lines separated by "\\n"."""
+    """The text of one packet, lines separated by "\\n"."""
     if source == "mov_text":
         length = int.from_bytes(data[:2], "big")
         data = data[2 : 2 + length]

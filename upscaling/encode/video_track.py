@@ -1,5 +1,6 @@
-"""The main picture's track in the output: its header, and the segments' packets with their exact times."""
+"""The main stream's track in the output: its header, and the segments' packets with their exact times."""
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -13,16 +14,10 @@ from av.container import OutputContainer
 from av.stream import Stream
 
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import VideoError, open_input
+from upscaling.decode.reader import VideoError, open_input, seconds_per_tick
 from upscaling.encode import matroska
-from upscaling.encode.segment_writer import (
-    FALLBACK_RATE,
-    FRAME_INDEX_OFFSET,
-    PROGRESSIVE,
-    EncodeSettings,
-    SegmentError,
-    colour_codes,
-)
+from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
+from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,7 @@ class Segment:
 class VideoTrack:
     """All segments as one track. `pts` are all frames' times, ticks of the settings' time base.
 
-    `until` is where the part of the input that the segments are ends, in seconds, or None if they reach the
+    `until` is the end of the input's part that the segments hold, in seconds, or None if they reach the
     input's last frame. SegmentError: there is no frame, times are not strictly increasing, or a segment does
     not fit the others or its list of times.
     """
@@ -54,7 +49,7 @@ class VideoTrack:
         rate = settings.frame_rate or FALLBACK_RATE
         self._frame_ticks = max(1, round(1 / (rate * settings.time_base)))
         last = _last_duration(info, settings.time_base, self.pts, until)
-        self.end = self.pts[-1] + (last or self._frame_ticks)  # ticks: where the last frame's showing ends
+        self.end = self.pts[-1] + (last or self._frame_ticks)  # ticks: the end of the last frame
         self._depth, last_decoded = _decoding_order(segments)
         self._lead = self._lead_time(last_decoded)
 
@@ -97,7 +92,7 @@ class VideoTrack:
         for name, value in colour_codes(settings.colour).items():
             setattr(context, name, value)
         if container in ("mp4", "mov") and family == "hevc":
-            context.codec_tag = "hvc1"  # what Apple's players take; the parameter sets are in the header only
+            context.codec_tag = "hvc1"  # Apple's players need it; the parameter sets are in the header only
         elif family == "prores":
             context.codec_tag = tag  # the profile
         if settings.codec == "libvpx-vp9" and settings.pixel_format.startswith("yuva"):
@@ -105,7 +100,7 @@ class VideoTrack:
         return added
 
     def write_display_size(self, path: Path) -> None:
-        """Puts the sample aspect ratio into a finished Matroska file whose track's name ends in the room for it."""
+        """Writes the sample aspect ratio into a finished Matroska file whose track's name ends in DISPLAY_ROOM."""
         settings = self.settings
         size = matroska.display_size(settings.width, settings.height, settings.sample_aspect_ratio)
         matroska.write_display_size(path, size)
@@ -117,7 +112,7 @@ class VideoTrack:
         return rate if all(abs(b - a - ticks) <= 1 for a, b in pairwise(self.pts)) else Fraction(0)
 
     def packets(self, target: Stream, shift: Fraction) -> Iterator[av.Packet]:
-        """Packets of all segments in decoding order for that stream, `shift` seconds earlier than they are.
+        """Packets of all segments in decoding order for that stream, `shift` seconds earlier than their times.
 
         Decoding time i is the presentation time of the frame `depth` frames before i in presentation order: it
         grows strictly and never passes a packet's own, across segments and for any frame timing.
@@ -154,7 +149,9 @@ def _packets(segments: Sequence[Segment]) -> Iterator[tuple[av.Packet, int]]:
             own = stream.codec_context.extradata
             extradata = extradata or own
             if own != extradata:
-                raise SegmentError(f"{segment.path.name} comes from another encoder than the first: use --restart")
+                raise SegmentError(
+                    f"{segment.path.name} was encoded differently from the first segment; rerun with --restart"
+                )
             assert packet.pts is not None  # Matroska has a time for each packet
             index = packet.pts - FRAME_INDEX_OFFSET
             if not 0 <= index < len(segment.pts):
@@ -171,7 +168,7 @@ def _name(segment: Segment) -> str:
 
 
 def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
-    """Its packets in decoding order; libav's errors become SegmentErrors."""
+    """A segment's packets in decoding order, with their stream; SegmentError if it can't be read."""
     try:
         with av.open(_name(segment)) as container:
             stream = container.streams.video[0]
@@ -179,29 +176,27 @@ def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
                 if packet.size:
                     yield packet, stream
     except (av.error.FFmpegError, IndexError) as error:
-        raise SegmentError(f"segment {segment.path.name} can't be read: {error}") from error
+        raise SegmentError(f"cannot read segment {segment.path.name}: {error}") from error
 
 
 def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], until: Fraction | None) -> int | None:
     """Ticks that the input shows the frame at `pts[-1]`; None if it does not say.
 
-    A part is shown until its end. The length of the whole track says it better than its last packet: packets
-    of MP4 files with B-frames carry the time to the next one that is decoded. But an end may be claimed
-    anywhere, so that more than the longest gap, and a second, is not believed.
+    A part is shown until its end. The length of the whole track is more reliable than its last packet: packets
+    of MP4 files with B-frames have the time to the next one in decoding order. But an end can be anything in a
+    damaged file: one that is later than the longest gap, and than a second, is not believed.
     """
-    believed = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
-    try:
-        with open_input(info.path) as source:
-            stream = source.streams[info.stream_index]
-            if until is None and stream.duration and stream.start_time is not None:
-                until = (stream.start_time + stream.duration) * stream.time_base
-            if until is not None and 0 < round(until / time_base) - pts[-1] <= believed:
-                return round(until / time_base) - pts[-1]
-            near = round(pts[-1] * time_base / stream.time_base)
-            source.seek(near, stream=stream)
-            for packet in source.demux(stream):
-                if packet.pts == near and packet.duration:
-                    return max(1, round(packet.duration * stream.time_base / time_base))
-    except (av.error.FFmpegError, OSError, VideoError, IndexError):
-        pass
+    longest = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
+    with contextlib.suppress(av.error.FFmpegError, OSError, VideoError, IndexError), open_input(info.path) as source:
+        stream = source.streams[info.stream_index]
+        tick = seconds_per_tick(stream)
+        if until is None and stream.duration and stream.start_time is not None:
+            until = (stream.start_time + stream.duration) * tick
+        if until is not None and 0 < round(until / time_base) - pts[-1] <= longest:
+            return round(until / time_base) - pts[-1]
+        last = round(pts[-1] * time_base / tick)
+        source.seek(last, stream=stream)
+        for packet in source.demux(stream):
+            if packet.pts == last and packet.duration:
+                return max(1, round(packet.duration * tick / time_base))
     return None

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 
-from upscaling.encode.segment_writer import EncodeSettings
+from upscaling.encode.settings import EncodeSettings
 from upscaling.frames.conversion import FrameConversion
 from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS

@@ -13,7 +13,7 @@ from upscaling.common.errors import InputError
 from upscaling.common.files import sync_directory
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.segment_writer import EncodeSettings, encode_settings
+from upscaling.encode.settings import EncodeSettings, encode_settings
 from upscaling.frames.icc_profiles import read_profile
 from upscaling.frames.image_files import ALPHA, DEEP, MAX_SIDE, is_picture, write_picture
 from upscaling.frames.pixel_formats import FORMATS, pixel_format

@@ -11,7 +11,7 @@ from upscaling.decode.packet_index import Part
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import keeps_alpha
 from upscaling.encode.muxer import check_container
-from upscaling.encode.segment_writer import FALLBACK_RATE, EncodeSettings, encode_settings
+from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, encode_settings
 from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
