@@ -54,7 +54,7 @@ def test_a_person_watches(command, tmp_path):
 
         state = json.loads((tmp_path / "out.mp4.work" / "status" / "worker_1_status.json").read_text())
         os.kill(state["pid"], signal.SIGKILL)
-        terminal.wait_for("worker 1 was killed by SIGKILL; a fresh one takes its place")
+        terminal.wait_for("worker 1 was killed by SIGKILL; restarting it")
         terminal.wait_for(WORKER.format(1) + ".*1 restart")
         terminal.wait_for(VIDEO + ".*1 restart")
         bars_once(terminal)

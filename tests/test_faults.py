@@ -192,7 +192,7 @@ def test_a_signal_to_the_whole_group_restarts_nobody(start, tmp_path):
     segments(tmp_path / "out.mp4.work", 2)
     os.killpg(run.pid, signal.SIGTERM)
     run.fail(143)
-    assert "takes its place" not in run.errors
+    assert "restarting it" not in run.errors
 
 
 def test_what_does_not_come_back_is_not_waited_for_and_a_second_signal_ends_at_once(start, tmp_path):
@@ -249,7 +249,7 @@ def test_workers_killed_at_random_moments(start, tmp_path, expected, seed):
         os.kill(moments.choice(workers), signal.SIGKILL)
         time.sleep(moments.uniform(0.05, 0.6))
     run.succeed()
-    assert "was killed by SIGKILL; a fresh one takes its place" in run.errors
+    assert "was killed by SIGKILL; restarting it" in run.errors
     check(tmp_path / "out.mp4", expected)
 
 
@@ -279,7 +279,7 @@ def test_the_fork_server_killed(start, tmp_path, expected):
     segments(tmp_path / "out.mp4.work", 1)
     os.kill(run.fork_server(), signal.SIGKILL)
     run.succeed()
-    assert run.errors.count("takes its place") == 2
+    assert run.errors.count("restarting it") == 2
     check(tmp_path / "out.mp4", expected)
 
 
@@ -288,17 +288,17 @@ def test_the_fork_server_killed(start, tmp_path, expected):
     [
         (
             "raise:2",
-            "failed (RuntimeError: CUDA error: an illegal memory access was encountered second line); a f",
+            "failed (RuntimeError: CUDA error: an illegal memory access was encountered second line); restarting it",
         ),
-        ("die:2", "was killed by SIGKILL; a fresh one"),
-        ("exit:1", "ended with exit status 7; a fresh one"),
+        ("die:2", "was killed by SIGKILL; restarting it"),
+        ("exit:1", "ended with exit status 7; restarting it"),
         ("silent:1", "sent no heartbeat"),
         ("stuck:1", "sent no heartbeat"),
-        ("cut:2", "frame 30 came back damaged"),
+        ("cut:2", "frame 30 is damaged"),
         ("die_before_report:1", "was killed by SIGKILL"),
-        ("die_loading:2", "was killed by SIGKILL; a fresh one"),
-        ("no_start:2", "failed (RuntimeError: no device); a fresh one"),
-        ("wrong_size:2", "frame 30 came back with the wrong size; frames"),
+        ("die_loading:2", "was killed by SIGKILL; restarting it"),
+        ("no_start:2", "failed (RuntimeError: no device); restarting it"),
+        ("wrong_size:2", "frame 30 has the wrong size; frames"),
     ],
 )
 def test_a_worker_that_fails_costs_another_try(start, tmp_path, expected, fault, said):
@@ -313,7 +313,7 @@ def test_a_worker_that_fails_costs_another_try(start, tmp_path, expected, fault,
         ("raise:9", "failed (RuntimeError: CUDA error"),
         ("die:9", "was killed by SIGKILL"),
         ("silent:9", "sent no heartbeat"),
-        ("wrong_size:9", "left this: frame 30 came back with the wrong size"),
+        ("wrong_size:9", "wrote a bad frame: upscaled frame 30 has the wrong size"),
     ],
 )
 def test_a_manifest_that_kills_three_workers_ends_the_run_and_is_named(start, tmp_path, expected, fault, last):

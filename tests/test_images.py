@@ -218,14 +218,14 @@ def test_pngs_go_through_the_workers(tmp_path):
     planes = [picture, np.full((3, 4), 120, np.uint8), np.full((3, 4), 140, np.uint8)]
     store.put(3, store.flat(planes))
     opened = cv2.imread(str(work_dir.folder("input_frames") / "frame_000003.png"))
-    assert opened.shape == (6, 8, 3) and store.name(3) == "frame_000003.png"
+    assert opened.shape == (6, 8, 3) and store._name(3) == "frame_000003.png"
     twice_as_large = cv2.resize(opened, None, fx=2, fy=2, interpolation=cv2.INTER_NEAREST)
     cv2.imwrite(str(work_dir.folder("output_frames") / "frame_000003.png"), twice_as_large)
     luma = store.planes(3)[0]
     assert luma.shape == (12, 16) and np.abs(luma[::2, ::2].astype(int) - picture).max() <= 2
     (work_dir.folder("output_frames") / "frame_000003.png").write_bytes(b"torn")
-    with pytest.raises(UpscaleError, match="frame 3 came back damaged"):
-        store.samples(3)
+    with pytest.raises(UpscaleError, match="frame 3 is damaged"):
+        store.planes(3)
     store.remove(3)
     assert not list(work_dir.folder("input_frames").iterdir()) + list(work_dir.folder("output_frames").iterdir())
 

@@ -23,10 +23,10 @@ from upscaling.inference.settings import ModelSettings
 from upscaling.job import work_dir as jobs
 from upscaling.job.notation import parse_scale
 from upscaling.job.options import Options
-from upscaling.job.pipeline import Pipeline
 from upscaling.job.plan import make_plan, window_frames
 from upscaling.job.segments import OpenSegment, verify
-from upscaling.job.window import MAX_REPEATS, Entry, Window
+from upscaling.job.stages import next_batch_size
+from upscaling.job.window import ENTRIES_PER_FRAME, Entry, StopToken, Window
 from upscaling.job.work_dir import open_work_dir
 
 # The window
@@ -38,12 +38,12 @@ def entry(number, repeated=False, complete=False):
 
 def has_room(window):
     """Whether a frame may be stored now, without waiting."""
-    with window.changed:
+    with window.stop.changed:
         return window._has_room()
 
 
 def test_the_window_holds_so_many_frames_and_held_ones_do_not_count():
-    window = Window(3)
+    window = Window(3, StopToken())
     for number in (1, 2):
         window.add(entry(number))
     for number in (3, 4, 5):
@@ -57,16 +57,16 @@ def test_the_window_holds_so_many_frames_and_held_ones_do_not_count():
 
 
 def test_a_still_of_hours_does_not_fill_the_memory():
-    window = Window(2)
+    window = Window(2, StopToken())
     window.add(entry(1))
-    for number in range(2, 2 * MAX_REPEATS + 1):
+    for number in range(2, 2 * ENTRIES_PER_FRAME + 1):
         assert has_room(window)
         window.add(entry(number, repeated=True))
     assert not has_room(window)
 
 
 def test_frames_come_in_order_whatever_order_they_are_done_in():
-    window = Window(9)
+    window = Window(9, StopToken())
     taken = []
 
     def encode():
@@ -86,15 +86,15 @@ def test_frames_come_in_order_whatever_order_they_are_done_in():
 
 
 def test_after_a_stop_what_is_complete_is_still_taken_and_nothing_more():
-    window = Window(9)
+    window = Window(9, StopToken())
     for number in (1, 2):
         window.add(entry(number, complete=number == 1))
-    window.stop(30)
+    window.stop.set(30)
     window.release(window.take())
     assert window.take() is None and not window.wait_for_room()
-    late = Window(9)
+    late = Window(9, StopToken())
     late.add(entry(1, complete=True))
-    late.stop(-1)
+    late.stop.set(-1)
     assert late.take() is None
 
 
@@ -161,7 +161,7 @@ def test_segments_up_to_the_first_damaged_one_are_kept(plan, work_dir):
     said = []
     verify(work_dir, said.append, lambda: None)
     assert work_dir.frames_done == 6 and said == [
-        "2 segments of the earlier run are damaged; their frames are done again"
+        "dropping 2 segments of the earlier run: damaged, or after a damaged one"
     ]
     assert sorted(os.listdir(work_dir.folder("segments"))) == ["segment_000000.mkv", "segment_000001.mkv"]
 
@@ -286,6 +286,6 @@ def test_batches_are_smaller_near_the_end_where_a_network_runs_on_a_cpu(frames, 
     )  # fmt: skip
     found, there = [], 16 if frames == 16 else 60
     while sum(found) < there:
-        size = Pipeline._size_of_batch(SimpleNamespace(plan=plan), sum(found))
+        size = next_batch_size(plan, sum(found))
         found.append(min(size, there - sum(found)))
     assert found == sizes

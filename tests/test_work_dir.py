@@ -11,9 +11,8 @@ from hypothesis import strategies as st
 
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.files import file_identity
-from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import read_ledger
-from upscaling.job.work_dir import Earlier, WorkDir, open_work_dir
+from upscaling.job.work_dir import Earlier, WorkDir, differences, open_work_dir
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}

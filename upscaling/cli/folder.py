@@ -26,8 +26,8 @@ from upscaling.common.text import many, printable
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
-from upscaling.job.fingerprint import parameters
 from upscaling.job.options import Options
+from upscaling.job.plan import requested_parameters
 from upscaling.workers.pool_cache import PoolCache
 
 RECORD_NAME = ".upscale-finished.jsonl"
@@ -165,7 +165,7 @@ def options_for(item: Item, options: Options) -> Options:
 
 def job_key(source: Path, options: Options) -> str:
     """SHA-256, in hexadecimal, of everything that the result depends on: the input and every parameter."""
-    identity = {"input": file_identity(source), "parameters": parameters(options)}
+    identity = {"input": file_identity(source), "parameters": requested_parameters(options)}
     return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
 
 

@@ -84,8 +84,7 @@ class Signals:
             return
         if self.pipeline is None:
             raise Stopped(number)
-        self.pipeline.signal = number
-        self.pipeline.wake()
+        self.pipeline.interrupt(number)
 
     def _watch(self, reader: int, argv: Sequence[str]) -> None:
         """End the process in time, even if the main thread is in a C function or waits for a disk.

@@ -1,4 +1,4 @@
-"""What can be said of a run's paths before anything is opened; InputError says what is wrong."""
+"""Checks of a run's paths and options before any file is opened; InputError says what is wrong."""
 
 import os
 from pathlib import Path
@@ -11,62 +11,66 @@ from upscaling.job.options import Options
 
 
 def picture_target(options: Options) -> PictureTarget | None:
-    """Where the result is pictures by the output's name; InputError for options that only videos have."""
+    """The pictures that the output's name stands for, None for a video; InputError for options of videos only."""
     if not image_files.is_picture(options.output):
         return None
-    for name in ("crf", "preset", "pix_fmt"):
-        if getattr(options, name) is not None:
+    for name in ("codec", "crf", "preset", "pix_fmt"):
+        if getattr(options, name) not in (None, "auto"):
             raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
-    if options.codec != "auto":
-        raise InputError(f"--codec is for videos; {options.output.name} is a picture")
     return PictureTarget(options.output.absolute(), images.is_pattern(options.output))
 
 
 def check_paths(options: Options, target: PictureTarget | None) -> Path:
-    """The absolute output path; InputError where the input or the output can't be what they are said to be."""
+    """Check the input's and the output's paths; return the absolute path of the output."""
     source, output = options.input, options.output
     if options.frames and options.time:
         raise InputError("choose --frames or --time, not both")
     if not images.is_pattern(source):
-        check_input(source)
+        _check_input(source)
     if output.is_dir():
         raise InputError(f"{output} is a directory; name a file in it")
-    if options.compare is not None and not image_files.is_picture(options.compare):
-        raise InputError(f"--compare {options.compare} is not the name of a picture; choose compare.png")
-    if options.compare is not None and not options.compare.absolute().parent.is_dir():
-        raise InputError(f"the directory of --compare {options.compare} does not exist; make it first")
+    if options.compare is not None:
+        _check_compare(options.compare)
     folder = output.absolute().parent
     if target and target.pattern and not folder.exists():
-        folder = folder.parent  # the pictures' own directory is made
+        folder = folder.parent  # the directory of numbered pictures is created
     if not folder.is_dir():
-        raise InputError(f"the output's directory {folder} does not exist; make it first")
+        raise InputError(f"output directory {folder} does not exist")
     if not os.access(folder, os.W_OK):
-        raise InputError(f"the output's directory {folder} may not be written to by this user")
+        raise InputError(f"cannot write to output directory {folder}: permission denied")
     if output.exists() and not output.is_file():
-        raise InputError(f"{output} is there and is no regular file; name another output")
-    same = output.absolute() == source.absolute()  # also where they are patterns
+        raise InputError(f"{output} exists and is not a regular file")
+    same = output.absolute() == source.absolute()  # also if both are patterns
     if same or (output.exists() and source.exists() and os.path.samefile(source, output)):
         raise InputError(f"{output} is the input itself; name another output")
     return output.absolute()
 
 
-def check_input(source: Path) -> None:
-    """InputError where the input is not there, can't be read, or is empty."""
+def _check_input(source: Path) -> None:
     if not source.exists():
         raise InputError(f"{source}: no such file")
     if not os.access(source, os.R_OK):
-        raise InputError(f"{source} may not be read by this user")
+        raise InputError(f"cannot read {source}: permission denied")
     if source.is_file() and source.stat().st_size == 0:
         raise InputError(f"{source} is empty")
 
 
+def _check_compare(path: Path) -> None:
+    if not image_files.is_picture(path):
+        raise InputError(f"--compare {path}: not the name of a picture; choose one such as compare.png")
+    if not path.absolute().parent.is_dir():
+        raise InputError(f"--compare {path}: directory {path.absolute().parent} does not exist")
+
+
 def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
-    """OUTPUT.work beside the output, or inside --work-dir; numbered pictures' is beside their directory."""
+    """OUTPUT.work beside the output or in --work-dir; for numbered pictures beside their directory."""
     place = output.parent if target and target.pattern else output
     part = f".{options.part[0]}of{options.part[1]}" if options.part else ""
-    name = f"{place.name}{part}.work"
-    if options.work_dir is None:
-        return place.with_name(name)
-    if not options.work_dir.is_dir():
-        raise InputError(f"--work-dir {options.work_dir} does not exist; make it first")
-    return options.work_dir.absolute() / name
+    directory = place.with_name(f"{place.name}{part}.work")
+    if options.work_dir is not None:
+        if not options.work_dir.is_dir():
+            raise InputError(f"--work-dir {options.work_dir} does not exist")
+        directory = options.work_dir.absolute() / directory.name
+    if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(directory)):
+        raise InputError(f"{options.input} is in work directory {directory}, which is cleaned up; move it first")
+    return directory

@@ -1,9 +1,11 @@
-"""A job's frames in shared storage: what the decoder gives goes in, what the workers made of it comes out.
+"""A job's frames in shared storage: decoded frames in input_frames/, upscaled frames in output_frames/.
 
-`.npy` files hold frames as the decoder gives them and the encoder takes them. With --frame-format png they are
-pictures that a person can open: 8-bit RGB, so they are converted on the way in and on the way out.
+`.npy` files hold frames in the layouts of the decoder and the encoder. With --frame-format png they are 8-bit RGB
+pictures that a person can open, and are converted on the way in and on the way out.
 """
 
+from collections.abc import Iterable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -12,82 +14,125 @@ from upscaling.common.errors import InputError
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
+from upscaling.frames.layout import FrameLayout
 from upscaling.frames.swscale import Resizer
 from upscaling.job.plan import Plan
 from upscaling.job.work_dir import WorkDir
+from upscaling.workers.manifest import Manifest
 from upscaling.workers.pool import WorkerError
 
 
 class FrameStore:
-    """Frames of one job. `put` is for the decode thread alone, `planes` for the encode thread, `samples` for any."""
+    """Frames of one job. `put` is for the decode thread only, `planes` for the encode thread only."""
 
     def __init__(self, plan: Plan, work_dir: WorkDir):
-        self.conversion = plan.stored  # what manifests say of the frames
-        self._work_dir = work_dir
+        self._plan, self._work_dir = plan, work_dir
         self._decoded, self._encoded = plan.conversion.source, plan.conversion.target
         self._input, self._output = plan.stored.source, plan.stored.target.padded
         self._extension = plan.options.frame_format
-        self._file_bytes = npy_bytes(self._output) if self._extension == "npy" else -1
+        self._output_bytes = npy_bytes(self._output) if self._extension == "npy" else -1
         self._to_rgb = self._from_rgb = None
         if self._extension == "png":
             self._to_rgb = Resizer(FrameConversion(source=self._decoded, target=self._decoded.as_rgb24))
             self._from_rgb = Resizer(FrameConversion(source=self._encoded.as_rgb24, target=self._encoded))
 
-    def name(self, number: int) -> str:
-        return pixel_formats.frame_name(number, self._extension)
+    # Decoded frames
 
     def flat(self, planes: list[np.ndarray]) -> np.ndarray:
-        """A decoded frame's planes one after another without padding: a flat array."""
+        """A decoded frame as one flat array: its planes one after another, without padding."""
         samples = self._decoded.empty()
         for target, plane in zip(self._decoded.planes(samples), planes, strict=True):
             target[...] = plane.reshape(target.shape)
         return samples
 
     def put(self, number: int, samples: np.ndarray) -> None:
-        """Store a decoded frame, flat, for the workers; OSError where the disk does not take it."""
+        """Store a decoded flat frame for the workers; OSError if it cannot be written."""
         path = self._file("input_frames", number)
         if self._to_rgb is not None:
             out = self._input.empty()
             self._to_rgb(samples, out)
             write_frame(path, out.reshape(self._input.stored_shape))
             return
-        with path.open("wb") as file:
+        with path.open("wb") as file:  # no worker knows of the frame yet, so it need not appear atomically
             write_npy(file, samples.reshape(self._input.stored_shape))
 
-    def has_its_size(self, number: int) -> bool:
-        """Whether an upscaled frame's file is as long as it must be, which is quick to tell; False for pictures."""
+    def manifest(self, batch: int, numbers: Sequence[int]) -> tuple[Path, Manifest]:
+        """The manifest of one batch of stored frames, and the path to write it to."""
+        options, source, target = self._plan.options, self._plan.stored.source, self._plan.stored.target
+        manifest = Manifest(
+            worker=batch % options.workers,
+            input_dir=self._work_dir.folder("input_frames"),
+            output_dir=self._work_dir.folder("output_frames"),
+            scale=max(Fraction(target.width, source.width), Fraction(target.height, source.height)),
+            batch_size=self._plan.batch_size,
+            patch_size=options.patch_size,
+            pixel_format=source.pixel_format,
+            colour=_colour(source),
+            total_frames=len(numbers),
+            batches={batch: tuple(map(self._name, numbers))},
+            chroma_location=source.chroma_location,
+            frame_size=(source.width, source.height),
+            output_size=(target.width, target.height),
+            output_pixel_format=target.pixel_format,
+            output_colour=_colour(target),
+        )
+        return self._work_dir.folder("manifests") / f"manifest_{batch:06d}.txt", manifest
+
+    # Upscaled frames
+
+    def damage(self, numbers: Iterable[int]) -> str:
+        """What is wrong with the upscaled frames of these numbers; empty if they are whole."""
+        for number in numbers:
+            if self._has_output_size(number):
+                continue  # cheaper than opening it
+            try:
+                self._samples(number)
+            except WorkerError as error:
+                return str(error)
+        return ""
+
+    def _has_output_size(self, number: int) -> bool:
         try:
-            return self._file("output_frames", number).stat().st_size == self._file_bytes
+            return self._file("output_frames", number).stat().st_size == self._output_bytes
         except OSError:
             return False
 
-    def samples(self, number: int) -> np.ndarray:
-        """An upscaled frame as it is stored; WorkerError where it is not whole."""
+    def _samples(self, number: int) -> np.ndarray:
+        """An upscaled frame in its stored shape; WorkerError if it is missing or damaged."""
         try:
             samples = read_frame(self._file("output_frames", number))
         except (OSError, InputError) as error:
-            raise WorkerError(f"frame {number} came back damaged: {error}") from error
+            raise WorkerError(f"upscaled frame {number} is damaged: {error}") from error
         if samples.dtype != self._output.format.dtype or samples.size != self._output.sample_count:
-            raise WorkerError(f"frame {number} came back with the wrong size")
+            raise WorkerError(f"upscaled frame {number} has the wrong size")
         return samples
 
     def planes(self, number: int) -> list[np.ndarray]:
-        """The planes of an upscaled frame as the encoder takes them; memory-mapped where they are stored so."""
-        samples, encoded = self.samples(number), self._encoded.padded
+        """The planes of an upscaled frame for the encoder; .npy files are memory-mapped."""
+        samples, encoded = self._samples(number), self._encoded.padded
         if self._from_rgb is not None:
             out = encoded.empty()
             self._from_rgb(samples, out)
             samples = out
         return encoded.planes(samples)
 
-    def discard(self, number: int) -> None:
-        """Forget what a worker made of a frame."""
+    # Removal
+
+    def discard_output(self, number: int) -> None:
+        """Remove an upscaled frame, so that a worker makes it again."""
         self._file("output_frames", number).unlink(missing_ok=True)
 
     def remove(self, number: int) -> None:
-        """Forget a frame."""
+        """Remove a frame, decoded and upscaled."""
         for folder in ("input_frames", "output_frames"):
             self._file(folder, number).unlink(missing_ok=True)
 
+    def _name(self, number: int) -> str:
+        return pixel_formats.frame_name(number, self._extension)
+
     def _file(self, folder: str, number: int) -> Path:
-        return self._work_dir.folder(folder) / self.name(number)
+        return self._work_dir.folder(folder) / self._name(number)
+
+
+def _colour(layout: FrameLayout) -> str:
+    return f"{layout.matrix} {'full' if layout.full_range else 'limited'}"

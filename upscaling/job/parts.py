@@ -21,10 +21,9 @@ from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import append_synced, file_sha256, remove_empty, remove_files, replace_file, replacing
 from upscaling.common.files import sync_directory as sync
 from upscaling.common.text import many, printable
-from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 from upscaling.job.options import Options
-from upscaling.job.work_dir import WorkDir
+from upscaling.job.work_dir import WorkDir, differences
 
 VERSION = 1
 OWN_FILES = r"(job\.json|part\.json|ledger\.jsonl|segment_[0-9]+\.mkv)(\.[0-9]+\.tmp)?|task_[0-9_]+\.log"

@@ -1,7 +1,8 @@
-"""What a run would do: every input and option checked, nothing touched."""
+"""What a run will do: every option and input checked, nothing touched."""
 
 import os
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
@@ -20,41 +21,32 @@ from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.job import images
 from upscaling.job.checks import check_paths, picture_target, work_directory
-from upscaling.job.fingerprint import identity
 from upscaling.job.images import PictureTarget
 from upscaling.job.ledger import SegmentRecord
-from upscaling.job.notation import FrameRange
 from upscaling.job.options import Options
 from upscaling.job.parts import check_part_options, part_directory
-from upscaling.job.sources import (
-    Source,
-    VideoPartSource,
-    VideoSource,
-    part_source,
-    picture_source,
-    video_source,
-)
+from upscaling.job.sources import Source, VideoPartSource, VideoSource, frame_source
 
-WINDOW_BATCHES = 3  # batches a worker in the window: one at work, one in its queue, one being encoded
-LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out: they take milliseconds, so many in storage gain nothing
-SPARE_BYTES = 64 << 20  # left free on the disk, for the segments of a run that ends because it is full
+WINDOW_BATCHES = 3  # batches per worker in the window: one in progress, one in its queue, one being encoded
+LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out; a resize takes milliseconds, so larger batches gain nothing
+SPARE_BYTES = 64 << 20  # kept free on the disk, for closing the segment of a run that ends because the disk is full
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A checked run. Sizes are in pixels, `window` is how many frames may be in storage at a time."""
+    """A checked run."""
 
     options: Options
-    output: Path
+    output: Path  # absolute
     source: Source
-    target: PictureTarget | None  # where the result is pictures
+    target: PictureTarget | None  # if the result is pictures
     encoding: EncodeSettings
-    conversion: FrameConversion
-    models: tuple[ModelSettings, ...]  # one a worker
-    identity: dict
+    conversion: FrameConversion  # from the decoder's frames to the encoder's
+    models: tuple[ModelSettings, ...]  # one per worker
+    identity: dict  # the input and every parameter that changes the result, as JSON has them
     work_dir: Path
-    batch_size: int
-    window: int
+    batch_size: int  # frames
+    window: int  # frames that may be in storage at a time
     warnings: tuple[str, ...]
 
     @property
@@ -67,18 +59,18 @@ class Plan:
         return self.source.part if isinstance(self.source, VideoPartSource) else None
 
     @property
-    def frame_bytes(self) -> int:
-        """Bytes of one frame in storage, its input and its output together."""
-        return self.stored.source.frame_bytes + self.stored.target.padded.frame_bytes
-
-    @property
     def stored(self) -> FrameConversion:
-        """The frames as they are in storage."""
+        """The layouts of the frames in storage."""
         return as_stored(self.conversion, self.options.frame_format)
 
-    def clip(self, records: list[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
-        """From where to where, in seconds of the input, other streams are copied; None is all of them."""
-        if not isinstance(self.source, VideoSource) or self.source.part is None:
+    @property
+    def frame_bytes(self) -> int:
+        """Bytes of one frame in storage, decoded and upscaled together."""
+        return stored_bytes(self.stored)
+
+    def clip(self, records: Sequence[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
+        """Start and end, in seconds of the input, of what is copied from other streams; None for everything."""
+        if not isinstance(self.source, VideoSource) or self.source.selection is None:
             return None
         base, rate = self.info.time_base, self.info.frame_rate or FALLBACK_RATE
         return records[0].pts[0] * base, records[-1].pts[-1] * base + 1 / rate
@@ -91,86 +83,48 @@ def make_plan(options: Options) -> Plan:
     target = picture_target(options)
     output = check_paths(options, target)
     work_dir = work_directory(options, output, target)
-    if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(work_dir)):
-        raise InputError(f"{options.input} lies in the work directory {work_dir}, which is cleaned up; move it first")
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    extension = output.suffix.lower().lstrip(".")
-    keep_alpha = extension in image_files.ALPHA if target else keeps_alpha(options.codec, extension)
-    source = frame_source(options, target, keep_alpha)
-    info = source.info
-    workers = min(options.workers, source.most or options.workers)  # no model is loaded for nothing
+    source = frame_source(options, target, keep_alpha=_keeps_alpha(options, output, target))
+    workers = min(options.workers, source.max_frames or options.workers)  # no worker loads its model for nothing
     models = model_settings(options, workers)
-    width, height = options.scale.size(info.width, info.height)
-    if target:
-        encoding = target.settings(info, width, height)
-        warnings = images.check_formats(target, info, width, height)
-    else:
-        encoding = encode_settings(
-            info, output, width, height,
-            codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
-        )  # fmt: skip
-        warnings = check_container(info, output, encoding)
-    conversion = frame_conversion(info, encoding, width, height)
-    warnings = [*warnings, *check_frame_format(options.frame_format, conversion)]
+    size = options.scale.size(source.info.width, source.info.height)
+    encoding, encoding_warnings = _encoding(options, source.info, output, target, size)
+    conversion = frame_conversion(source.info, encoding, size)
+    storage_warnings = check_frame_format(options.frame_format, conversion)
     batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir)
-    if source.most is not None:  # few frames are shared by all workers
-        batch_size = min(batch_size, -(-source.most // workers))
-    if options.part is not None:
-        output = part_directory(output, *options.part)
+    if source.max_frames is not None:  # share few frames among all workers
+        batch_size = min(batch_size, -(-source.max_frames // workers))
     return Plan(
-        options, output, source, target, encoding, conversion, models,
-        identity(options, source, encoding, conversion, found), work_dir, batch_size, window, (*info.notes, *warnings),
-    )  # fmt: skip
-
-
-def frame_conversion(info: VideoInfo, encoding: EncodeSettings, width: int, height: int) -> FrameConversion:
-    """From decoded frames to the encoder's; width × height is the exact upscaled size in pixels."""
-    target = FrameLayout(
-        width=width,
-        height=height,
-        pixel_format=encoding.pixel_format,
-        matrix=encoding.colour.matrix,
-        full_range=encoding.colour.full_range,
-        chroma_location=encoding.colour.chroma_location,
+        options=options,
+        output=part_directory(output, *options.part) if options.part else output,
+        source=source,
+        target=target,
+        encoding=encoding,
+        conversion=conversion,
+        models=models,
+        identity=job_identity(options, source, encoding, conversion, found),
+        work_dir=work_dir,
+        batch_size=batch_size,
+        window=window,
+        warnings=(*source.info.notes, *encoding_warnings, *storage_warnings),
     )
-    return FrameConversion(source=info.layout, target=target)
 
 
-def frame_source(options: Options, target: PictureTarget | None, keep_alpha: bool) -> Source:
-    """What the frames are taken from, by the input's name."""
-    path, part = options.input, options.frames or options.time
-    pictures = None
-    if images.is_pattern(path):
-        pictures = images.files_of_pattern(path)
-    elif path.is_dir():
-        pictures = images.numbered_pictures(path)
-    elif image_files.is_picture(path):
-        pictures = ((1, path),)
-    one = isinstance(part, FrameRange) and part.first == part.last
-    if target and not target.pattern and not one and (pictures is None or len(pictures) > 1):
-        raise InputError(
-            f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
-            f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
-        )
-    if options.part is not None:
-        if pictures is not None or target is not None:
-            raise InputError("--part takes a video and makes a video, not pictures")
-        return part_source(path, *options.part, options.deinterlace, keep_alpha)
-    if pictures is not None:
-        return picture_source(pictures, part, options.frame_rate, keep_alpha)
-    if options.frame_rate is not None:
-        raise InputError("--frame-rate is for numbered pictures; a video has its own")
-    return video_source(path, part, options.deinterlace, keep_alpha)
+# Steps
+
+
+def _keeps_alpha(options: Options, output: Path, target: PictureTarget | None) -> bool:
+    extension = output.suffix.lower().lstrip(".")
+    return extension in image_files.ALPHA if target else keeps_alpha(options.codec, extension)
 
 
 def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
-    """The settings of each worker: its device, and its share of the cores where that is the CPU."""
+    """The settings of each worker: its device, and its share of the cores."""
     devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
-    named = options.model == LANCZOS or options.model in weights.MODELS
-    model = options.model if named else str(Path(options.model).absolute())
+    is_name = options.model == LANCZOS or options.model in weights.MODELS
     return tuple(
         ModelSettings(
-            model=model,
+            model=options.model if is_name else str(Path(options.model).absolute()),
             device=device,
             precision=options.precision,
             patch_size=options.patch_size,
@@ -185,13 +139,37 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     )
 
 
-def window_frames(options: Options, conversion: FrameConversion, work_dir: Path) -> tuple[int, int]:
-    """(batch size, frames that may be in storage at a time), fitted to --work-space, the disk and memory.
+def _encoding(
+    options: Options, info: VideoInfo, output: Path, target: PictureTarget | None, size: tuple[int, int]
+) -> tuple[EncodeSettings, Sequence[str]]:
+    """The encoder's settings for frames of that size, and what the output's format loses, one line each."""
+    if target is not None:
+        return target.settings(info, *size), images.check_formats(target, info, *size)
+    encoding = encode_settings(
+        info, output, *size, codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt
+    )
+    return encoding, check_container(info, output, encoding)
 
-    InputError where not even one frame fits.
+
+def frame_conversion(info: VideoInfo, encoding: EncodeSettings, size: tuple[int, int]) -> FrameConversion:
+    """From the decoder's frames to the encoder's; `size` is the exact upscaled (width, height) in pixels."""
+    target = FrameLayout(
+        width=size[0],
+        height=size[1],
+        pixel_format=encoding.pixel_format,
+        matrix=encoding.colour.matrix,
+        full_range=encoding.colour.full_range,
+        chroma_location=encoding.colour.chroma_location,
+    )
+    return FrameConversion(source=info.layout, target=target)
+
+
+def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> tuple[int, int]:
+    """(batch size, frames in the window), limited by --work-space, the free disk and the free memory.
+
+    Raises InputError if not even two frames fit.
     """
-    target = conversion.target
-    one = conversion.source.frame_bytes + target.padded.frame_bytes
+    one = stored_bytes(stored)
     place = work_dir if work_dir.exists() else work_dir.parent
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     memory = available_memory()
@@ -199,12 +177,55 @@ def window_frames(options: Options, conversion: FrameConversion, work_dir: Path)
     space = min(disk, *(limit for limit in limits if limit is not None))
     size = options.batch_size
     if options.model == LANCZOS:
-        size = max(1, min(size, LANCZOS_BATCH_BYTES // max(1, one)))
-    wanted = options.workers * size * WINDOW_BATCHES
-    window = min(wanted, space // one) if one else wanted
+        size = max(1, min(size, LANCZOS_BATCH_BYTES // one))
+    window = min(options.workers * size * WINDOW_BATCHES, space // one)
     if window < 2:
         raise InputError(
-            f"frames of {target.width}x{target.height} need {2 * one / 2**20:.0f} MiB of work space at the "
-            f"least, there are {max(0, space) / 2**20:.0f} MiB in {place}; free some or choose another --work-dir"
+            f"frames of {stored.target.width}x{stored.target.height} need {2 * one / 2**20:.0f} MiB of work space, "
+            f"only {max(0, space) / 2**20:.0f} MiB are free in {place}; free some or choose another --work-dir"
         )
     return max(1, min(size, window // 2)), window
+
+
+def stored_bytes(stored: FrameConversion) -> int:
+    """Bytes of one frame in storage, decoded and upscaled together."""
+    return stored.source.frame_bytes + stored.target.padded.frame_bytes
+
+
+# Identity
+
+
+def job_identity(
+    options: Options,
+    source: Source,
+    encoding: EncodeSettings,
+    conversion: FrameConversion,
+    found: weights.Weights | None,
+) -> dict:
+    """The input and every parameter that changes the result, as JSON has them."""
+    return {
+        **source.identity(),
+        "frames": source.info.identity(),
+        "conversion": asdict(conversion),
+        "frame_format": options.frame_format,
+        "model": _model_identity(options, found),
+        "encoding": encoding.identity(),
+    }
+
+
+def requested_parameters(options: Options) -> dict:
+    """Every option that changes a result, as JSON has it; the same for all files of a folder."""
+    found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
+    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format")
+    return {"model": _model_identity(options, found)} | {name: str(getattr(options, name)) for name in names}
+
+
+def _model_identity(options: Options, found: weights.Weights | None) -> dict:
+    return {
+        "sha256": list(found.sums) if found else LANCZOS,
+        "blend": found.blend if found else None,
+        "strength": options.strength,
+        "precision": options.precision,
+        "device": options.device.partition(":")[0],
+        "patch_size": options.patch_size,
+    }

@@ -9,6 +9,7 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.files import file_sha256, sync_directory
+from upscaling.common.text import many
 from upscaling.encode.muxer import Segment, join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.job.ledger import SegmentRecord
@@ -67,7 +68,8 @@ def verify(work_dir: WorkDir, say: Callable[[str], None], check: Callable[[], No
             break
         good.append(record)
     if len(good) < len(work_dir.records):
-        say(f"{len(work_dir.records) - len(good)} segments of the earlier run are damaged; their frames are done again")
+        damaged = many(len(work_dir.records) - len(good), "segment")
+        say(f"dropping {damaged} of the earlier run: damaged, or after a damaged one")
         work_dir.keep_segments(good)
 
 

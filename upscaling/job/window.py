@@ -1,16 +1,43 @@
-"""The frames between the decode and the encode thread: a bounded window of the video, in presentation order."""
+"""The frames between the decode and the encode stage: a bounded window of the video, and the token that stops it."""
 
 import threading
 import time
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
-MAX_REPEATS = 32  # entries in the window for each frame that it may have in storage
+ENTRIES_PER_FRAME = 32  # entries that the window may have for each frame that it may have in storage
+
+
+class StopToken:
+    """Ends a run early. Any thread may set it, and every wait of a stage returns when it is set."""
+
+    def __init__(self):
+        self.changed = threading.Condition()  # also of the window that waits for it
+        self.error: BaseException | None = None  # the first
+        self._deadline: float | None = None  # time.monotonic()
+
+    def set(self, grace: float, error: BaseException | None = None) -> None:
+        """Stop; frames that are complete may still be encoded for `grace` seconds after the first call."""
+        with self.changed:
+            self.error = self.error or error
+            if self._deadline is None:
+                self._deadline = time.monotonic() + grace
+            self.changed.notify_all()
+
+    @property
+    def is_set(self) -> bool:
+        return self._deadline is not None
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether the grace period is over."""
+        return self._deadline is not None and time.monotonic() > self._deadline
 
 
 @dataclass
 class Entry:
-    """A frame on its way. `held` frames have the pixels of the frame before and no files of their own."""
+    """A frame of the window. A `repeated` frame has the pixels of the one before and no files of its own."""
 
     number: int
     pts: int
@@ -19,74 +46,60 @@ class Entry:
 
 
 class Window:
-    """The frames in storage: at most `capacity` that are not held, in presentation order."""
+    """Frames in presentation order; at most `capacity` of them, repeated ones not counted, are in storage."""
 
-    def __init__(self, capacity: int):
-        self.capacity = capacity
+    def __init__(self, capacity: int, stop: StopToken):
+        self.capacity, self.stop = capacity, stop
         self.entries: deque[Entry] = deque()
-        self.by_number: dict[int, Entry] = {}  # of those with files
-        self.changed = threading.Condition()
+        self.by_number: dict[int, Entry] = {}  # of those in storage
         self.ended = False
-        self.stop_by: float | None = None  # time.monotonic()
-        self.error: BaseException | None = None
 
     def wait_for_room(self) -> bool:
-        """Until one more frame may be stored; False where the run ends first."""
-        with self.changed:
-            self.changed.wait_for(lambda: self._has_room() or self.stop_by is not None)
-            return self.stop_by is None
+        """Wait until one more frame may be stored; return False if the run is stopped first."""
+        with self.stop.changed:
+            self.stop.changed.wait_for(lambda: self._has_room() or self.stop.is_set)
+            return not self.stop.is_set
 
     def _has_room(self) -> bool:
-        # A long still has held frames without number, which take no storage, but memory.
-        return len(self.by_number) < self.capacity and len(self.entries) < MAX_REPEATS * self.capacity
+        # A still may repeat for hours; repeated frames take no storage, but they take memory.
+        return len(self.by_number) < self.capacity and len(self.entries) < ENTRIES_PER_FRAME * self.capacity
 
     def add(self, entry: Entry) -> None:
-        with self.changed:
+        with self.stop.changed:
             self.entries.append(entry)
             if not entry.repeated:
                 self.by_number[entry.number] = entry
-            self.changed.notify_all()
+            self.stop.changed.notify_all()
 
-    def complete(self, numbers: list[int]) -> None:
-        """The outputs of these frames are in place."""
-        with self.changed:
+    def complete(self, numbers: Iterable[int]) -> None:
+        """The upscaled frames of these numbers are in storage."""
+        with self.stop.changed:
             for number in numbers:
                 if number in self.by_number:
                     self.by_number[number].complete = True
-            self.changed.notify_all()
+            self.stop.changed.notify_all()
 
     def end(self) -> None:
         """No more frames will be added."""
-        with self.changed:
+        with self.stop.changed:
             self.ended = True
-            self.changed.notify_all()
-
-    def stop(self, grace: float, error: BaseException | None = None) -> None:
-        """End the run: what is complete may still be taken for `grace` seconds."""
-        with self.changed:
-            self.error = self.error or error
-            if self.stop_by is None:
-                self.stop_by = time.monotonic() + grace
-            self.changed.notify_all()
+            self.stop.changed.notify_all()
 
     def take(self) -> Entry | None:
-        """The next frame once it is complete; None at the end of the video or of the run."""
-        with self.changed:
-            self.changed.wait_for(
-                lambda: (
-                    (self.entries and self.entries[0].complete)
-                    or (self.ended and not self.entries)
-                    or self.stop_by is not None
-                )
-            )
-            out_of_time = self.stop_by is not None and time.monotonic() > self.stop_by
-            if not self.entries or not self.entries[0].complete or out_of_time:
-                return None
-            return self.entries[0]
+        """Wait for the next frame to be complete; return None at the end of the video or of a stopped run."""
+        with self.stop.changed:
+            self.stop.changed.wait_for(lambda: self._is_next_complete() or self._is_empty() or self.stop.is_set)
+            return self.entries[0] if self._is_next_complete() and not self.stop.is_overdue else None
+
+    def _is_next_complete(self) -> bool:
+        return bool(self.entries) and self.entries[0].complete
+
+    def _is_empty(self) -> bool:
+        return self.ended and not self.entries
 
     def release(self, entry: Entry) -> None:
-        """The frame taken last is encoded and its files are gone."""
-        with self.changed:
+        """The frame taken last is encoded and its files are removed."""
+        with self.stop.changed:
             self.entries.popleft()
             self.by_number.pop(entry.number, None)
-            self.changed.notify_all()
+            self.stop.changed.notify_all()

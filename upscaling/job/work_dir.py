@@ -29,7 +29,6 @@ from upscaling.common.files import (
     sync_directory,
 )
 from upscaling.common.locks import claim_name, lock_file, wait_for_shared_locks
-from upscaling.job.fingerprint import differences
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 
 VERSION = 1
@@ -263,6 +262,18 @@ def open_work_dir(directory: Path, identity: dict, output: Path, restart: bool =
         work_dir.close()
         raise
     return work_dir
+
+
+def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
+    """Names of the entries in which two identities differ, dotted."""
+    names = []
+    for key in sorted(old.keys() | new.keys()):
+        a, b = old.get(key), new.get(key)
+        if isinstance(a, dict) and isinstance(b, dict):
+            names += differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            names.append(f"{prefix}{key}")
+    return names
 
 
 def check_private(directory: Path) -> None:

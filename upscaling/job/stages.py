@@ -1,0 +1,119 @@
+"""The two stages that run in threads of the main process: decode, and encode.
+
+source ─► DecodeStage ─► input_frames/, window, batches to the dispatcher
+window, output_frames/ ─► EncodeStage ─► segments/, ledger
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from upscaling.decode.reader import VideoError
+from upscaling.frames import pixel_formats
+from upscaling.inference.settings import LANCZOS
+from upscaling.job.frame_store import FrameStore
+from upscaling.job.plan import Plan
+from upscaling.job.segments import OpenSegment
+from upscaling.job.window import Entry, Window
+from upscaling.job.work_dir import WorkDir
+
+MAX_BATCH_SPAN = 8  # batch sizes: a still must not delay the frames before it for longer
+
+
+@dataclass
+class RunCounts:
+    """Frame counts of a run, for reports. Each field is written by one thread."""
+
+    total: int | None  # frames of the video: an estimate until the decoder has ended
+    resumed: int = 0  # frames that an earlier run has done
+    done: int = 0  # frames encoded, `resumed` included
+    repeated: int = 0  # frames of this run that are equal to the one before: no worker gets them
+    restarts: int = 0  # of workers
+    started: float = field(default_factory=time.monotonic)
+
+    @property
+    def seconds(self) -> float:
+        """Seconds since the start of the run."""
+        return time.monotonic() - self.started
+
+
+class DecodeStage:
+    """Decoded frames into storage and the window; batches of them to the dispatcher."""
+
+    def __init__(
+        self, plan: Plan, frames: FrameStore, window: Window, counts: RunCounts, submit: Callable[[Sequence[int]], None]
+    ):
+        """`submit` takes the numbers of the frames of one batch, which are in storage."""
+        self._plan, self._frames, self._window, self._counts, self._submit = plan, frames, window, counts, submit
+        self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
+
+    def run(self) -> None:
+        """Decode the frames after those that are done; frames equal to the one before are not stored."""
+        last = self._counts.resumed
+        batch: list[int] = []
+        size = next_batch_size(self._plan, last)
+        previous: np.ndarray | None = None
+        with self._plan.source.open(last) as decoder:
+            for decoded in decoder:
+                last = decoded.number
+                samples = self._frames.flat(decoded.planes)
+                repeated = previous is not None and pixel_formats.equal(samples, previous)
+                if not self._window.wait_for_room():
+                    return
+                if not repeated:
+                    self._frames.put(last, samples)
+                    batch.append(last)
+                    previous = samples
+                self._counts.repeated += repeated
+                self._window.add(Entry(last, decoded.pts, repeated=repeated, complete=repeated))
+                if len(batch) >= size or (batch and last - batch[0] > MAX_BATCH_SPAN * self._plan.batch_size):
+                    self._submit(batch)
+                    batch, size = [], next_batch_size(self._plan, last)
+            if batch:
+                self._submit(batch)
+            self.warnings = decoder.warnings
+        if last == 0 and self._plan.part is None:
+            raise VideoError(f"{self._plan.options.input}: no frame can be decoded")
+        self._counts.total = last
+        self._window.end()
+
+
+def next_batch_size(plan: Plan, submitted: int) -> int:
+    """Frames of the next batch: fewer near the end, so that all workers end at about the same time.
+
+    This applies to networks on a CPU only: their last batches take long, and small batches cost nothing more.
+    """
+    total, models = plan.info.frame_count, plan.models
+    if not total or models[0].model == LANCZOS or any(model.device != "cpu" for model in models):
+        return plan.batch_size
+    left = total - submitted
+    if left < -plan.batch_size * len(models):
+        return plan.batch_size  # the container's count is wrong; slightly too low is common
+    return max(1, min(plan.batch_size, -(-left // len(models))))
+
+
+class EncodeStage:
+    """Upscaled frames out of the window into segments, in presentation order."""
+
+    def __init__(self, plan: Plan, work_dir: WorkDir, frames: FrameStore, window: Window, counts: RunCounts):
+        self._plan, self._work_dir, self._frames, self._window, self._counts = plan, work_dir, frames, window, counts
+        self._planes: list[np.ndarray] = []  # of the frame encoded last
+
+    def run(self) -> None:
+        """Encode until the video or the run ends; the open segment is closed in either case."""
+        while (entry := self._window.take()) is not None:
+            with OpenSegment(self._work_dir, self._plan) as segment:
+                while entry is not None:
+                    self._encode(entry, segment)
+                    entry = None if segment.is_full() else self._window.take()
+
+    def _encode(self, entry: Entry, segment: OpenSegment) -> None:
+        if not entry.repeated:
+            self._planes = self._frames.planes(entry.number)
+        segment.write(self._planes, entry.pts)
+        if not entry.repeated:
+            self._frames.remove(entry.number)
+        self._window.release(entry)
+        self._counts.done += 1
