@@ -357,7 +357,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_rerun_resumes(start, tmpfs, t
                 ballast.write(b"x" * 4096)
         except OSError:
             pass
-    assert "no space left" in run.fail(1)
+    assert "no disk space left" in run.fail(1)
     assert records(place / "out.mp4.work") >= 2
     (place / "ballast").unlink()
     again = start("--work-dir", place).succeed()
@@ -372,7 +372,7 @@ def test_a_limit_on_file_sizes_ends_the_run_and_the_rerun_resumes(start, tmp_pat
     assert max(p.stat().st_size for p in finished.glob("out.mp4.work/segments/*")) > 100_000
     assert (finished / "out.mp4").stat().st_size > 1_000_000
     run = start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
-    assert "no space left to write to (File too large); free some, then rerun to resume" in run.fail(1)
+    assert "no disk space left (File too large); free some, then rerun to resume" in run.fail(1)
     assert not (tmp_path / "out.mp4").exists()
     start().succeed()
     check(tmp_path / "out.mp4", expected)

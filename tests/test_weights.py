@@ -186,7 +186,7 @@ def test_without_a_network_the_error_says_which_file_to_put_where(cache):
 
 def test_a_missing_file_on_the_site_is_one_line(cache, monkeypatch, site):  # noqa: F811
     monkeypatch.setenv(weights.RELEASE_VARIABLE, f"{site}/missing")
-    with pytest.raises(download.DownloadError, match="answers 404"):
+    with pytest.raises(download.DownloadError, match="HTTP status 404"):
         weights.locate("RealESRGAN_x2plus")
 
 

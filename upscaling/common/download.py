@@ -1,7 +1,7 @@
-"""One file from the web: under a temporary name, checked by SHA-256, then moved into place. Standard library only.
+"""Download one file: received under a temporary name, verified by SHA-256, then renamed. Standard library only.
 
-A SHA-256 that its publisher does not state is recorded beside the file at its first download
-(`NAME.sha256`, as sha256sum writes it) and holds from then on.
+If the publisher states no SHA-256, that of the first download is recorded beside the file (`NAME.sha256`, in the
+format of sha256sum) and used from then on.
 """
 
 import contextlib
@@ -14,21 +14,22 @@ import urllib.request
 from collections.abc import Callable
 from http.client import HTTPException
 from pathlib import Path
+from typing import BinaryIO
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.files import replacing
 
 CHUNK = 1 << 20  # bytes
-TIMEOUT = 30  # seconds without a byte
-STALE = 24 * 3600  # seconds after which a killed download's temporary file is removed
+TIMEOUT = 30  # seconds without data
+STALE = 24 * 3600  # seconds after which the temporary file of a killed download is removed
 
 
 class DownloadError(UpscaleError):
-    """The file could not be fetched or is not what it should be; nothing is left of it. One line."""
+    """The download failed or is not the expected file; nothing of it is kept. The message is one line."""
 
 
 def recorded_sum(path: Path) -> str | None:
-    """The SHA-256 recorded beside `path`, or None."""
+    """The SHA-256 recorded beside `path`; None if there is no record."""
     try:
         return _record(path).read_text(encoding="ascii").split()[0]
     except (OSError, ValueError, IndexError):
@@ -36,10 +37,10 @@ def recorded_sum(path: Path) -> str | None:
 
 
 def fetch(url: str, target: Path, expected: str | None, report: Callable[[int, int | None], None] | None = None) -> str:
-    """Downloads `url` to `target` and returns its SHA-256; two processes may do so at once.
+    """Download `url` to `target` and return its SHA-256 in hexadecimal; several processes may do so at once.
 
-    `expected` is the hexadecimal SHA-256, or None to record what came. `report(done, total)` is called with
-    bytes after each chunk (`total` None where the server does not say). Raises DownloadError.
+    `expected` is the SHA-256 of the file, or None to record that of the download. `report(done, total)` is called
+    after each chunk, in bytes; `total` is None if the server does not state it. Raises DownloadError.
     """
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -47,7 +48,7 @@ def fetch(url: str, target: Path, expected: str | None, report: Callable[[int, i
         with replacing(target, sync=True) as file:
             digest = _receive(url, file, report)
             if expected is not None and digest != expected:
-                raise DownloadError(f"{url} is not the official file (SHA-256 {digest}, should be {expected})")
+                raise DownloadError(f"{url} is not the official file (its SHA-256 is {digest}, not {expected})")
             if expected is None:
                 _record(target).write_text(f"{digest}  {target.name}\n", encoding="ascii")
     except OSError as error:
@@ -56,10 +57,10 @@ def fetch(url: str, target: Path, expected: str | None, report: Callable[[int, i
 
 
 def bar(label: str) -> Callable[[int, int | None], None] | None:
-    """A `report` for `fetch` that draws a bar on stderr, or None where stderr is no terminal."""
-    if not sys.stderr.isatty():
+    """A `report` for `fetch` that draws a bar on stderr; None if stderr is not a terminal."""
+    if sys.stderr is None or not sys.stderr.isatty():
         return None
-    from tqdm import tqdm  # here, not above: most runs download nothing
+    from tqdm import tqdm  # most runs download nothing
 
     line = tqdm(desc=label, unit="B", unit_scale=True, unit_divisor=1024)
 
@@ -72,16 +73,16 @@ def bar(label: str) -> Callable[[int, int | None], None] | None:
     return report
 
 
-def _receive(url: str, file, report) -> str:
-    """Copies the answer to `url` into `file`; its SHA-256. DownloadError for whatever the network does."""
+def _receive(url: str, file: BinaryIO, report: Callable[[int, int | None], None] | None) -> str:
+    """Copy the response to `url` into `file`; its SHA-256. DownloadError for every error of the network."""
     digest, done = hashlib.sha256(), 0
     try:
         request = urllib.request.Request(url, headers={"User-Agent": "upscale"})
-        with urllib.request.urlopen(request, timeout=TIMEOUT) as answer:
-            length = answer.headers.get("Content-Length", "")
+        with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
+            length = response.headers.get("Content-Length", "")
             total = int(length) if length.isdecimal() else None
             while True:
-                chunk = answer.read(CHUNK)
+                chunk = response.read(CHUNK)
                 if not chunk:
                     break
                 file.write(chunk)
@@ -91,11 +92,11 @@ def _receive(url: str, file, report) -> str:
                     report(done, total)
     except urllib.error.HTTPError as error:
         error.close()
-        raise DownloadError(f"{url} answers {error.code} {error.reason}") from error
+        raise DownloadError(f"cannot download {url}: HTTP status {error.code} {error.reason}") from error
     except (urllib.error.URLError, HTTPException, TimeoutError, ConnectionError, ValueError) as error:
-        raise DownloadError(f"can't reach {url}: {getattr(error, 'reason', None) or error}") from error
+        raise DownloadError(f"cannot reach {url}: {getattr(error, 'reason', None) or error}") from error
     if total is not None and done != total:
-        raise DownloadError(f"{url} broke off after {done} of {total} bytes; try again")
+        raise DownloadError(f"the download of {url} ended after {done} of {total} bytes; try again")
     return digest.hexdigest()
 
 
@@ -104,7 +105,7 @@ def _record(path: Path) -> Path:
 
 
 def _remove_stale(target: Path) -> None:
-    """Removes temporary files that killed downloads of the same file left a day or more ago."""
+    """Remove temporary files that killed downloads of the same file left a day or more ago."""
     for old in target.parent.glob(f"{glob.escape(target.name)}.*.tmp"):
         with contextlib.suppress(OSError):
             if time.time() - old.stat().st_mtime > STALE:

@@ -1,4 +1,4 @@
-"""The errors that a person can act on: each one line, each with the exit status that it ends the command with."""
+"""Errors that a user can act on. Each has a message of one line and the exit status of the command."""
 
 import errno
 import signal
@@ -7,7 +7,7 @@ import signal
 class UpscaleError(Exception):
     """The job failed; rerun the same command to resume (exit status 1).
 
-    The message is one line that says what is wrong and what to do.
+    The message is one line: what happened and what to do.
     """
 
     exit_status = 1
@@ -26,7 +26,7 @@ class BusyError(UpscaleError):
 
 
 class Stopped(UpscaleError):
-    """A signal asked the run to end; everything done is kept (exit status 128 + the signal's number)."""
+    """A signal stopped the run; everything done is kept (exit status 128 + the signal's number)."""
 
     def __init__(self, number: int):
         super().__init__(f"stopped by {signal.Signals(number).name}; everything done is kept")
@@ -34,7 +34,7 @@ class Stopped(UpscaleError):
 
 
 def full_disk(error: BaseException) -> str | None:
-    """The line for an error that means a full disk, quota or file size limit; None for any other."""
+    """The message for an error that means a full disk, quota or file size limit; None for other errors."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no space left to write to ({error.strerror}); free some, then rerun to resume"
+        return f"no disk space left ({error.strerror}); free some, then rerun to resume"
     return None
