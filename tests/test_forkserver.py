@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
@@ -9,7 +10,7 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
 import pytest
-from runs import LOSSLESS, Run, frames_of, make_input, wait_until
+from runs import LOSSLESS, ROOT, Run, frames_of, make_input, wait_until
 
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers.forkserver import ForkServer
@@ -128,7 +129,7 @@ def test_workers_outlive_the_thread_that_started_them(server):
     time.sleep(0.2)
     assert process.is_alive()
     server.stop()
-    wait_until(lambda: not Path(f"/proc/{process.pid}").exists(), "the worker ends with the server")
+    wait_until(lambda: not is_running(process.pid), "the worker ends with the server")
     assert not process.is_alive()
     process.close()
 
@@ -136,8 +137,35 @@ def test_workers_outlive_the_thread_that_started_them(server):
 def test_a_server_that_was_killed_is_started_again(server):
     before = answer(server, send_facts, 1)[1]
     os.kill(before, signal.SIGKILL)
-    wait_until(lambda: Path(f"/proc/{before}/stat").read_text().rpartition(")")[2].split()[0] == "Z", "it is dead")
+    wait_until(lambda: not is_running(before), "it is dead")
     assert answer(server, send_facts, 2)[1] == server.pid != before
+
+
+@pytest.mark.parametrize("moment", ["importing", "idle"])
+def test_the_server_ends_with_the_main_process(moment):
+    code = (
+        "import sys, time\n"
+        "from upscaling.workers.forkserver import ForkServer\n"
+        "server = ForkServer(['upscaling.inference.upscaler'])\n"  # imports torch
+        "process = server.fork(time.sleep, (1000,), [])\n"
+        "if sys.argv[1] == 'idle':\n"
+        "    while process.is_alive() and process.pid is None: pass\n"
+        "print(server.pid, process.pid, flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, moment], cwd=ROOT, stdout=subprocess.PIPE, text=True) as main:
+        pids = [pid for pid in main.stdout.readline().split() if pid != "None"]
+        main.kill()
+    assert len(pids) == {"importing": 1, "idle": 2}[moment]
+    wait_until(lambda: not any(is_running(pid) for pid in pids), "server and worker have ended")
+
+
+def is_running(pid):
+    """Whether a process exists that is not a zombie: who adopts it may not wait for it."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
 
 
 @pytest.mark.parametrize("safe_path", [False, True])

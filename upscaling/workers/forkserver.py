@@ -240,8 +240,6 @@ def _run_child(server_pid: int, request: bytes, descriptors: Sequence[int]) -> N
     except BaseException:
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
         os._exit(exit_code)
 
 
