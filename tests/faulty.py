@@ -1,8 +1,8 @@
-"""The command with parts that go wrong: FAULT=KIND:TIMES:FOLDER python tests/faulty.py INPUT OUTPUT SCALE …
+"""The command with an injected fault: FAULT=KIND:TIMES:FOLDER python tests/faulty.py INPUT OUTPUT SCALE …
 
-The fault happens where a worker reads the frame POISON, `TIMES` times in all; FOLDER counts. `slow` is no fault,
-but 30 ms for every frame, so that there is a middle to do something in. Faults of the main process: `slow_join`,
-`slow_close`, `slow_load`, `stuck_load`.
+A worker meets the fault when it reads the frame POISON, TIMES times in all; files in FOLDER count. `slow` adds 30 ms
+to each frame, so that a test can act during the run. Faults of the main process: `slow_join`, `slow_close`,
+`slow_load`, `stuck_load`.
 """
 
 import ctypes
@@ -27,7 +27,7 @@ def fault() -> tuple[str, int, Path]:
 
 
 def claim() -> bool:
-    """Whether the fault is to happen now: it was not yet, so many times."""
+    """Return whether the fault happens now; count it."""
     _, times, folder = fault()
     for number in range(times):
         try:
@@ -47,12 +47,12 @@ def happen(kind: str) -> None:
         os._exit(7)
     if kind == "silent":
         time.sleep(FOREVER)
-    if kind == "stuck":  # in a C function that holds the interpreter's lock
+    if kind == "stuck":  # in a C function that holds the GIL
         ctypes.PyDLL(None).sleep(FOREVER)
 
 
 def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
-    """worker.run_worker with the fault built in."""
+    """worker.run_worker with the fault."""
     kind = fault()[0]
     read, write, make = worker.read_frame, worker.write_frame, worker.make_upscaler
 
@@ -70,7 +70,7 @@ def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
         if path.name == POISON and kind == "cut" and claim():
             os.truncate(path, 1000)
         if path.name == POISON and kind == "die_before_report" and claim():
-            os.kill(os.getpid(), signal.SIGKILL)  # its output lies there, but nobody was told
+            os.kill(os.getpid(), signal.SIGKILL)  # its output is complete, but not reported
 
     def make_upscaler(settings, heartbeat):
         if kind == "no_start" and claim():
@@ -108,7 +108,7 @@ def slow_main(kind: str) -> None:
 
 
 if __name__ == "__main__":
-    import faulty  # by this name the workers find it
+    import faulty  # workers import it by this name
 
     worker.run_worker = faulty.run_worker
     slow_main(fault()[0])

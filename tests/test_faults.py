@@ -1,6 +1,6 @@
-"""Things broken for real: killed, stopped, torn, filled up, poisoned; what comes out is what an undisturbed run makes.
+"""Fault injection: killed and stopped processes, damaged files, full disks. The output equals an undisturbed run's.
 
-After each: no process left, no temporary file outside the work directory.
+After each test no process is left, and no temporary file outside the work directory.
 """
 
 import os
@@ -45,7 +45,7 @@ def expected(finished):
 
 @pytest.fixture
 def start(tmp_path, source):
-    """Starts runs of that source into out.mp4, and ends what a failed test leaves."""
+    """Starts runs of `source` into out.mp4; kills what a failed test leaves."""
     runs = []
 
     def start(*arguments, fault="", output="out.mp4", **options) -> Run:
@@ -63,7 +63,7 @@ def start(tmp_path, source):
 
 @pytest.fixture
 def tmpfs(tmp_path):
-    """Makes small file systems, which are gone after the test."""
+    """Mounts small file systems, unmounted after the test."""
     mounted = []
 
     def mount(size: str) -> Path:
@@ -81,13 +81,13 @@ def tmpfs(tmp_path):
 
 
 def check(output: Path, expected) -> None:
-    """The output is what an undisturbed run makes, and nothing lies beside it."""
+    """The output equals an undisturbed run's, and no other file is beside it."""
     assert (frames_of(output), streams_of(output)) == expected
     assert not [path.name for path in output.parent.iterdir() if path.name.startswith((output.name + ".", "."))]
 
 
 def resume(place: Path, line: str) -> Run:
-    """What the command in an error's line makes, run by a shell from another directory."""
+    """Run the command of an error line in a shell, from another directory."""
     command = line.partition("; to resume: ")[2].replace("tests/faulty.py", "upscale.py")
     return Run(place, shell=command, cwd=Path("/")).succeed()
 
@@ -111,7 +111,7 @@ def test_main_process_killed_at_random_moments(start, tmp_path, expected, seed):
         else:
             os.killpg(run.pid, signal.SIGKILL)
         run.wait()
-        if moments.random() < 0.7:  # else the rerun meets the workers that are still going
+        if moments.random() < 0.7:  # else the rerun meets workers that are still alive
             run.check_gone()
     start().succeed()
     check(tmp_path / "out.mp4", expected)
@@ -263,7 +263,7 @@ def test_a_stopped_worker_counts_as_dead(start, tmp_path, expected):
 
 
 def test_a_run_that_is_stopped_as_a_whole_goes_on(start, tmp_path, expected):
-    """Ctrl-Z, and fg after longer than the stall timeout: the workers were not silent, nobody listened."""
+    """Ctrl-Z, and fg after more than the stall timeout: the workers do not count as stalled."""
     run = start("--stall-timeout", "3", fault="slow:0")
     segments(tmp_path / "out.mp4.work", 1)
     os.killpg(run.pid, signal.SIGSTOP)
@@ -368,7 +368,7 @@ def test_a_disk_that_fills_up_ends_the_run_and_the_rerun_resumes(start, tmpfs, t
 
 @pytest.mark.parametrize("limit", [4_500, 12_000, 100_000, 1_000_000])
 def test_a_limit_on_file_sizes_ends_the_run_and_the_rerun_resumes(start, tmp_path, expected, finished, limit):
-    """Too small for input frames (4.7 KB), output frames (18 KB), segments, and the joined output in turn."""
+    """Limits too small for input frames (4.7 KB), output frames (18 KB), segments and the joined output, in turn."""
     assert max(p.stat().st_size for p in finished.glob("out.mp4.work/segments/*")) > 100_000
     assert (finished / "out.mp4").stat().st_size > 1_000_000
     run = start(preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)))
@@ -441,7 +441,7 @@ def test_torn_files_cost_work_and_nothing_else(start, tmp_path, finished, expect
 
 
 def test_a_torn_ledger_costs_one_segment_however_often_the_run_dies(start, tmp_path, expected):
-    """What is appended after a torn line must not be lost with it."""
+    """Lines appended after a torn one must not be lost with it."""
     work = tmp_path / "out.mp4.work"
     for least in (1, 2, 3):
         run = start(fault="slow:0")
@@ -518,7 +518,7 @@ def test_a_link_as_output_is_followed_and_stays(start, tmp_path, expected):
     ["$(touch x);`id` quo'te\"", " edge 50%d#?* ", "new\nline", "-dash", "--restart", "\udcff\udcfe"],
 )
 def test_any_name_works(tmp_path, source, expected, name):
-    """For INPUT, OUTPUT, and --work-dir, given relative to the current directory."""
+    """As INPUT, OUTPUT and --work-dir, relative to the current directory."""
     place = tmp_path / name
     (place / name).mkdir(parents=True)
     shutil.copy(source, place / f"{name}.mkv")
@@ -607,7 +607,7 @@ def test_a_damaged_video_without_any_frame_leaves_nothing_behind(tmp_path):
 
 
 def test_twice_in_one_process(tmp_path, source, expected):
-    """The library: a second run must find its fork server, and nothing is left while the caller lives on."""
+    """upscale_video twice, without a main guard: no process and no descriptor remains while the caller lives on."""
     code = (
         f"import sys; sys.path.insert(0, {str(ROOT)!r})\n"
         "from upscale import upscale_video\n"

@@ -1,4 +1,4 @@
-"""The worker pool: who gets which manifest, what is heard, who is to blame, and what is left behind."""
+"""The worker pool: distribution of manifests, messages, deaths, retries, and what remains after it."""
 
 import ctypes
 import os
@@ -20,7 +20,7 @@ from upscaling.workers.worker import run_worker
 
 
 class Workers:
-    """A pool with a target of this file, driven until a condition holds."""
+    """A pool whose workers run a target of this file."""
 
     def __init__(self, target, log_folder, count=2, stall_timeout=30.0):
         self.pool = WorkerPool([ModelSettings("lanczos")] * count, target, log_folder, stall_timeout)
@@ -54,10 +54,10 @@ def workers(tmp_path):
     yield make
     for one in made:
         one.pool.stop()
-    assert list(tmp_path.iterdir()) == []  # not even the fork server's socket
+    assert list(tmp_path.iterdir()) == []
 
 
-def obedient(index, rows, tasks, results, settings, log_folder):
+def works(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     while True:
         path = tasks.recv()
@@ -65,28 +65,28 @@ def obedient(index, rows, tasks, results, settings, log_folder):
         results.send(("done", path))
 
 
-def dies_after_every_message(index, rows, tasks, results, settings, log_folder):
+def dies_after_each_message(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     results.send(("batch", tasks.recv(), 0))
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def dies_in_the_middle_of_a_message(index, rows, tasks, results, settings, log_folder):
+def dies_within_a_message(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     if tasks.recv() == "a":
         os.write(results.fileno(), struct.pack("!i", 100) + b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def closes_its_pipe_and_stays(index, rows, tasks, results, settings, log_folder):
+def closes_its_pipe_and_hangs(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     if tasks.recv() == "a":
         results.close()
         time.sleep(1000)
 
 
-def has_two_in_flight_and_dies_of_poison(index, rows, tasks, results, settings, log_folder):
-    """As on a GPU: what kills may be the second of the two that it was given."""
+def dies_of_poison(index, rows, tasks, results, settings, log_folder):
+    """With two manifests in flight, as on a GPU: the second may be the one that kills."""
     results.send(("ready",))
     while True:
         paths = [tasks.recv()]
@@ -98,7 +98,7 @@ def has_two_in_flight_and_dies_of_poison(index, rows, tasks, results, settings, 
             results.send(("batch", path, 0))
 
 
-def says_done_late(index, rows, tasks, results, settings, log_folder):
+def reports_done_late(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     path = tasks.recv()
     results.send(("batch", path, 0))
@@ -109,7 +109,7 @@ def says_done_late(index, rows, tasks, results, settings, log_folder):
     time.sleep(1000)
 
 
-def counts_what_it_has(index, rows, tasks, results, settings, log_folder):
+def counts_its_manifests(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     time.sleep(0.5)
     number = 0
@@ -120,15 +120,15 @@ def counts_what_it_has(index, rows, tasks, results, settings, log_folder):
     time.sleep(1000)
 
 
-def finds_its_model_unusable(index, rows, tasks, results, settings, log_folder):
+def cannot_use_its_model(index, rows, tasks, results, settings, log_folder):
     results.send(("unusable", "", "the weights are none"))
     time.sleep(1000)
 
 
-def fails_for_good(index, rows, tasks, results, settings, log_folder):
+def reports_a_fatal_error(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
     path = tasks.recv()
-    time.sleep(0.5)  # so that the work can be dropped before it is told
+    time.sleep(0.5)  # time for the test to discard the manifest
     results.send(("fatal", path, "damaged"))
     time.sleep(1000)
 
@@ -136,57 +136,57 @@ def fails_for_good(index, rows, tasks, results, settings, log_folder):
 def only_the_first_starts(index, rows, tasks, results, settings, log_folder):
     if index:
         os._exit(3)
-    obedient(index, rows, tasks, results, settings, log_folder)
+    works(index, rows, tasks, results, settings, log_folder)
 
 
-def hangs_in_c(index, rows, tasks, results, settings, log_folder):
+def hangs_with_the_gil(index, rows, tasks, results, settings, log_folder):
     results.send(("ready",))
-    ctypes.PyDLL(None).sleep(1000)  # with the interpreter's lock held
+    ctypes.PyDLL(None).sleep(1000)
 
 
 def test_every_manifest_is_reported_once(workers):
     names = [f"m{n}" for n in range(40)]
-    pool = workers(obedient)
+    pool = workers(works)
     pool.submit(*names)
     pool.until(lambda: len(pool.done) == len(names))
     assert sorted(pool.done) == sorted(names) and not pool.lost
 
 
-def test_nobody_has_more_than_two(workers):
-    pool = workers(counts_what_it_has, count=1)
+def test_a_worker_has_at_most_two_manifests(workers):
+    pool = workers(counts_its_manifests, count=1)
     pool.submit(*"abcdefgh")
     pool.until(lambda: pool.pool.workers[0].exit_reason)
     assert pool.pool.workers[0].exit_reason == "failed (2 outstanding)" and len(pool.pool.backlog) == 6
 
 
-def test_what_a_worker_said_before_it_died_counts(workers):
+def test_messages_of_a_dead_worker_count(workers):
     names = [f"m{n}" for n in range(8)]
-    pool = workers(dies_after_every_message)
+    pool = workers(dies_after_each_message)
     pool.submit(*names)
     pool.until(lambda: len(pool.done) == len(names))
     assert sorted(pool.done) == sorted(names)
 
 
-@pytest.mark.parametrize("target", [dies_in_the_middle_of_a_message, closes_its_pipe_and_stays])
-def test_half_a_message_and_a_closed_pipe_hang_nobody(workers, target):
+@pytest.mark.parametrize("target", [dies_within_a_message, closes_its_pipe_and_hangs])
+def test_a_broken_message_or_a_closed_pipe_is_a_death(workers, target):
     pool = workers(target, count=1)
     pool.submit("a")
     pool.until(lambda: pool.lost)
     assert pool.lost[0].replaced and pool.lost[0].reason in ("was killed by SIGKILL", "closed its pipe")
-    # The fresh one has it, or has died of it already and it waits for the next.
+    # The fresh worker has it, or has died of it already.
     assert [task.path.name for task in (*pool.pool.workers[0].outstanding, *pool.pool.backlog)] == ["a"]
 
 
-def test_the_manifest_that_kills_is_named_and_no_other(workers):
-    pool = workers(has_two_in_flight_and_dies_of_poison)
+def test_the_manifest_that_kills_workers_is_named(workers):
+    pool = workers(dies_of_poison)
     pool.submit("a", "b", "c", "poison", "d", "e", "f", "g")
     with pytest.raises(WorkerError, match=r"^frames of poison: given up after 3 tries; the last worker was killed"):
         pool.until(lambda: False)
     assert Counter(pool.done).most_common(1)[0][1] == 1
 
 
-def test_a_manifest_given_out_again_is_not_lost_to_a_late_done(workers):
-    pool = workers(says_done_late, count=1)
+def test_a_late_done_message_does_not_end_a_retry(workers):
+    pool = workers(reports_done_late, count=1)
     pool.submit("a")
     pool.until(lambda: pool.done == ["a"])
     pool.pool.retry(Task(Path("a"), "frames of a"), "was wrong")
@@ -194,17 +194,17 @@ def test_a_manifest_given_out_again_is_not_lost_to_a_late_done(workers):
 
 
 def test_an_unusable_model_is_bad_input(workers):
-    pool = workers(finds_its_model_unusable)
+    pool = workers(cannot_use_its_model)
     with pytest.raises(InputError, match="the weights are none"):
         pool.until(lambda: False)
 
 
-def test_a_failure_for_good_ends_the_run_unless_the_work_was_dropped(workers):
-    pool = workers(fails_for_good)
+def test_a_fatal_error_ends_the_run_unless_the_manifest_was_discarded(workers):
+    pool = workers(reports_a_fatal_error)
     pool.submit("a")
     with pytest.raises(WorkerError, match="damaged"):
         pool.until(lambda: False)
-    pool = workers(fails_for_good, count=1)
+    pool = workers(reports_a_fatal_error, count=1)
     pool.submit("a")
     pool.until(lambda: pool.pool.workers[0].outstanding)
     pool.pool.discard_tasks()
@@ -212,7 +212,7 @@ def test_a_failure_for_good_ends_the_run_unless_the_work_was_dropped(workers):
         assert pool.pool.wait(0.1) == []
 
 
-def test_one_that_can_not_start_is_done_without(workers):
+def test_a_worker_that_cannot_start_is_given_up(workers):
     pool = workers(only_the_first_starts)
     pool.submit(*"abcdef")
     pool.until(lambda: len(pool.done) == 6 and len(pool.lost) == 3)
@@ -220,26 +220,26 @@ def test_one_that_can_not_start_is_done_without(workers):
     assert {lost.reason for lost in pool.lost} == {"ended with exit status 3"}
 
 
-def test_silence_is_noticed_where_there_is_work(workers):
-    pool = workers(hangs_in_c, count=1, stall_timeout=0.5)
+def test_a_worker_that_has_work_and_no_heartbeat_is_replaced(workers):
+    pool = workers(hangs_with_the_gil, count=1, stall_timeout=0.5)
     for _ in range(10):
-        assert pool.pool.wait(0.1) == []  # it has nothing to do
+        assert pool.pool.wait(0.1) == []  # no work, no timeout
     pool.submit("a")
     pool.until(lambda: pool.lost)
     assert pool.lost[0].reason.startswith("sent no heartbeat for ")
 
 
-def test_nothing_is_left_of_a_crew(tmp_path):
-    """No process, no descriptor; a first crew opens what a process keeps for good (the resource tracker's pipe)."""
+def test_a_stopped_pool_leaves_nothing(tmp_path):
+    """No process and no descriptor."""
     open_after = []
     for _ in range(2):
-        one = Workers(hangs_in_c, tmp_path)
+        one = Workers(hangs_with_the_gil, tmp_path)
         one.until(lambda one=one: all(worker.state is State.READY for worker in one.pool.workers))
         server = one.pool.server.pid
         pids = [server, *(worker.channels.process.pid for worker in one.pool.workers)]
         about = dict(line.split(":", 1) for line in Path(f"/proc/{server}/status").read_text().splitlines())
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            assert int(about["SigBlk"], 16) >> (number - 1) & 1  # what a terminal sends to all must not end the server
+            assert int(about["SigBlk"], 16) >> (number - 1) & 1  # a terminal sends them to all processes
         one.pool.stop()
         del one
         deadline = time.monotonic() + 30
@@ -250,7 +250,7 @@ def test_nothing_is_left_of_a_crew(tmp_path):
     assert open_after[0] == open_after[1] and list(tmp_path.iterdir()) == []
 
 
-def test_a_worker_takes_no_manifest_that_names_anything_outside_its_job(tmp_path):
+def test_a_manifest_must_not_name_directories_outside_its_job(tmp_path):
     job = tmp_path / "job"
     for folder in ("manifests", "logs", "output_frames"):
         (job / folder).mkdir(parents=True)
