@@ -1,4 +1,4 @@
-"""decode.Decoder: every frame once, in order, with the time and the picture that a player would show."""
+"""Decoder: every frame once, in order, with the time and the picture that a player would show."""
 
 import itertools
 import random
@@ -170,7 +170,7 @@ def test_skip_and_stop_are_exact(tmp_path, make, skip, stop):
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize("mirror_x", [False, True])
 @pytest.mark.parametrize("pix_fmt", ["yuv420p", "yuv444p10le", "bgr0"])
-def test_display_matrix_turns_the_pixels(tmp_path, degrees, mirror_x, pix_fmt):
+def test_display_matrix_rotates_the_frames(tmp_path, degrees, mirror_x, pix_fmt):
     codec = {"bgr0": "libx264rgb"}.get(pix_fmt, "libx264")
     how = {"codec": codec, "pix_fmt": pix_fmt, "options": {"qp": "0", "preset": "ultrafast"}, "frames": 2}
     plain = copies(clips.make_clip(tmp_path / "plain.mp4", **how))
@@ -184,7 +184,7 @@ def test_display_matrix_turns_the_pixels(tmp_path, degrees, mirror_x, pix_fmt):
 
 
 @pytest.mark.parametrize("pix_fmt", ["yuv422p", "yuv420p"])
-def test_turned_frames_have_the_shapes_that_they_say(tmp_path, pix_fmt):
+def test_rotated_frames_have_the_shapes_of_their_format(tmp_path, pix_fmt):
     """Odd sizes, and 4:2:2, which lying on its side only 4:4:4 holds."""
     clip = clips.rotated(tmp_path / "c.mkv", 90, codec="ffv1", pix_fmt=pix_fmt, width=65, height=49, frames=2)
     info = probe(clip)
@@ -277,7 +277,7 @@ def test_gif_and_apng(tmp_path):
         assert frames == [(Fraction(i, 10), i) for i in range(5)]
 
 
-def test_size_that_changes_on_the_way(tmp_path):
+def test_size_that_changes_within_the_video(tmp_path):
     frames, warnings = decoded(clips.resized_on_the_way(tmp_path / "c.ts"))
     assert len(frames) == 12 and [shown for *_, shown in frames[:6]] == list(range(6))
     assert len(warnings) == 1 and "6 frames were converted to 64x48 yuv420p" in warnings[0]
@@ -288,10 +288,10 @@ def test_default_stream_is_decoded(tmp_path):
     assert [shown for *_, shown in frames] == list(range(20, 26))
 
 
-# ---- damage
+# Damage
 
 
-def test_what_decodes_of_a_truncated_file_is_kept(tmp_path):
+def test_decodable_frames_of_a_truncated_file_are_kept(tmp_path):
     clip = clips.truncated(tmp_path / "c.mkv")
     frames, _ = decoded(clip)
     assert 5 < len(frames) < 30
@@ -300,7 +300,7 @@ def test_what_decodes_of_a_truncated_file_is_kept(tmp_path):
 
 
 @pytest.mark.parametrize("threads", [0, 1, 4])
-def test_damage_is_counted_and_the_rest_is_kept(tmp_path, threads):
+def test_damaged_packets_are_counted_and_the_rest_is_kept(tmp_path, threads):
     clip = clips.damaged(tmp_path / "c.mp4")
     frames, warnings = decoded(clip, threads=threads)
     assert {number for number in range(30) if number != 10} <= {shown for *_, shown in frames}
@@ -308,7 +308,7 @@ def test_damage_is_counted_and_the_rest_is_kept(tmp_path, threads):
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_random_damage_is_survived_the_same_way_twice(tmp_path, seed):
+def test_random_damage_gives_the_same_frames_twice(tmp_path, seed):
     clip = clips.make_clip(tmp_path / "c.mkv", 40, options=X264 | {"bf": "2", "g": "10"})
     data, dice = bytearray(clip.read_bytes()), random.Random(seed)
     for _ in range(4):
@@ -330,7 +330,7 @@ def test_frames_behind_a_damaged_end_are_not_lost(tmp_path, monkeypatch):
     assert [shown for *_, shown in frames] == list(range(20))
 
 
-def test_file_of_which_nothing_decodes_any_more(tmp_path):
+def test_file_without_a_frame_that_decodes(tmp_path):
     clip = clips.make_clip(tmp_path / "c.mkv", 5, codec="mpeg4")
     info = probe(clip)
     with av.open(str(clip)) as container:

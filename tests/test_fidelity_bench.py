@@ -42,7 +42,7 @@ def test_size_and_rotation_do_not_count(tmp_path, source):
     assert differing(turned, passthrough(turned, tmp_path / "upright.mp4", crf=5).path) == set()
 
 
-def test_what_differs_is_named(tmp_path, source):
+def test_differences_are_named(tmp_path, source):
     def clip(name, frames=8, **changes):
         base = {"time_base": Fraction(1, 12800), "pts": [512 * i for i in range(frames)], "sound": True}
         return make_clip(tmp_path / f"{name}.mp4", frames, options=BEST, **(base | changes))

@@ -13,12 +13,13 @@ from clips import add_sound, make_clip, number_of, video_frame
 from passthrough import decoded, passthrough, see, times
 
 from upscaling.common.errors import InputError
-from upscaling.encode import muxer
+from upscaling.decode.probe import probe
 from upscaling.encode.containers import container_of
 from upscaling.encode.matroska import display_size
 from upscaling.encode.muxer import Segment, check_container, join
 from upscaling.encode.packet_repair import PacketRepair
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
+from upscaling.encode.settings import encode_settings
 from upscaling.encode.subtitles import ASS_HEADER, convert
 
 MS = Fraction(1, 1000)
@@ -199,7 +200,7 @@ def _chapters(container) -> list[tuple]:
     ]
 
 
-def test_mp4_keeps_what_it_can_and_says_what_not(tmp_path, rich):
+def test_mp4_keeps_what_it_can_hold_and_names_the_rest(tmp_path, rich):
     result = passthrough(rich, tmp_path / "o.mp4")
     assert [note for note in result.notes if "left out" in note] == result.notes
     assert len(result.notes) == 2
@@ -245,7 +246,7 @@ def test_unusual_tags_survive_mp4_without_a_cover(tmp_path):
     assert (tags["mood"], tags["title"]) == ("calm", "t")
 
 
-def test_rotation_is_not_tagged_again(tmp_path):
+def test_rotated_output_has_no_rotation_tag(tmp_path):
     source = make_clip(tmp_path / "in.mp4", 3, setup=lambda _, stream: stream.set_display_rotation(90))
     result = passthrough(source, tmp_path / "o.mp4")
     frame = decoded(result.path)[0]
@@ -408,7 +409,7 @@ def _packets(*pairs: tuple[int | None, int | None]) -> list[av.Packet]:
         ([(None, None), (None, None)], [0, 10]),
     ],
 )
-def test_damaged_times_are_repaired_where_they_are(damaged, repaired):
+def test_damaged_packet_times_are_repaired(damaged, repaired):
     repair, out = PacketRepair(strict=True), []
     for packet in [*_packets(*damaged), None]:
         out += [(p.pts, p.dts) for p in repair.push(packet)]
@@ -442,16 +443,13 @@ def test_text_subtitles_are_converted(data, source, target, result):
         ("o.mov", "av1", r"\.mov can't hold av1"),
     ],
 )
-def test_impossible_outputs_are_refused_before_anything_runs(tmp_path, plain, name, codec, words):
-    from upscaling.decode.probe import probe
-    from upscaling.encode.settings import encode_settings
-
+def test_unsupported_outputs_are_refused_before_anything_runs(tmp_path, plain, name, codec, words):
     info = probe(plain)
     with pytest.raises(InputError, match=words):
         check_container(info, tmp_path / name, encode_settings(info, tmp_path / name, 64, 48, codec=codec))
 
 
-def test_container_is_known_by_name_in_any_case():
+def test_container_is_chosen_by_extension_in_any_case():
     assert container_of(Path("A.MKV")) == "mkv"
 
 
@@ -487,5 +485,5 @@ def test_display_size_has_the_exact_ratio_if_it_can(size, aspect, result):
     assert width >= size[0] and height >= size[1]
 
 
-def test_ranks_leave_room_for_any_reordering():
-    assert FRAME_INDEX_OFFSET > 64 and muxer.Segment is Segment
+def test_frame_index_offset_leaves_room_for_any_reordering():
+    assert FRAME_INDEX_OFFSET > 64

@@ -1,4 +1,4 @@
-"""video.probe: what a player would say of each clip, and one line for each file that is no video."""
+"""probe: the properties of each clip as a player has them, and one line for each file that is not a video."""
 
 import os
 import re
@@ -44,7 +44,7 @@ HLG = {"colorspace": 9, "color_primaries": 9, "color_trc": 18, "color_range": 1}
         (48, "ffv1", "bgr0", {}, ("gbr", True, "bt709", "iec61966-2-1", "left")),
     ],
 )
-def test_colours_are_read_or_taken_as_players_take_them(tmp_path, height, codec, pix_fmt, tags, expected):
+def test_colours_are_read_or_assumed_as_players_do(tmp_path, height, codec, pix_fmt, tags, expected):
     clip = clips.make_clip(tmp_path / "c.mkv", 2, width=16, height=height, codec=codec, pix_fmt=pix_fmt, tags=tags)
     info = probe(clip)
     assert tuple(asdict(info.colour).values()) == expected
@@ -80,7 +80,7 @@ def test_pixel_format_that_holds_it_without_loss(tmp_path, codec, pix_fmt, expec
     assert probe(clip).pixel_format == expected
 
 
-def test_every_pixel_format_is_kept_in_one_that_exists_and_fits():
+def test_every_stored_format_holds_itself():
     for name in FORMATS:
         kept = stored_format(name, alpha=True)
         assert kept.name == name
@@ -128,7 +128,7 @@ def test_hdr_metadata(tmp_path):
     assert found["content_light_level"] == {"max_content": 1000, "max_average": 400}
 
 
-def test_rate_is_measured_not_believed(tmp_path):
+def test_declared_rate_is_checked_against_the_times(tmp_path):
     def claim(_, stream):
         stream.codec_context.framerate = 1000
 
@@ -183,13 +183,13 @@ def test_sample_aspect_ratio(tmp_path, ratio):
     assert info.sample_aspect_ratio == 1 / ratio, "a turned pixel is as wide as it was high"
 
 
-def test_main_picture_is_never_cover_art(tmp_path):
+def test_main_stream_is_never_cover_art(tmp_path):
     info = probe(clips.with_cover(tmp_path / "c.mp4"))
     assert (info.width, info.height) == (64, 48)
 
 
 @pytest.mark.parametrize(("default", "width"), [(0, 64), (1, 128), (None, 128)])
-def test_main_picture_is_the_default_one_else_the_biggest(tmp_path, default, width):
+def test_main_stream_is_the_default_one_else_the_largest(tmp_path, default, width):
     assert probe(clips.two_pictures(tmp_path / "c.mkv", default)).width == width
 
 
@@ -211,7 +211,7 @@ def test_alpha_is_dropped_with_a_note_or_kept(tmp_path, name, codec, pix_fmt, op
     assert not any("alpha" in note for note in kept.notes)
 
 
-def test_opaque_gif_needs_no_word_about_alpha(tmp_path):
+def test_opaque_gif_gets_no_note_about_alpha(tmp_path):
     clip = clips.make_clip(tmp_path / "c.gif", 3, codec="gif", pix_fmt="rgb8", rate=Fraction(10))
     info = probe(clip)
     assert (info.pixel_format, info.frame_rate) == ("rgb24", 10)
@@ -287,12 +287,12 @@ def test_orientation_of_degrees_turns_counterclockwise(degrees):
         (Orientation(transpose=True), ("center", "center", "topleft")),
     ],
 )
-def test_chroma_lies_elsewhere_after_turning(orientation, expected):
+def test_chroma_location_of_a_rotated_picture(orientation, expected):
     found = tuple(orientation.chroma_location(name) for name in ("left", "center", "topleft"))
     assert found == expected
 
 
-# ---- files that are no video, and names that are none for FFmpeg
+# Files that are not videos, and names that FFmpeg would take for URLs or patterns
 
 
 def _sound_only(path: Path) -> None:
@@ -341,7 +341,7 @@ def _no_frame(path: Path) -> None:
     ],
     ids=["missing", "directory", "empty", "fifo", "text", "binary", "playlist", "sound", "cover", "large", "damaged"],
 )
-def test_what_is_no_video_is_refused_in_one_line(tmp_path, make, words):
+def test_other_files_are_refused_in_one_line(tmp_path, make, words):
     path = tmp_path / "c.mp4"
     make(path)
     with pytest.raises(VideoError, match=re.escape(words)) as caught:
@@ -376,7 +376,7 @@ NAMES = [
 
 
 @pytest.mark.parametrize("name", [*map(os.fsencode, NAMES), b"\xff\xfe.mp4", b"file:x.mp4", b"pipe:.mp4"])
-def test_names_are_names(tmp_path, monkeypatch, name):
+def test_any_file_name_is_a_local_file(tmp_path, monkeypatch, name):
     clips.make_clip(tmp_path / "plain.mp4", 2)
     os.rename(os.fsencode(tmp_path / "plain.mp4"), os.path.join(os.fsencode(tmp_path), name))
     monkeypatch.chdir(tmp_path)
@@ -394,6 +394,6 @@ def test_probing_leaves_the_file_as_it_is(tmp_path):
     assert list(tmp_path.iterdir()) == [clip]
 
 
-def test_identity_is_the_same_again_and_differs_with_the_result(tmp_path):
+def test_identity_is_stable_and_differs_with_the_result(tmp_path):
     clip = field_clips.interlaced(tmp_path / "c.mp4")
     assert probe(clip).identity() == probe(clip).identity() != probe(clip, deinterlace="off").identity()

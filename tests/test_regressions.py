@@ -1,4 +1,4 @@
-"""Kinds of files that once came out wrong, each from decoding to the joined output, as a player sees them."""
+"""Kinds of files that were once upscaled wrongly, from decoding to the joined output, as a player shows them."""
 
 import random
 from fractions import Fraction
@@ -56,7 +56,7 @@ def test_avi_with_b_frames_is_shown_at_an_even_pace(tmp_path):
     assert [pts - frames[0][0] for pts, _ in frames] == [shown for _, shown in frames] == list(range(14))
 
 
-def test_sound_before_a_wrapping_clocks_zero_is_no_priming(tmp_path):
+def test_sound_before_the_zero_of_a_wrapping_clock_is_not_priming(tmp_path):
     """A transport stream whose sound and picture both begin before the clock's zero: players see them together."""
     ticks = [(1 << 33) + time for time in (-10800, -7200, -3600, 0, 3600, 7200)]
     options = {"crf": "10", "preset": "ultrafast", "bf": "0"}
@@ -91,7 +91,7 @@ def test_damage_in_av1_costs_no_frames_beside_it(tmp_path, threads):
     assert len(decoder.warnings) == 1 and "damaged input" in decoder.warnings[0]
 
 
-def test_hevc_pictures_that_lean_on_a_lost_one_are_kept(tmp_path):
+def test_hevc_frames_that_depend_on_a_lost_one_are_kept(tmp_path):
     options = {"preset": "ultrafast", "x265-params": "log-level=none:keyint=30:bframes=0:scenecut=0"}
     pictures = [video_frame(index, 128, 96) for index in range(20)]
     source = make_clip(
@@ -136,7 +136,7 @@ def test_quicktime_keeps_languages_under_its_own_codes(tmp_path, language, in_mo
     assert see(tmp_path / "o.mov")[0].metadata["language"] == in_mov
 
 
-def test_captions_of_one_moment_are_no_damage(tmp_path):
+def test_captions_at_the_same_time_are_not_damage(tmp_path):
     """Six lines that appear together; MP4 wants a tick between them."""
 
     def add(container, stream):
@@ -218,8 +218,13 @@ def test_a_damaged_packet_of_converted_sound_costs_that_packet_alone(tmp_path):
     assert len(sound_of(result.path)[1]) > 90_000
 
 
-def test_matroska_with_very_many_tracks(tmp_path):
+@pytest.mark.parametrize("aspect", [Fraction(1), Fraction(16, 11)])
+def test_matroska_with_very_many_tracks(tmp_path, aspect):
+    """The display size is written into the finished header, whose tracks must stay as they are."""
+
     def add(container, stream):
+        stream.codec_context.sample_aspect_ratio = aspect
+        stream.metadata["title"] = "Main"
         for index in range(60):
             text = container.add_stream("subrip")
             text.codec_context.subtitle_header, text.codec_context.time_base = ASS_HEADER, MS
@@ -227,4 +232,6 @@ def test_matroska_with_very_many_tracks(tmp_path):
 
     source = make_clip(tmp_path / "c.mkv", 3, setup=add)
     passthrough(source, tmp_path / "o.mkv")
-    assert [one.metadata["title"] for one in see(tmp_path / "o.mkv")[1:]] == [f"{index}" for index in range(60)]
+    titles = [one.metadata["title"] for one in see(tmp_path / "o.mkv")]
+    assert titles == ["Main", *(f"{index}" for index in range(60))]
+    assert probe(tmp_path / "o.mkv").sample_aspect_ratio == aspect

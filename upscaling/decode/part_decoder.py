@@ -37,6 +37,7 @@ class SeekingReader(Reader):
         for packet in self._sought():
             if not self._index.is_packet(at, packet):
                 raise SeekFailed("the file does not read the same after a seek")
+            assert packet.pts is not None  # the packets that the index has have times
             at += 1
             self._packets_in -= packet.pts < self._start_pts  # it may not decode, and its frame is left out
             yield packet

@@ -100,18 +100,13 @@ def probe(path: Path | str, *, deinterlace: str = "auto", keep_alpha: bool = Fal
             raise no_frames(path)
         check_size(first.width, first.height, path)
         try:
-            return _describe(path, reader, first, frames, deinterlace, keep_alpha)
+            return _describe(reader, first, frames, deinterlace, keep_alpha)
         except InputError as error:
             raise VideoError(f"{display_name(path)}: {error}") from error
 
 
 def _describe(
-    path: Path,
-    reader: Reader,
-    first: av.VideoFrame,
-    frames: Iterator[av.VideoFrame],
-    deinterlace: str,
-    keep_alpha: bool,
+    reader: Reader, first: av.VideoFrame, following: Iterator[av.VideoFrame], deinterlace: str, keep_alpha: bool
 ) -> VideoInfo:
     stream, context = reader.stream, reader.decoder
     side_data = side_data_of(first)
@@ -121,29 +116,25 @@ def _describe(
     stored = stored_format(first.format.name, alpha=alpha, transposed=orientation.transpose)
     colour, colour_note = read_colour(first, context, first.height)
     notes += [colour_note] if colour_note else []
-    ratio = Fraction(stream.sample_aspect_ratio or context.sample_aspect_ratio or 1)
-    ratio = ratio if Fraction(1, 100) < ratio < 100 else Fraction(1)
     viewer = PlaneViewer(first.format.name, first.width, first.height, stored, colour.full_range)
     viewer.fit(first)  # so that a format that can't be converted fails here and not within a job
-    bwdif = None if stored.rgb else _bwdif(deinterlace, first, frames, viewer, context)
+    bwdif = None if stored.rgb else _bwdif(deinterlace, first, following, viewer, context)
     notes += ["interlaced or telecined: deinterlaced with bwdif"] if bwdif else []
-    tick = seconds_per_tick(stream)
-    rate = _frame_rate(reader, tick)
-    duration = _duration(reader, tick)
     width, height = orientation.size(first.width, first.height)
+    rate, duration = _frame_rate(reader), _duration(reader)
     return VideoInfo(
-        path=path,
+        path=reader.path,
         stream_index=stream.index,
         codec=context.codec.canonical_name,
         width=width,
         height=height,
         pixel_format=stored.name,
         colour=replace(colour, chroma_location=orientation.chroma_location(colour.chroma_location)),
-        time_base=tick,
+        time_base=seconds_per_tick(stream),
         frame_rate=rate,
-        frame_count=_frame_count(path, stream, rate, duration),
+        frame_count=_frame_count(reader.path, stream, rate, duration),
         duration=duration,
-        sample_aspect_ratio=1 / ratio if orientation.transpose else ratio,
+        sample_aspect_ratio=_sample_aspect_ratio(stream, orientation),
         deinterlace=bwdif is not None,
         side_data=hdr_metadata(side_data),
         notes=tuple(notes),
@@ -154,6 +145,13 @@ def _describe(
         alpha=alpha,
         bwdif=bwdif,
     )
+
+
+def _sample_aspect_ratio(stream: av.VideoStream, orientation: Orientation) -> Fraction:
+    ratio = Fraction(stream.sample_aspect_ratio or stream.codec_context.sample_aspect_ratio or 1)
+    if not Fraction(1, 100) < ratio < 100:
+        return Fraction(1)
+    return 1 / ratio if orientation.transpose else ratio
 
 
 def _orientation(first: av.VideoFrame, side_data: dict[str, bytes], notes: list[str]) -> Orientation:
@@ -196,8 +194,10 @@ def _bwdif(
     return bwdif_options(mode, (viewer.fit(frame) for frame in itertools.chain([first], same)), viewer, context)
 
 
-def _duration(reader: Reader, tick: Fraction) -> Fraction | None:
+def _duration(reader: Reader) -> Fraction | None:
+    """Seconds; None if the file does not say."""
     seconds, stream = None, reader.stream
+    tick = seconds_per_tick(stream)
     if stream.duration and stream.duration > 0:
         seconds = stream.duration * tick
     elif reader.container.duration and reader.container.duration > 0:
@@ -207,9 +207,9 @@ def _duration(reader: Reader, tick: Fraction) -> Fraction | None:
     return seconds if seconds is not None and 0 < seconds < _MAX_DURATION else None
 
 
-def _frame_rate(reader: Reader, tick: Fraction) -> Fraction | None:
+def _frame_rate(reader: Reader) -> Fraction | None:
     """Frames/s: the container's rate if the first packets' times agree, else the rate of those times."""
-    stream = reader.stream
+    stream, tick = reader.stream, seconds_per_tick(reader.stream)
     for _ in itertools.takewhile(lambda _: _needs_more_times(reader), reader.packets()):
         pass
     times = sorted(set(reader.packet_times))
