@@ -95,3 +95,16 @@ def test_the_package_imports_nothing_until_it_is_used():
         sys.executable, "-c", "import sys, upscaling; print([n for n in sys.modules if 'upscaling.' in n])", cwd=ROOT
     )
     assert done.stdout == "[]\n"
+
+
+@pytest.mark.parametrize("option", ["--help", "--version", "--list-models"])
+@pytest.mark.parametrize("unbuffered", ["", "1"])
+def test_a_reader_that_has_enough_is_no_error(option, unbuffered):
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open(writer, "wb") as stdout:
+        done = subprocess.run(
+            [sys.executable, str(ROOT / "upscale.py"), option], stdout=stdout, stderr=subprocess.PIPE, check=False,
+            timeout=60, env={**os.environ, "PYTHONUNBUFFERED": unbuffered},
+        )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")

@@ -1,7 +1,7 @@
 """`--dry-run`: what a run would do, with time and disk space estimated from a few frames.
 
-These frames are upscaled and encoded. Nothing else is written than this short video, to the temp directory, where
-it is removed at once.
+These frames are upscaled and encoded into a short video in the temp directory, which is removed at once. Nothing
+else is written.
 """
 
 import os

@@ -32,11 +32,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     signals = Signals()
     signals.install(argv)  # before anything that takes time is imported
     try:
-        asked = parse_arguments(argv)
-        if isinstance(asked, Query):
-            return answer(asked)
-        signals.progress = make_reporter(asked)
-        return run_command(asked, signals.progress, signals)
+        options = options_of_run(argv)
+        if isinstance(options, int):
+            return options
+        signals.progress = make_reporter(options)
+        return run_command(options, signals.progress, signals)
     except Exception as error:
         if signals.received:  # whatever exception it has become on its way
             signals.progress.error(stopped_line(signals.received, argv), 128 + signals.received)
@@ -48,6 +48,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return status
     finally:
         signals.progress.finish()
+
+
+def options_of_run(argv: Sequence[str]) -> Options | int:
+    """The options of a run; or the exit status of a command line that asked for something else, now done."""
+    try:
+        try:
+            asked = parse_arguments(argv)
+            return answer(asked) if isinstance(asked, Query) else asked
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
+        return 0
 
 
 def make_reporter(options: Options) -> Progress:

@@ -1,12 +1,12 @@
 """`upscale --list-models` and `upscale --fetch-model NAME`."""
 
-from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, _url, at_hand, locate
+from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, at_hand, download_url, locate
 
 
 def list_models() -> int:
-    """Print one line per model: name, scale, and its file or where it would be downloaded from; the exit status."""
+    """Print one line per model: its name, scale, and file or download address; the exit status."""
     for name, entry in MODELS.items():
-        print(f"{name:30} x{entry.scale}  {at_hand(name) or f'not downloaded: {_url(name)}'}")
+        print(f"{name:30} x{entry.scale}  {at_hand(name) or f'not downloaded: {download_url(name)}'}")
     return 0
 
 

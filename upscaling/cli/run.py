@@ -8,7 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from upscaling.cli.signals import Signals, error_line
 from upscaling.common.errors import InputError, Stopped
@@ -16,7 +16,7 @@ from upscaling.common.text import many, printable
 from upscaling.job.notation import Scale
 from upscaling.job.options import Options, make_options
 
-# Everything else is imported where it is used: --help and a wrong option must not wait for FFmpeg and numpy.
+# Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
 if TYPE_CHECKING:
     from upscaling.cli.progress import Progress
     from upscaling.job.pipeline import RunCounts
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from upscaling.job.work_dir import WorkDir
     from upscaling.workers.pool import WorkerPool
     from upscaling.workers.pool_cache import PoolCache
+
+F = TypeVar("F", bound=Callable)
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Result:
         return {**vars(self), "output": printable(self.output), "warnings": list(self.warnings)}
 
 
-def _with_option_keywords(function: Callable) -> Callable:
+def _with_option_keywords(function: F) -> F:
     """Put a keyword for each option of the library into a function's signature and documentation."""
     *positional, _ = inspect.signature(function).parameters.values()
     options = [one for one in fields(Options) if one.metadata["option"].keyword]

@@ -32,9 +32,8 @@ def show_status(work_dir: Path, watch: bool, as_json: bool) -> int:
             print(f"upscale: error: {printable(work_dir)}: no such job", file=sys.stderr)
             return 3
         return _print_until_ended(work_dir, watch, as_json)
-    except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        return 0
+    except BrokenPipeError:
+        raise  # of stdout: the caller knows what to do
     except OSError as error:
         print(f"upscale: error: cannot read {printable(work_dir)}: {error.strerror}", file=sys.stderr)
         return 3

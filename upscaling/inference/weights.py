@@ -224,7 +224,7 @@ def _located_official(name: str) -> Weights:
         digest = file_sha256(target)
         if digest == expected or expected is None:
             return Weights((target,), (digest,), entry.scale)
-    url = _url(name)
+    url = download_url(name)
     try:
         digest = download.fetch(url, target, expected, download.bar(name))
     except download.DownloadError as error:
@@ -233,7 +233,8 @@ def _located_official(name: str) -> Weights:
     return Weights((target,), (digest,), entry.scale)
 
 
-def _url(name: str) -> str:
+def download_url(name: str) -> str:
+    """The address that an official model is downloaded from."""
     base = os.environ.get(RELEASE_VARIABLE) or RELEASE
     return f"{base.rstrip('/')}/{MODELS[name].tag}/{name}.pth"
 
