@@ -2,14 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
+from upscaling.encode.muxer import Segment
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
-from upscaling.job.segments import put_together
+from upscaling.job.segments import join_into_output
 from upscaling.job.work_dir import open_work_dir
 
 
@@ -25,7 +25,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
     try:
-        for line in put_together(segments, plan, work_dir):
+        for line in join_into_output(segments, plan, work_dir):
             say(line)
         work_dir.remove()
     finally:
@@ -37,11 +37,11 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     return plan, sum(run.frames for run in runs)
 
 
-def _segments(run: PartRun, number: int, count: int) -> list[tuple[Path, tuple[int, ...]]]:
-    """(path, times of its frames) of a part's segments; UpscaleError if one is damaged."""
+def _segments(run: PartRun, number: int, count: int) -> list[Segment]:
+    """A part's segments; UpscaleError if one is damaged."""
     for record in run.records:
         if not run.is_intact(record):
             (run.directory / "part.json").unlink(missing_ok=True)  # it is not finished any more
             path = printable(run.path(record))
             raise UpscaleError(f"part {number} of {count} is damaged ({path}); run --part {number}/{count} again")
-    return [(run.path(record), record.pts) for record in run.records]
+    return [Segment(run.path(record), record.pts) for record in run.records]

@@ -1,7 +1,7 @@
-"""The ledger of a job: a line for each closed segment, appended, never changed.
+"""The ledger of a job: one line per closed segment, appended and never changed.
 
-Each line is JSON, a tab, and the CRC-32 of the JSON in hexadecimal: a torn or damaged line is recognised, and
-costs its segment and those after it.
+Each line has a CRC-32 (files.checked_line). A torn or damaged line ends the ledger: its segment and those after it
+are encoded again.
 """
 
 import re
@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
-from upscaling.common.files import checked_line, parse_checked_line
+from upscaling.common.files import checked_line, file_sha256, parse_checked_line
 
 
 @dataclass(frozen=True)
@@ -24,9 +24,16 @@ class SegmentRecord:
     size: int  # bytes
     sha256: str
 
+    def is_intact(self, path: Path) -> bool:
+        """Whether `path` is the file that was entered, with all its bytes."""
+        try:
+            return not path.is_symlink() and path.stat().st_size == self.size and file_sha256(path) == self.sha256
+        except OSError:
+            return False
+
 
 def read_ledger(path: Path) -> list[SegmentRecord]:
-    """The whole records from the start of a ledger; it ends at the first line that is torn or out of order."""
+    """The records from the start of a ledger up to the first line that is torn, damaged or out of order."""
     records: list[SegmentRecord] = []
     try:
         data = path.read_bytes()
@@ -34,15 +41,9 @@ def read_ledger(path: Path) -> list[SegmentRecord]:
         return records
     except OSError as error:
         raise UpscaleError(f"cannot read {path}: {error.strerror}") from error
-    for line in data.split(b"\n")[:-1]:  # what follows the last line break is torn
+    for line in data.split(b"\n")[:-1]:  # anything after the last line break is torn
         record = _parse_line(line)
-        last = records[-1] if records else None
-        if (
-            record is None
-            or record.segment != len(records)
-            or record.first != (last.first + len(last.pts) if last else 1)
-            or (last and record.pts[0] <= last.pts[-1])
-        ):
+        if record is None or not _follows(record, records):
             break
         records.append(record)
     return records
@@ -66,3 +67,12 @@ def _parse_line(line: bytes) -> SegmentRecord | None:
     except (TypeError, KeyError):
         return None
     return record if record.pts and increasing and named and all(type(n) is int for n in integers) else None
+
+
+def _follows(record: SegmentRecord, records: list[SegmentRecord]) -> bool:
+    """Whether a record is the next one after `records`."""
+    if not records:
+        return record.segment == 0 and record.first == 1
+    last = records[-1]
+    in_order = record.segment == len(records) and record.first == last.first + len(last.pts)
+    return in_order and record.pts[0] > last.pts[-1]

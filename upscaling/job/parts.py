@@ -18,7 +18,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.files import append_synced, file_sha256, remove_empty, remove_files, replace_file, replacing
+from upscaling.common.files import append_synced, remove_empty, remove_files, replace_file, replacing
 from upscaling.common.files import sync_directory as sync
 from upscaling.common.text import many, printable
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
@@ -74,11 +74,7 @@ class PartRun:
 
     def is_intact(self, record: SegmentRecord) -> bool:
         """Whether a segment is the file that was entered in the ledger."""
-        path = self.path(record)
-        try:
-            return not path.is_symlink() and path.stat().st_size == record.size and file_sha256(path) == record.sha256
-        except OSError:
-            return False
+        return record.is_intact(self.path(record))
 
     def add(self, source: Path, record: SegmentRecord) -> None:
         """Enter a closed segment that lies elsewhere: a hard link to it, or a copy from another file system."""

@@ -1,18 +1,17 @@
-"""Segments: the one that is being written, those of an earlier run verified, and all of them joined into the output."""
+"""Segments of a run: the open one, those of an earlier run verified, and all of them joined into the output."""
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
-from upscaling.common.files import file_sha256, sync_directory
+from upscaling.common.files import sync_directory
 from upscaling.common.text import many
 from upscaling.encode.muxer import Segment, join
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.job.ledger import SegmentRecord
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
 from upscaling.job.work_dir import WorkDir
@@ -21,130 +20,124 @@ SEGMENT_SECONDS = 60.0  # a segment is closed after that time, or after --segmen
 
 
 class OpenSegment:
-    """The segment that is being written; a context manager that enters it in the job's ledger when it is left.
+    """The segment that is being written; a context manager that closes it and enters it in the ledger at the end.
 
-    An error elsewhere, even in finding the next frame, does not cost the frames that are in it.
+    This also happens after an error elsewhere, for instance in reading the next frame: the frames that are in the
+    segment are kept.
     """
 
     def __init__(self, work_dir: WorkDir, plan: Plan):
-        self.work_dir, self.limit, self.pts = work_dir, plan.options.segment_frames, []
-        self.path = work_dir.folder("segments") / f"segment_{len(work_dir.records):06d}.mkv.tmp"
-        self.writer = SegmentWriter(self.path, plan.encoding)
-        self.opened = time.monotonic()
-        self.whole = True
+        self._work_dir, self._max_frames = work_dir, plan.options.segment_frames
+        self._path = work_dir.folder("segments") / f"segment_{len(work_dir.records):06d}.mkv.tmp"
+        self._writer = SegmentWriter(self._path, plan.encoding)
+        self._pts: list[int] = []
+        self._opened = time.monotonic()
+        self._failed = False
 
     def write(self, planes: list[np.ndarray], pts: int) -> None:
-        self.whole = False
-        self.writer.write(planes, pts)
-        self.whole = True
-        self.pts.append(pts)
+        """Encode a frame; `pts` is in ticks of the encoder's time base."""
+        self._failed = True  # until it is written
+        self._writer.write(planes, pts)
+        self._failed = False
+        self._pts.append(pts)
 
     def is_full(self) -> bool:
-        return len(self.pts) >= self.limit or time.monotonic() - self.opened > SEGMENT_SECONDS
+        return len(self._pts) >= self._max_frames or time.monotonic() - self._opened > SEGMENT_SECONDS
 
     def __enter__(self) -> "OpenSegment":
         return self
 
     def __exit__(self, kind, error, trace) -> None:
         try:
-            if self.whole:
-                self.writer.close()
-                if self.pts and self.work_dir.held:
-                    self.work_dir.add_segment(self.path, self.pts)
+            if not self._failed:
+                self._writer.close()
+                if self._pts and self._work_dir.held:
+                    self._work_dir.add_segment(self._path, self._pts)
         finally:
-            self.writer.__exit__(UpscaleError, error, trace)  # lets go of the file where it was not closed
-            self.path.unlink(missing_ok=True)  # room on a full disk
+            self._writer.__exit__(UpscaleError, error, trace)  # closes the file if `close` did not
+            self._path.unlink(missing_ok=True)  # frees space on a full disk
 
 
 def verify(work_dir: WorkDir, say: Callable[[str], None], check: Callable[[], None]) -> None:
     """Keep the segments of an earlier run up to the first whose size or SHA-256 is not the ledger's.
 
-    `check` is called before each and raises where the run is to end.
+    `check` is called before each one and raises if the run is to end.
     """
-    good = []
+    intact = []
     for record in work_dir.records:
         check()
-        if not _is_intact(work_dir.folder("segments") / record.file, record):
+        if not record.is_intact(work_dir.folder("segments") / record.file):
             break
-        good.append(record)
-    if len(good) < len(work_dir.records):
-        damaged = many(len(work_dir.records) - len(good), "segment")
-        say(f"dropping {damaged} of the earlier run: damaged, or after a damaged one")
-        work_dir.keep_segments(good)
-
-
-def _is_intact(path: Path, record: SegmentRecord) -> bool:
-    """Whether the file is the one that was entered in the ledger, after it was synced."""
-    try:
-        return not path.is_symlink() and path.stat().st_size == record.size and file_sha256(path) == record.sha256
-    except OSError:
-        return False
+        intact.append(record)
+    if len(intact) < len(work_dir.records):
+        dropped = many(len(work_dir.records) - len(intact), "segment")
+        say(f"dropping {dropped} of the earlier run: damaged, or after a damaged one")
+        work_dir.keep_segments(intact)
 
 
 def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
-    """Join the segments with the input's other streams and move the result to its name; returns warnings.
+    """Write the output and move it into place; return warnings.
 
-    Nothing shows under the output's name before all of it is on the disk. A run that is killed meanwhile
-    leaves nothing beside the output: the file grows in the work directory, or, where that is on another file
-    system, in the output's directory without any name (O_TMPFILE of open(2)).
+    Nothing has the output's name before all of it is on the disk. A run that is killed meanwhile leaves nothing
+    beside the output: the file is written in the work directory, or, if that is on another file system, as an
+    unnamed file in the output's directory (O_TMPFILE of open(2)).
     """
     if plan.source.identity()["input"] != plan.identity["input"]:
-        raise UpscaleError(f"{plan.options.input} was changed while it was being upscaled; rerun to start afresh")
+        raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again")
     if plan.target is not None:
-        icc = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
-        return plan.target.write(work_dir, plan.source.numbers, icc)
+        profile = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
+        return plan.target.write(work_dir, plan.source.numbers, profile)
     if plan.part is not None:
         return []
-    return put_together(
-        [(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records], plan, work_dir
-    )
+    segments = [Segment(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records]
+    return join_into_output(segments, plan, work_dir)
 
 
-def put_together(parts: list[tuple[Path, tuple[int, ...]]], plan: Plan, work_dir: WorkDir) -> list[str]:
-    """Segments, (path, times of its frames) each, as the plan's output in place; warnings.
+def join_into_output(segments: Sequence[Segment], plan: Plan, work_dir: WorkDir) -> list[str]:
+    """Join segments with the input's other streams into the output; return warnings.
 
-    `work_dir` is one that is held, on whose file system the output grows.
+    `work_dir` is held by this process; the output is written there if it is on the same file system.
     """
-    segments = [Segment(path, pts) for path, pts in parts]
     container = plan.output.suffix[1:].lower()
 
-    def into(target: Path) -> list[str]:
+    def write(target: Path) -> list[str]:
         warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(work_dir.records))
         if not work_dir.held:
-            raise UpscaleError("the job was given up meanwhile")
+            raise UpscaleError("the run ended while the output was written")
         return warnings
 
-    place = Path(os.path.realpath(plan.output))  # a link to an output stays, as with any program that writes to it
+    place = Path(os.path.realpath(plan.output))  # an output that is a link stays one; its target is replaced
     if os.stat(work_dir.directory).st_dev == os.stat(place.parent).st_dev:
-        warnings = _join_named(work_dir.directory / f"joined.{container}", into, place)
+        warnings = _write_and_rename(work_dir.directory / f"joined.{container}", write, place)
     else:
-        warnings = _join_elsewhere(into, place)
+        warnings = _write_unnamed(write, place)
     sync_directory(place.parent)
     return warnings
 
 
-def _join_named(target: Path, into: Callable[[Path], list[str]], place: Path) -> list[str]:
+def _write_and_rename(temporary: Path, write: Callable[[Path], list[str]], place: Path) -> list[str]:
     try:
-        warnings = into(target)
-        os.replace(target, place)
+        warnings = write(temporary)
+        os.replace(temporary, place)
         return warnings
     except BaseException:
-        target.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
         raise
 
 
-def _join_elsewhere(into: Callable[[Path], list[str]], place: Path) -> list[str]:
-    target = place.parent / f".{place.name[:60]}.joined"
-    target.unlink(missing_ok=True)  # of a run that was killed, where there is no O_TMPFILE or just before the rename
+def _write_unnamed(write: Callable[[Path], list[str]], place: Path) -> list[str]:
+    """Write an unnamed file beside `place` and give it that name; a named one on file systems without O_TMPFILE."""
+    temporary = place.parent / f".{place.name[:60]}.joined"
+    temporary.unlink(missing_ok=True)  # of a run that was killed just before the rename, or without O_TMPFILE
     try:
-        nameless = os.open(place.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
-    except OSError:  # a file system that has none: NFS, FAT
-        return _join_named(target, into, place)
+        unnamed = os.open(place.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
+    except OSError:  # not supported, for instance by NFS and FAT
+        return _write_and_rename(temporary, write, place)
     try:
-        warnings = into(Path(f"/proc/self/fd/{nameless}"))
-        # `src_dir_fd` has no say in an absolute name, but without it os.link does not follow the link in /proc.
-        os.link(f"/proc/self/fd/{nameless}", target, src_dir_fd=nameless, follow_symlinks=True)
+        warnings = write(Path(f"/proc/self/fd/{unnamed}"))
+        # `src_dir_fd` does not matter for an absolute path, but without it os.link does not follow the link in /proc.
+        os.link(f"/proc/self/fd/{unnamed}", temporary, src_dir_fd=unnamed, follow_symlinks=True)
     finally:
-        os.close(nameless)
-    os.replace(target, place)
+        os.close(unnamed)
+    os.replace(temporary, place)
     return warnings
