@@ -1,18 +1,17 @@
-"""work_dir.py: whose directory it is, the lock, the identity, the ledger, and a clean-up that takes only its own."""
+"""The work directory: whose it is, its lock, what an earlier run left, and a clean-up that takes only its own files."""
 
+import fcntl
 import os
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from upscaling.common.errors import BusyError, InputError
-from upscaling.common.files import file_identity
-from upscaling.job.ledger import read_ledger
-from upscaling.job.work_dir import Earlier, WorkDir, differences, open_work_dir
+from upscaling.job.work_dir import Earlier, WorkDir, open_work_dir
 
 ROOT = Path(__file__).parent.parent
 IDENTITY = {"input": {"size": 1}, "model": "lanczos", "size": [2, 4]}
@@ -34,7 +33,7 @@ def add_segments(work_dir, counts):
         work_dir.add_segment(path, [work_dir.frames_done * 10 + i * 10 for i in range(count)])
 
 
-def test_makes_a_private_directory_and_removes_it(directory):
+def test_creates_a_private_directory_and_removes_it(directory):
     work_dir = opened(directory)
     assert directory.stat().st_mode & 0o777 == 0o700
     add_segments(work_dir, [3])
@@ -43,7 +42,7 @@ def test_makes_a_private_directory_and_removes_it(directory):
     assert work_dir.remove() and not directory.exists()
 
 
-def test_what_is_done_is_there_again(directory):
+def test_closed_segments_are_resumed(directory):
     work_dir = opened(directory)
     add_segments(work_dir, [3, 2])
     (work_dir.folder("output_frames") / "frame_000006.npy").touch()
@@ -122,7 +121,7 @@ def test_second_run_is_refused_and_told_the_pid(directory):
     opened(directory).close()
 
 
-def test_a_lock_whose_owner_was_killed_does_not_block(directory):
+def test_the_lock_of_a_killed_run_does_not_block(directory):
     code = (
         "import sys, os, signal; sys.path.insert(0, sys.argv[1]); from pathlib import Path\n"
         "from upscaling.job.work_dir import open_work_dir\n"
@@ -187,63 +186,19 @@ def test_clean_up_follows_no_link_and_takes_no_foreign_file(directory, tmp_path)
     assert not (directory / "job.json").exists()
 
 
-# The ledger
-
-
-def ledger_of(directory, counts):
-    work_dir = opened(directory)
-    add_segments(work_dir, counts)
-    work_dir.close()
-    return directory / "ledger.jsonl", work_dir.records
-
-
-def test_torn_line_costs_one_segment_at_most(directory):
-    path, records = ledger_of(directory, [3, 2, 4])
-    whole = path.read_bytes()
-    starts = [0] + [i + 1 for i, byte in enumerate(whole) if byte == 10]
-    for cut in range(len(whole) + 1):
-        path.write_bytes(whole[:cut])
-        complete = sum(start <= cut for start in starts[1:])
-        assert read_ledger(path) == records[:complete]
-
-
-def test_changed_byte_is_recognised(directory):
-    path, records = ledger_of(directory, [3, 2, 4])
-    whole = path.read_bytes()
-    second = whole.index(b"\n") + 1
-    for at in range(second, whole.index(b"\n", second)):
-        path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
-        assert read_ledger(path) in (records[:1], records[:2])  # a CRC's hex digit may change case only
-    path.write_bytes(whole[second:])
-    assert read_ledger(path) == []
-
-
-@given(st.binary(max_size=300))
-def test_random_bytes_never_raise(tmp_path_factory, data):
-    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
-    path.write_bytes(data)
-    assert read_ledger(path) == []
-
-
-@given(st.recursive(st.none() | st.booleans() | st.integers() | st.text(), lambda s: st.lists(s) | st.dictionaries(
-    st.sampled_from(["segment", "file", "first", "pts", "size", "sha256"]), s)))  # fmt: skip
-def test_well_summed_nonsense_never_raises(tmp_path_factory, value):
-    import json
-    import zlib
-
-    text = json.dumps(value)
-    path = tmp_path_factory.mktemp("ledger") / "ledger.jsonl"
-    path.write_text(f"{text}\t{zlib.crc32(text.encode()):08x}\n")
-    assert read_ledger(path) == []
-
-
-def test_identity_of_an_input(tmp_path):
-    path = tmp_path / "in.mp4"
-    path.write_bytes(b"a" * 3_000_000)
-    first = file_identity(path)
-    with path.open("r+b") as file:
-        file.seek(2_999_999)
-        file.write(b"b")
-    second = file_identity(path)
-    assert first["size"] == second["size"] == 3_000_000
-    assert "sha256_of_ends" in differences(first, second)
+def test_a_rerun_waits_for_the_workers_of_a_killed_run(directory, monkeypatch):
+    """They might still move frames of the old parameters into place."""
+    directory.mkdir(mode=0o700)
+    worker = os.open(directory, os.O_RDONLY)
+    fcntl.flock(worker, fcntl.LOCK_SH)
+    threading.Timer(0.5, os.close, [worker]).start()
+    started = time.monotonic()
+    opened(directory).close()
+    assert time.monotonic() - started >= 0.4
+    worker = os.open(directory, os.O_RDONLY)
+    fcntl.flock(worker, fcntl.LOCK_SH)
+    monkeypatch.setattr("upscaling.job.work_dir.WORKER_SECONDS", 0.1)
+    with pytest.raises(BusyError, match="workers of an earlier run"):
+        opened(directory)
+    os.close(worker)
+    opened(directory).close()

@@ -1,0 +1,54 @@
+"""What a run plans: batch sizes and the window for the space there is."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
+from upscaling.inference.settings import ModelSettings
+from upscaling.job.options import Options
+from upscaling.job.plan import window_frames
+from upscaling.job.stages import next_batch_size
+
+
+@pytest.mark.parametrize(
+    ("model", "size", "expected"),
+    [
+        ("lanczos", (1280, 720), (2, 36)),  # 6.6 MiB a frame, in and out
+        ("lanczos", (64, 48), (8, 144)),
+        ("lanczos", (7680, 4320), (1, 18)),
+        ("realesr-animevideov3", (1280, 720), (8, 144)),
+    ],
+)
+def test_a_resize_gets_small_batches(tmp_path, monkeypatch, model, size, expected):
+    monkeypatch.setattr("upscaling.job.plan.available_memory", lambda: 1 << 40)
+    monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
+    source = FrameLayout(*size, "yuv420p")
+    conversion = FrameConversion(source=source, target=FrameLayout(2 * size[0], 2 * size[1], "yuv420p"))
+    assert window_frames(Options("a.mp4", "b.mp4", 2, model=model), conversion, tmp_path) == expected
+
+
+@pytest.mark.parametrize(
+    ("frames", "changes", "sizes"),
+    [
+        (60, {}, [8, 8, 8, 6, 5, 5, 4, 3, 3, 2, 2, 1, 1, 1, 1, 1, 1]),
+        (16, {}, [3, 3, 2, 2, 1, 1, 1, 1, 1, 1]),
+        (None, {}, [8, 8, 8, 8, 8, 8, 8, 4]),
+        (56, {}, [8, 8, 7, 6, 5, 4, 3, 3, 2, 2, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1]),  # the container counts too few
+        (6, {}, [1] * 55 + [5]),
+        (3, {}, [1] * 52 + [8]),  # nothing that it says can be true
+        (60, {"model": "lanczos"}, [8, 8, 8, 8, 8, 8, 8, 4]),
+        (60, {"device": "cuda:0"}, [8, 8, 8, 8, 8, 8, 8, 4]),
+    ],
+)
+def test_the_last_batches_of_a_network_on_a_cpu_are_smaller(frames, changes, sizes):
+    model = ModelSettings(model=changes.get("model", "net"), device=changes.get("device", "cpu"))
+    plan = SimpleNamespace(
+        info=SimpleNamespace(frame_count=frames), batch_size=8, models=(model,) * 6,
+    )  # fmt: skip
+    found, there = [], 16 if frames == 16 else 60
+    while sum(found) < there:
+        size = next_batch_size(plan, sum(found))
+        found.append(min(size, there - sum(found)))
+    assert found == sizes
