@@ -1,4 +1,4 @@
-"""A terminal with a shell in it, as a person sees it: keys go in, the screen comes out."""
+"""A terminal with a shell in it: keys go in, the screen comes out."""
 
 import fcntl
 import os

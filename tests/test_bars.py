@@ -1,4 +1,4 @@
-"""bars.py in a terminal: one bar for the video, one for each worker, through a resize, a killed worker and Ctrl-Z."""
+"""Bars in a terminal: one for the video, one for each worker, through a resize, a killed worker and Ctrl-Z."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The command as cron and scripts meet it, its reports and its log, and the library that it is a thin layer on."""
+"""The command as cron and scripts use it, its messages and log file, and the Python function."""
 
 import inspect
 import json
@@ -270,6 +270,8 @@ def test_the_librarys_keywords_are_the_options():
         if name not in ("source", "output", "scale", "progress"):
             assert getattr(Options, name) == default, name
     assert set(defaults) >= {"model", "crf", "codec", "frames", "time", "workers", "device", "work_dir", "log_file"}
+    described = re.findall(r"^    (\w+): \S", upscaling.upscale_video.__doc__, re.MULTILINE)
+    assert described == list(defaults)[3:]
 
 
 class Records(logging.Handler):

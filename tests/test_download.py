@@ -1,4 +1,4 @@
-"""Downloads against a server on the loopback that plays the release site: good, wrong, cut off, missing, away."""
+"""Downloads from a server on the loopback interface: good, wrong, cut off, missing, unreachable."""
 
 import hashlib
 import os

@@ -1,4 +1,4 @@
-"""folder.py: every file once, whatever else lies there, and nothing to do the second time."""
+"""Folder runs: every file once, other files ignored, and nothing to do the second time."""
 
 import fcntl
 import json

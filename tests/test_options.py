@@ -1,4 +1,4 @@
-"""options.py: scales, sizes, ranges, and errors in one line; --help without heavy imports."""
+"""Options: scales, sizes, ranges, one-line errors, the generated documentation, and --help without heavy imports."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""`upscale --status`: what a row says, health, and the table of a run that is at work, was killed, or is not there."""
+"""`upscale --status`: a worker's row, its health, and the table of runs that go on, were killed or do not exist."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""upscale.py, end to end: the real weights, six real processes, the project's own clip."""
+"""The command end to end: the real weights, six real processes, the project's own clip."""
 
 import json
 import os
