@@ -348,7 +348,7 @@ def test_a_part_goes_on_on_another_node_from_its_closed_segments(job, tmp_path, 
     assert "run_0001/segment_000000.mkv" in part_files(output, 2, 2)
     job(clip, output, part=(1, 2), work_dir=disks[1])
     result, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
-    assert any("resuming: 9 frames done" in line or "resuming: 7 frames done" in line for line in lines), lines
+    assert any("resuming: 9 frames" in line for line in lines), lines
     assert "run_0002/part.json" in part_files(output, 2, 2)
     again, lines = job(clip, output, part=(2, 2), work_dir=disks[1])
     assert again.frames == result.frames and any("finished already" in line for line in lines)
@@ -393,7 +393,7 @@ def test_a_part_that_is_missing_other_or_damaged_is_told_and_nothing_touched(tmp
 
 @pytest.mark.parametrize(
     ("more", "words"),
-    [(["--frames", "1:5"], "--part splits a whole video"), (["--join", "2"], "choose --part or --join")],
+    [(["--frames", "1:5"], "--part splits a whole video"), (["--join", "2"], "choose one of --part")],
 )
 def test_what_a_part_cannot_be_combined_with(tmp_path, more, words):
     clip = make_clip(tmp_path / "in.mp4", 6)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from upscaling.cli.arguments import Query, parse_arguments
+from upscaling.cli.arguments import Query, flag, parse_arguments
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import join, run
+from upscaling.cli.run import Result, join, run
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.system import retain_freed_memory
@@ -36,7 +36,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if isinstance(options, int):
             return options
         signals.progress = make_reporter(options)
-        return run_command(options, signals.progress, signals)
+        return run_command(options, signals.progress, signals, argv)
     except Exception as error:
         if signals.received:  # whatever exception it has become on its way
             signals.progress.error(stopped_line(signals.received, argv), 128 + signals.received)
@@ -77,8 +77,8 @@ def is_same_file(first: Path, second: Path) -> bool:
     return first.exists() and second.exists() and os.path.samefile(first, second)
 
 
-def run_command(options: Options, progress: Progress, signals: Signals) -> int:
-    """A dry run, a folder or one job; the exit status."""
+def run_command(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> int:
+    """A dry run, a folder or one job; the exit status. `argv` are the command's words."""
     from upscaling.cli import dry_run, folder
 
     retain_freed_memory()
@@ -88,15 +88,31 @@ def run_command(options: Options, progress: Progress, signals: Signals) -> int:
         progress.show_dry_run(lines, **facts)
         return 0
     if is_folder:
-        if options.part or options.join:
-            raise InputError(f"--{'part' if options.part else 'join'} takes one video, not a folder")
+        if name := next((name for name in ("part", "join", "slurm") if getattr(options, name)), None):
+            raise InputError(f"--{name} takes one video, not a folder")
         status, summary = folder.run_folder(options, lambda one, pools: run(one, progress, signals, pools), progress)
         progress.done(**summary)
         return status
-    result = join(options, progress) if options.join and not options.part else run(options, progress, signals)
+    result = run_one(options, progress, signals, argv)
+    if result is None:
+        return 0
     if not result.skipped or options.progress == "json":
         progress.done(**result.facts())
     return 0
+
+
+def run_one(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> Result | None:
+    """One job, a part of one, the join of its parts, or all of that by Slurm; None if that goes on by itself."""
+    if chosen := [name for name in ("part", "join", "slurm") if getattr(options, name)][1:]:
+        raise InputError(f"choose one of --part, --join and --slurm; --{chosen[0]} is one too many")
+    of_slurm = [name for name in ("parts", "at_once", "sbatch", "detach") if getattr(options, name)]
+    if of_slurm and not options.slurm:
+        raise InputError(f"{flag(of_slurm[0])} requires --slurm")
+    if options.slurm:
+        from upscaling.cli.slurm_command import run_on_slurm
+
+        return run_on_slurm(options, argv, progress, signals)
+    return join(options, progress) if options.join else run(options, progress, signals)
 
 
 def answer(query: Query) -> int:

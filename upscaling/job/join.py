@@ -6,6 +6,7 @@ from dataclasses import replace
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
 from upscaling.encode.muxer import Segment
+from upscaling.job.fingerprint import model_identity
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
@@ -20,7 +21,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     touched then. The parts are removed afterwards, unless --keep-work says otherwise.
     """
     count = options.join or 0
-    plan = make_plan(replace(options, join=None, restart=False))
+    plan = whole_plan(options)
     runs = list(chain(plan.output, plan.identity, count))
     segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
     work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
@@ -35,6 +36,13 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     if not options.keep_work and not remove_parts(plan.output, count):
         say(f"{printable(parts_directory(plan.output))} holds other files and is not removed")
     return plan, sum(run.frames for run in runs)
+
+
+def whole_plan(options: Options) -> Plan:
+    """The plan of the whole video, on a machine that needs none of the devices on which the parts are made."""
+    plan = make_plan(replace(options, part=None, join=None, restart=False, device="cpu"))
+    model = plan.identity["model"] | {"device": model_identity(options, None)["device"]}
+    return replace(plan, options=options, identity=plan.identity | {"model": model})
 
 
 def _segments(run: PartRun, number: int, count: int) -> list[Segment]:

@@ -155,6 +155,22 @@ class Options:
         keyword=False,
     )  # fmt: skip
 
+    slurm: bool = switch(
+        CLUSTER, "have Slurm upscale the parts as an array job and join them in a second one", keyword=False
+    )
+    parts: int | None = value(
+        None, "N", CLUSTER, "with --slurm: number of parts (default: some minutes of work each)", integer(2, MAX_PARTS),
+        keyword=False,
+    )  # fmt: skip
+    at_once: int | None = value(
+        None, "M", CLUSTER, "with --slurm: run at most M tasks at the same time", integer(1, MAX_PARTS), keyword=False
+    )
+    sbatch: str | None = value(
+        None, "OPTIONS", CLUSTER, 'with --slurm: options of sbatch, such as "--partition=gpu --gres=gpu:1"',
+        keyword=False,
+    )  # fmt: skip
+    detach: bool = switch(CLUSTER, "with --slurm: submit the jobs, print their numbers and end", keyword=False)
+
     deinterlace: str = value(
         "auto", "NAME", DECODING, "auto, on or off; auto: only if frames show combing", choice("auto", "on", "off")
     )

@@ -43,8 +43,6 @@ def part_directory(output: Path, number: int, count: int) -> Path:
 
 def check_part_options(options: Options) -> None:
     """InputError for options that a part of a video cannot have."""
-    if options.part and options.join:
-        raise InputError("choose --part or --join, not both")
     for name in ("frames", "time", "compare"):
         if getattr(options, name) is not None:
             raise InputError(f"--part splits a whole video; remove --{name}")
@@ -96,6 +94,14 @@ def runs_of(directory: Path) -> list[PartRun]:
 def finished_run(directory: Path, identity: dict) -> PartRun | None:
     """A run that has finished the part with that identity."""
     return next((run for run in runs_of(directory) if run.is_finished and run.identity == plain(identity)), None)
+
+
+def finished_frames(directory: Path, identity: dict) -> int | None:
+    """The frames of a part that a run has finished; None if none has. `identity` is the whole video's."""
+    for run in runs_of(directory):
+        if run.is_finished and run.identity and not _changed(run.identity, identity):
+            return run.frames
+    return None
 
 
 def begin_part(directory: Path, identity: dict, work_dir: WorkDir, restart: bool) -> PartRun:
@@ -201,6 +207,7 @@ def remove_parts(output: Path, count: int) -> bool:
             remove_empty(run.directory)
         remove_files(place, directory.name, OWN_FILES)
         remove_empty(directory)
+    remove_files(place.parent, place.name, r"join\.log")
     return remove_empty(place)
 
 
