@@ -55,10 +55,13 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, sign
         except Stopped:
             stopped(work, jobs, signals, progress)
             raise
-    counts = list(watch.done.values())
-    exact = len(counts) == work.count and None not in counts
-    frames = sum(filter(None, counts)) if exact else plan.info.frame_count or 0
-    return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
+    counts = [watch.done.get(number) for number in range(1, work.count + 1)]
+    frames = sum(filter(None, counts))
+    if None in counts:  # the join was quicker than this watch
+        frames = int(read_packet_index(plan.output).shown.sum())
+    seconds = time.monotonic() - started
+    rate = round(frames / seconds, 3)
+    return Result(plan.output, frames, round(seconds, 3), plan.warnings, frames_per_second=rate)
 
 
 def tell(work: slurm.Work, jobs: slurm.Jobs, missing: list[int], was_running: bool, progress: Progress) -> None:
