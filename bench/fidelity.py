@@ -1,9 +1,9 @@
-"""Is RESULT the same video as SOURCE, but for its size? Frames, times, sound offset, colours, side by side.
+"""Compare an upscaled video with its source: frames, times, sound offset and colours, side by side.
 
     python bench/fidelity.py SOURCE RESULT [--pictures N]
 
-Both are looked at as a player does (turned upright, deinterlaced); pictures are compared at the source's size.
-Exit status 0 where they agree, 1 where they differ, 2 on bad usage or input.
+Both are decoded as a player shows them (upright, deinterlaced); frames are compared at the source's size.
+Exit status: 0 if they agree, 1 if they differ, 2 for bad usage or input.
 """
 
 import argparse
@@ -60,7 +60,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def compare(source: Path, result: Path, pictures: int | None = None) -> list[Row]:
-    """One row for each property; InputError where a file is not a video."""
+    """One row for each property; InputError if a file is not a video."""
     infos = probe(source), probe(result)
     times, shifts, psnr = _walk(infos, pictures)
     rows = [Row("frames", str(len(times[0])), str(len(times[1])), len(times[0]) == len(times[1]) > 0)]
@@ -125,7 +125,7 @@ def _samples(frame, info: VideoInfo, reference: VideoInfo) -> np.ndarray:
 def _time_rows(infos: tuple[VideoInfo, VideoInfo], times) -> list[Row]:
     if not times[0] or not times[1]:
         return []
-    # A container whose ticks are coarser rounds; times below zero have no place in most: all is moved up there.
+    # A container with coarser ticks rounds; most have no times below zero, so everything is moved up there.
     allowed = max(info.time_base for info in infos) / 2 if infos[1].time_base > infos[0].time_base else Fraction(0)
     moved = min(times[0][0], Fraction(0))
     error = max(abs(a - moved - b) for a, b in zip(*times, strict=False))
@@ -159,7 +159,7 @@ def _sound_rows(infos: tuple[VideoInfo, VideoInfo], times) -> list[Row]:
 
 
 def _sound_start(path: Path) -> Fraction | None:
-    """When the first audible sample of the first audio stream is played, seconds; None where there is none."""
+    """Seconds at which the first sample of the first audio stream is played; None if there is none."""
     with av.open(str(path.absolute()), metadata_errors="replace") as container:
         if not container.streams.audio:
             return None
@@ -194,7 +194,7 @@ def _colour_rows(infos: tuple[VideoInfo, VideoInfo]) -> list[Row]:
         Row("primaries", first.primaries, second.primaries, first.primaries == second.primaries),
         Row("transfer", first.transfer, second.transfer, first.transfer == second.transfer),
     ]
-    made_yuv = first.matrix == "gbr" and second.matrix != "gbr"  # then matrix and range can't be the same
+    made_yuv = first.matrix == "gbr" and second.matrix != "gbr"  # so matrix and range differ
     ranges = ["full" if colour.full_range else "limited" for colour in (first, second)]
     rows += [
         Row("matrix", first.matrix, second.matrix, made_yuv or first.matrix == second.matrix),
@@ -211,7 +211,7 @@ def _colour_rows(infos: tuple[VideoInfo, VideoInfo]) -> list[Row]:
 
 def _same_shape(source: VideoInfo, result: VideoInfo) -> bool:
     a, b = source.sample_aspect_ratio, result.sample_aspect_ratio
-    return abs(a / b - 1) < Fraction(1, 100)  # Matroska keeps whole pixels of the display
+    return abs(a / b - 1) < Fraction(1, 100)  # Matroska has the display size in whole pixels
 
 
 if __name__ == "__main__":

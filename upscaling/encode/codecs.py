@@ -15,7 +15,7 @@ from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
 
-os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _X265
+os.environ.setdefault("SVT_LOG", "-1")  # SVT-AV1 writes to stderr by itself; so does x265, see _X265_OPTIONS
 
 # x264's preset names, fastest first; every encoder with a speed setting takes them.
 PRESETS = ("ultrafast", "superfast", "veryfast", "faster", "fast", "medium", "slow", "slower", "veryslow", "placebo")
@@ -56,38 +56,58 @@ class Encoder:
         return _REPACKED.get("nvenc" if self.name.endswith("_nvenc") else self.name, {}).get(name, name)
 
 
-def _ladder(values: str, option: Callable[[str], dict[str, str]]) -> dict[str, dict[str, str]]:
+def _by_preset(values: str, option: Callable[[str], dict[str, str]]) -> dict[str, dict[str, str]]:
+    """x264's preset names mapped to an encoder's own values, in the order of PRESETS."""
     return {name: option(value) for name, value in zip(PRESETS, values.split(), strict=True)}
 
 
 def _vp9_speed(value: str) -> dict[str, str]:
-    speed = int(value)  # 6 and more are for the realtime deadline alone
+    speed = int(value)  # 6 and more are for the realtime deadline only
     return {"deadline": "realtime" if speed > 5 else "good", "cpu-used": value}
 
 
 def _nvenc(family: str) -> Encoder:
-    ladder = _ladder("p1 p1 p2 p3 p3 p4 p5 p6 p7 p7", lambda v: {"preset": v})
-    native = {f"p{n}": {"preset": f"p{n}"} for n in range(1, 8)}
-    options = {"rc": "vbr", "b": "0", "tune": "hq"}
-    return Encoder(f"{family}_nvenc", family, ladder | native, "p5", "cq", 20, (1, 51), options, (160, 64))
+    presets = _by_preset("p1 p1 p2 p3 p3 p4 p5 p6 p7 p7", lambda v: {"preset": v})
+    own = {f"p{n}": {"preset": f"p{n}"} for n in range(1, 8)}
+    return Encoder(
+        name=f"{family}_nvenc",
+        family=family,
+        presets=presets | own,
+        preset="p5",
+        quality="cq",
+        crf=20,
+        crf_range=(1, 51),
+        options={"rc": "vbr", "b": "0", "tune": "hq"},
+        min_size=(160, 64),
+    )
 
 
-_SVT = _ladder("12 11 10 9 8 7 5 4 2 0", lambda v: {"preset": v}) | {str(n): {"preset": str(n)} for n in range(14)}
-_VP9 = _ladder("8 7 5 5 4 3 2 1 0 0", _vp9_speed) | {str(n): _vp9_speed(str(n)) for n in range(9)}
-_PRORES = {p: {"profile": p} for p in ("proxy", "lt", "standard", "hq", "4444", "4444xq")}
+_X264_PRESETS = {name: {"preset": name} for name in PRESETS}  # x265's too
+_SVT_PRESETS = _by_preset("12 11 10 9 8 7 5 4 2 0", lambda v: {"preset": v})
+_SVT_PRESETS |= {str(n): {"preset": str(n)} for n in range(14)}
+_VP9_PRESETS = _by_preset("8 7 5 5 4 3 2 1 0 0", _vp9_speed) | {str(n): _vp9_speed(str(n)) for n in range(9)}
+_PRORES_PRESETS = {p: {"profile": p} for p in ("proxy", "lt", "standard", "hq", "4444", "4444xq")}
 # x265 writes to stderr by itself; an open GOP would depend on the segment before it.
-_X265 = {"x265-params": "log-level=none:open-gop=0"}
-_X26 = {name: {"preset": name} for name in PRESETS}
+_X265_OPTIONS = {"x265-params": "log-level=none:open-gop=0"}
+# Below 64 pixels of width x265 4.x writes past its buffers (seen with glibc's malloc checks).
+_X265_MIN_SIZE = (64, 16)
+_VP9_OPTIONS = {"b": "0", "row-mt": "1"}
+_FFV1_OPTIONS = {"level": "3", "slicecrc": "1", "g": "1"}
 ENCODERS: dict[str, Encoder] = {
     e.name: e
     for e in (
-        Encoder("libx264", "h264", _X26, "medium", "crf", 17),
-        # Narrower than 64 pixels x265 4.x writes past its buffers (seen with glibc's malloc checks).
-        Encoder("libx265", "hevc", _X26, "medium", "crf", 19, options=_X265, min_size=(64, 16)),
-        Encoder("libsvtav1", "av1", _SVT, "8", "crf", 26, (1, 63), min_size=(4, 4)),
-        Encoder("libvpx-vp9", "vp9", _VP9, "4", "crf", 24, (0, 63), {"b": "0", "row-mt": "1"}),
-        Encoder("prores_ks", "prores", _PRORES, None, options={"vendor": "apl0"}),
-        Encoder("ffv1", "ffv1", {}, None, options={"level": "3", "slicecrc": "1", "g": "1"}),
+        Encoder("libx264", "h264", _X264_PRESETS, "medium", quality="crf", crf=17),
+        Encoder(
+            "libx265", "hevc", _X264_PRESETS, "medium",
+            quality="crf", crf=19, options=_X265_OPTIONS, min_size=_X265_MIN_SIZE,
+        ),
+        Encoder("libsvtav1", "av1", _SVT_PRESETS, "8", quality="crf", crf=26, crf_range=(1, 63), min_size=(4, 4)),
+        Encoder(
+            "libvpx-vp9", "vp9", _VP9_PRESETS, "4",
+            quality="crf", crf=24, crf_range=(0, 63), options=_VP9_OPTIONS,
+        ),
+        Encoder("prores_ks", "prores", _PRORES_PRESETS, None, options={"vendor": "apl0"}),
+        Encoder("ffv1", "ffv1", {}, None, options=_FFV1_OPTIONS),
         _nvenc("h264"), _nvenc("hevc"), _nvenc("av1"),
     )
 }  # fmt: skip

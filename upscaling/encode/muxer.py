@@ -38,7 +38,7 @@ __all__ = ["Segment", "check_container", "join"]
 
 
 def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> list[str]:
-    """Before anything runs: one warning for everything of the input that the output can't hold as it is.
+    """Checks before anything runs; returns one warning for everything that the output can't hold as it is.
 
     InputError if the output's container is unknown or can't hold the codec.
     """
@@ -112,8 +112,8 @@ class _Join:
     def _mux(self, file: OutputFile, source: InputContainer, copiers: list[StreamCopier]) -> None:
         # 1. The output, with options that depend on its streams.
         out = self._open(file, source, _has_cover(copiers))
-        # 2. Its streams: the main picture, then the others, attachments last (they have no packets).
-        picture = self._add_picture(out, source)
+        # 2. Its streams: the video, then the others, attachments last (they have no packets).
+        video = self._add_video(out, source)
         for copier in sorted(copiers, key=lambda copier: copier.is_attachment):
             copier.prepare(self._timeline.clip)
             copier.add_to(out)
@@ -124,7 +124,7 @@ class _Join:
         out.start_encoding()
         # 4. All packets in the order of decoding.
         others = self._other_packets(source, copiers)
-        for packet in heapq.merge(self._track.packets(picture, self._timeline.shift), others, key=_decoding_time):
+        for packet in heapq.merge(self._track.packets(video, self._timeline.shift), others, key=_decoding_time):
             out.mux_one(packet)
             file.check()
         # 5. The trailer, and what libavformat can't write.
@@ -142,13 +142,13 @@ class _Join:
             metadata_errors="surrogateescape", buffer_size=1 << 20,
         )  # fmt: skip
 
-    def _add_picture(self, out: OutputContainer, source: InputContainer) -> Stream:
-        picture = self._track.add_to(out, self._container)
+    def _add_video(self, out: OutputContainer, source: InputContainer) -> Stream:
+        video = self._track.add_to(out, self._container)
         if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
-            copy_metadata(picture, source.streams[self._info.stream_index])
+            copy_metadata(video, source.streams[self._info.stream_index])
         if self._needs_display_size():
-            picture.metadata["title"] = picture.metadata.get("title", "") + matroska.DISPLAY_ROOM
-        return picture
+            video.metadata["title"] = video.metadata.get("title", "") + matroska.DISPLAY_ROOM
+        return video
 
     def _needs_display_size(self) -> bool:
         return self._is_matroska and self._track.settings.sample_aspect_ratio != 1
@@ -183,7 +183,7 @@ def _decoding_time(packet: av.Packet) -> Fraction:
 
 
 def _readable(source: InputContainer, wanted: list[Stream]) -> Iterator[av.Packet]:
-    """Packets of those streams up to the end, or to where the file can't be read any further."""
+    """Packets of those streams up to the end, or to the first read error."""
     packets = source.demux(wanted)
     while True:
         try:

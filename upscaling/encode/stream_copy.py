@@ -1,4 +1,4 @@
-"""How a stream beside the main picture goes into the output: one class for each way."""
+"""How a stream beside the main stream goes into the output: one class for each way."""
 
 import contextlib
 import io

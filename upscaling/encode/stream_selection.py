@@ -1,4 +1,4 @@
-"""Which streams of the input go into the output beside the main picture, each with its way there."""
+"""Which streams of the input go into the output beside the main stream, each with its way there."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ _COPIERS: tuple[type[StreamCopier], ...] = (
 
 
 def select_streams(source: InputContainer, info: VideoInfo, container: str) -> tuple[list[StreamCopier], list[str]]:
-    """Copiers for the streams beside the main picture, and one line for each stream that is changed or left out."""
+    """Copiers for the streams beside the main stream, and one line for each stream that is changed or left out."""
     copiers, warnings = [], []
     for stream in source.streams:
         if stream.index == info.stream_index or _is_written_by_muxer(source, stream):
