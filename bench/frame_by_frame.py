@@ -9,33 +9,16 @@ decodes into a pipe, RealESRGANer.enhance takes each frame, another ffmpeg encod
 import argparse
 import subprocess
 import sys
-import tempfile
-import warnings
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+sys.path.insert(1, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import numpy as np
-import torch
+from realesrgan_reference import enhancer
 
 from upscaling.decode.probe import probe
 from upscaling.inference import weights
-from upscaling.inference.realesrgan_arch import alias_functional_tensor
-
-
-def enhancer():
-    """RealESRGANer with the packaged weights in fp32."""
-    warnings.simplefilter("ignore")  # its imports are full of deprecated names
-    alias_functional_tensor()
-    from realesrgan import RealESRGANer
-    from realesrgan.archs.srvgg_arch import SRVGGNetCompact
-
-    network = SRVGGNetCompact(num_in_ch=3, num_out_ch=3, num_feat=64, num_conv=16, upscale=4, act_type="prelu")
-    with tempfile.NamedTemporaryFile(suffix=".pth") as file:
-        torch.save({"params": weights.load("realesr-animevideov3")}, file.name)
-        return RealESRGANer(
-            scale=4, model_path=file.name, model=network, tile=0, tile_pad=10, pre_pad=0, half=False, device="cpu"
-        )
 
 
 def main() -> None:
@@ -45,7 +28,7 @@ def main() -> None:
     parser.add_argument("--crf", default="17")
     parser.add_argument("--preset", default="medium")
     args = parser.parse_args()
-    info, model = probe(args.source), enhancer()
+    info, model = probe(args.source), enhancer(weights.load("realesr-animevideov3"))
     width, height, rate = info.width, info.height, str(info.frame_rate)
     quiet = ["ffmpeg", "-v", "error", "-nostdin", "-y"]
     raw = ["-f", "rawvideo", "-pix_fmt", "bgr24"]

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch.nn import functional as F
 
 
 def _convolution(name: str, inputs: int, outputs: int, generator: torch.Generator, size: float = 1.0) -> dict:
@@ -38,6 +39,35 @@ def rrdb(features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, see
         state |= _convolution(name, features, features, generator)
     state |= _convolution("conv_last", features, 3, generator, 0.3)
     return state | {"conv_last.bias": torch.full((3,), 0.5)}
+
+
+def rrdb_output(state: dict[str, torch.Tensor], picture: torch.Tensor) -> torch.Tensor:
+    """What RRDBNet makes of a picture (N, 3, H, W), as its definition says (Wang et al. 2018; BasicSR's RRDBNet)."""
+
+    def convolved(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], padding=1)
+
+    def activated(name: str, x: torch.Tensor) -> torch.Tensor:
+        return F.leaky_relu(convolved(name, x), 0.2)
+
+    def dense(name: str, x: torch.Tensor) -> torch.Tensor:
+        features = [x]
+        for index in range(1, 5):
+            features.append(activated(f"{name}.conv{index}", torch.cat(features, 1)))
+        return convolved(f"{name}.conv5", torch.cat(features, 1)) * 0.2 + x
+
+    shuffle = int((state["conv_first.weight"].shape[1] // 3) ** 0.5)
+    first = convolved("conv_first", F.pixel_unshuffle(picture, shuffle))
+    body = first
+    for block in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("body."))):
+        inner = body
+        for index in (1, 2, 3):
+            inner = dense(f"body.{block}.rdb{index}", inner)
+        body = inner * 0.2 + body
+    features = first + convolved("conv_body", body)
+    for name in ("conv_up1", "conv_up2"):
+        features = activated(name, F.interpolate(features, scale_factor=2, mode="nearest"))
+    return convolved("conv_last", activated("conv_hr", features))
 
 
 def picture(height: int, width: int, seed: int = 0, frames: int = 1) -> torch.Tensor:

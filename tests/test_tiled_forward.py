@@ -1,4 +1,4 @@
-"""Frames through a network in patches: no seams, nothing twice, and memory that never runs out."""
+"""Frames through a network in tiles: no seams, nothing computed twice, and memory that never runs out."""
 
 import nets
 import pytest
@@ -6,7 +6,8 @@ import torch
 
 from upscaling.common.errors import UpscaleError
 from upscaling.inference import network, weights
-from upscaling.inference.tiled_forward import NO_LIMIT, Forward
+from upscaling.inference.memory import NO_LIMIT, PassLimits
+from upscaling.inference.tiled_forward import TiledForward
 
 CPU = torch.device("cpu")
 
@@ -18,10 +19,10 @@ def inference():
 
 
 def forward(
-    state: dict, budget: int = NO_LIMIT, dtype=torch.float32, limit: int | None = None, batch: int = 1, factor=None
+    state: dict, tile_area: int = NO_LIMIT, dtype=torch.float32, limit: int | None = None, batch: int = 1, scale=None
 ):
-    """A `Forward` of a network that raises OutOfMemoryError above `limit` pixels a pass, and the shapes it got."""
-    found = network.build(state, factor)
+    """A `TiledForward` of a network that raises OutOfMemoryError above `limit` pixels a pass, and the shapes it got."""
+    found = network.build(state, scale)
     module, shapes = network.runner(found, dtype, CPU), []
 
     def run(pixels):
@@ -30,18 +31,18 @@ def forward(
             raise torch.OutOfMemoryError(f"tried to allocate {pixels.numel()}\nmore lines")
         return module(pixels)
 
-    return Forward(run, found, budget, batch, lambda: None), shapes
+    return TiledForward(run, found, PassLimits(tile_area, batch), lambda: None), shapes
 
 
-@pytest.mark.parametrize("factor", [4, 2])
+@pytest.mark.parametrize("scale", [4, 2])
 @pytest.mark.parametrize(
     "dtype",
     [torch.float32, torch.bfloat16],
 )
-def test_tiled_srvgg_equals_untiled_to_the_bit(dtype, factor):
+def test_tiled_srvgg_equals_untiled_to_the_bit(dtype, scale):
     state, frames = nets.compact(16, 4), nets.picture(70, 90)
-    whole = forward(state, dtype=dtype, factor=factor)[0](frames)
-    tiled, shapes = forward(state, 40 * 40, dtype, factor=factor)
+    whole = forward(state, dtype=dtype, scale=scale)[0](frames)
+    tiled, shapes = forward(state, 40 * 40, dtype, scale=scale)
     assert torch.equal(tiled(frames), whole)
     assert tiled.computed == len(shapes) > 4 and len(set(shapes)) == 1
 
@@ -49,11 +50,11 @@ def test_tiled_srvgg_equals_untiled_to_the_bit(dtype, factor):
 def test_the_packaged_video_network_sees_18_pixels_far():
     state = weights.load("realesr-animevideov3")
     frames = nets.picture(48, 120)
-    whole = forward(state, factor=2)[0](frames)
-    tiled, _ = forward(state, 48 * 80, factor=2)
-    assert tiled.network.halo == 18
+    whole = forward(state, scale=2)[0](frames)
+    tiled, _ = forward(state, 48 * 80, scale=2)
+    assert tiled.network.overlap == 18
     assert torch.equal(tiled(frames), whole) and tiled.computed == 2
-    tiled.network.halo, tiled.budget = 12, 48 * 70
+    tiled.network.overlap, tiled.limits.tile_area = 12, 48 * 70
     assert not torch.equal(tiled(frames), whole)  # so the test can fail
 
 
@@ -62,7 +63,7 @@ def test_the_reach_of_a_small_rrdb_is_exact():
     whole = forward(state)[0](frames)
     tiled, shapes = forward(state, 8 * 70)
     error = (tiled(frames) - whole).abs().max()
-    assert tiled.network.halo == 19 and len(shapes) == 2 and error < 1e-6
+    assert tiled.network.overlap == 19 and len(shapes) == 2 and error < 1e-6
 
 
 def test_the_packaged_rrdb_leaves_no_seam_above_one_code():
@@ -70,9 +71,9 @@ def test_the_packaged_rrdb_leaves_no_seam_above_one_code():
     frames = nets.picture(24, 180)
     whole = forward(state)[0](frames)
 
-    def seam(halo: int | None = None) -> float:
+    def seam(overlap: int | None = None) -> float:
         tiled, shapes = forward(state, 24 * 160)
-        tiled.network.halo = halo or tiled.network.halo
+        tiled.network.overlap = overlap or tiled.network.overlap
         error = (tiled(frames) - whole).abs().max() * 255
         assert len(shapes) == 2
         return float(error)
@@ -93,7 +94,7 @@ def test_odd_sizes_are_padded_and_cut_for_pixel_unshuffle(scale, size):
     assert (out[..., inside, :] - reference[..., inside, :]).abs().max() < 0.3
 
 
-def held_frames() -> torch.Tensor:
+def still_frames() -> torch.Tensor:
     """Six frames: 1 and 2 as 0, 3 with one changed corner, 4 as 3, 5 all new."""
     frames = nets.picture(60, 100, frames=1).repeat(6, 1, 1, 1)
     frames[3:, :, :6, :6] = 0.5
@@ -101,7 +102,7 @@ def held_frames() -> torch.Tensor:
     return frames
 
 
-def one_by_one(f: Forward, frames: torch.Tensor) -> torch.Tensor:
+def one_by_one(f: TiledForward, frames: torch.Tensor) -> torch.Tensor:
     """What each frame by itself gives."""
     results = []
     for frame in frames:
@@ -112,17 +113,17 @@ def one_by_one(f: Forward, frames: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("state", [nets.compact(8, 2), nets.rrdb()], ids=["compact", "rrdb"])
 def test_a_patch_that_did_not_change_is_not_computed_again(state):
-    frames, budget = held_frames(), 60 * 80
-    together, alone = forward(state, budget)[0], forward(state, budget)[0]
+    frames, tile_area = still_frames(), 60 * 80
+    together, alone = forward(state, tile_area)[0], forward(state, tile_area)[0]
     assert torch.equal(together(frames), one_by_one(alone, frames))
-    patches = alone.computed // 6
-    assert patches > 1 and together.computed + together.reused == 6 * patches
-    assert together.computed == 2 * patches + 1  # all of frames 0 and 5, the changed corner of 3
+    tiles = alone.computed // 6
+    assert tiles > 1 and together.computed + together.reused == 6 * tiles
+    assert together.computed == 2 * tiles + 1  # all of frames 0 and 5, the changed corner of 3
 
 
 def test_reuse_goes_on_from_call_to_call_until_forgotten():
-    frames, budget = held_frames(), 60 * 80
-    whole, calls = forward(nets.compact(8, 2), budget)[0], forward(nets.compact(8, 2), budget)[0]
+    frames, tile_area = still_frames(), 60 * 80
+    whole, calls = forward(nets.compact(8, 2), tile_area)[0], forward(nets.compact(8, 2), tile_area)[0]
     expected = whole(frames).clone()
     for sizes in ((4, 2), (1, 1, 1, 1, 1, 1), (2, 3, 1), (3, 1, 1, 1)):  # the largest first: it makes the room
         calls.computed = calls.reused = 0
@@ -139,7 +140,7 @@ def test_reuse_goes_on_from_call_to_call_until_forgotten():
 
 def test_a_call_that_failed_is_not_followed():
     f, _ = forward(nets.compact())
-    frames = held_frames()
+    frames = still_frames()
     expected = f(frames[5:]).clone()
     f(frames[:1])
     run = f.run
@@ -164,8 +165,8 @@ def test_out_of_memory_halves_the_batch_then_the_patch_and_goes_on(state, limit)
     f, shapes = forward(state, limit=limit, batch=4)
     out = f(frames).clone()
     assert (out - expected).abs().max() < 1 / 255
-    assert [shape[0] for shape in shapes[:3]] == [4, 2, 1] and f.batch == 1
-    assert len(f.notes) >= 3 and not any("\n" in note for note in f.notes)
+    assert [shape[0] for shape in shapes[:3]] == [4, 2, 1] and f.limits.batch == 1
+    assert len(f.limits.notes) >= 3 and not any("\n" in note for note in f.limits.notes)
     shapes.clear()
     assert torch.equal(f(frames), out)  # what fits is remembered: nothing is tried in vain again
     assert all(height * width <= limit for _, _, height, width in shapes)
@@ -190,9 +191,9 @@ def test_out_of_memory_in_the_middle_goes_on_from_the_failing_pass():
     assert [shape[0] for shape in shapes] == [2, 1, 1, 1, 1]
 
 
-def test_only_a_single_smallest_patch_that_does_not_fit_is_an_error():
+def test_only_a_single_smallest_tile_that_does_not_fit_is_an_error():
     f, shapes = forward(nets.compact(8, 2), limit=10, batch=2)
-    with pytest.raises(UpscaleError, match=r"a single patch of \d+x\d+ pixels does not fit") as caught:
+    with pytest.raises(UpscaleError, match=r"a single tile of \d+x\d+ pixels does not fit") as caught:
         f(nets.picture(200, 200, frames=2))
     assert "\n" not in str(caught.value) and caught.value.exit_status == 1
     assert shapes[-1][0] == 1 and shapes[-1][2] * shapes[-1][3] <= 32**2  # and it was tried
@@ -227,9 +228,9 @@ def test_on_cuda_passes_have_one_shape_and_reuse_changes_no_bit():
         shapes.append(tuple(pixels.shape))
         return module(pixels)
 
-    frames = held_frames().cuda()
-    together = Forward(run, found, 50 * 64, 4, lambda: None)
+    frames = still_frames().cuda()
+    together = TiledForward(run, found, PassLimits(50 * 64, 4), lambda: None)
     out = together(frames)
-    alone = Forward(run, found, 50 * 64, 4, lambda: None)
+    alone = TiledForward(run, found, PassLimits(50 * 64, 4), lambda: None)
     assert torch.equal(out, one_by_one(alone, frames))
     assert len(set(shapes)) == 1 and together.reused > 0

@@ -1,13 +1,13 @@
-"""Patches: one shape, everything covered once, never nearer to an inner border than the halo, within the budget."""
+"""Tiles: one shape, everything covered once, never nearer to an inner border than the overlap, within the max_area."""
 
 import numpy as np
 import pytest
 
-from upscaling.inference.tiling import MERGE, USEFUL, grid
+from upscaling.inference.tiling import MIN_TILE_PAYLOAD, grid
 
 CASES = [
-    (180, 320, MERGE * 256**2, 18, 1),
-    (720, 1280, MERGE * 256**2, 18, 1),
+    (180, 320, 512**2, 18, 1),
+    (720, 1280, 512**2, 18, 1),
     (1080, 1920, 256**2, 18, 1),
     (97, 131, 64 * 64, 18, 1),
     (97, 131, 64 * 64, 18, 2),
@@ -21,40 +21,42 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("height", "width", "budget", "halo", "step"), CASES)
-def test_patches_cover_the_frame_with_the_overlap_asked_for(height, width, budget, halo, step):
-    plan = grid(height, width, budget, halo, step)
+@pytest.mark.parametrize(("height", "width", "max_area", "overlap", "alignment"), CASES)
+def test_tiles_cover_the_frame_with_the_overlap_asked_for(height, width, max_area, overlap, alignment):
+    plan = grid(height, width, max_area, overlap, alignment)
     covered = np.zeros((height, width), int)
-    for rows, columns in plan.patches():
+    for rows, columns in plan.tiles():
         for span, size, length in ((rows, plan.height, height), (columns, plan.width, width)):
-            assert span.start % step == 0 and size % step == length % step
+            assert span.start % alignment == 0 and size % alignment == length % alignment
             assert span.start >= 0 and span.start + size <= length
-            assert span.first == 0 or span.first - span.start >= halo
-            assert span.last == length or span.start + size - span.last >= halo
+            assert span.first == 0 or span.first - span.start >= overlap
+            assert span.last == length or span.start + size - span.last >= overlap
         covered[rows.first : rows.last, columns.first : columns.last] += 1
     assert (covered == 1).all()
 
 
-@pytest.mark.parametrize(("height", "width", "budget", "halo", "step"), CASES[:10])
-def test_patches_stay_within_the_budget(height, width, budget, halo, step):
-    assert grid(height, width, budget, halo, step).area <= budget
+@pytest.mark.parametrize(("height", "width", "max_area", "overlap", "alignment"), CASES[:10])
+def test_tiles_stay_within_the_budget(height, width, max_area, overlap, alignment):
+    assert grid(height, width, max_area, overlap, alignment).area <= max_area
 
 
 def test_what_fits_whole_is_not_cut():
     plan = grid(180, 320, 180 * 320, 18)
-    assert plan.patches() == [(plan.rows[0], plan.columns[0])] and (plan.height, plan.width) == (180, 320)
+    assert plan.tiles() == [(plan.rows[0], plan.columns[0])] and (plan.height, plan.width) == (180, 320)
 
 
 def test_little_is_computed_twice():
-    plan = grid(720, 1280, MERGE * 256**2, 18)
-    assert len(plan.patches()) * plan.area <= 1.09 * 720 * 1280
+    plan = grid(720, 1280, 512**2, 18)
+    assert len(plan.tiles()) * plan.area <= 1.09 * 720 * 1280
 
 
-def test_a_budget_too_small_gets_the_smallest_patches():
+def test_a_budget_too_small_gets_the_smallest_tiles():
     smallest = grid(90, 90, 1, 18)
-    assert 36 + USEFUL <= smallest.height < 36 + 2 * USEFUL and smallest == grid(90, 90, 30 * 30, 18)
+    assert 36 + MIN_TILE_PAYLOAD <= smallest.height < 36 + 2 * MIN_TILE_PAYLOAD and smallest == grid(
+        90, 90, 30 * 30, 18
+    )
 
 
 def test_the_networks_minimum_holds():
-    plan = grid(100, 100, 20 * 20, 2, step=8 // 2, minimum=32)
+    plan = grid(100, 100, 20 * 20, 2, alignment=4, minimum=32)
     assert plan.height >= 32 and plan.width >= 32

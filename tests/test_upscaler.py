@@ -32,16 +32,16 @@ def tiny(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "factor"),
+    ("size", "scale"),
     [((34, 26), 2), ((68, 52), 4), ((17, 13), 1), ((51, 39), 4), ((25, 20), 2), ((136, 104), 4), ((34, 52), 4)],
 )  # fmt: skip
-def test_any_size_comes_from_the_smallest_factor_that_reaches_it(tiny, size, factor):
+def test_any_size_comes_from_the_smallest_scale_that_reaches_it(tiny, size, scale):
     frames = nets.picture(13, 17, frames=2)
     upscaler = Upscaler(tiny())
     out = upscaler(frames, *size).clone()
     assert out.shape == (2, 3, size[1], size[0]) and out.dtype == torch.float32
     assert out.min() >= 0 and out.max() <= 1
-    native = upscaler(frames, 17 * factor, 13 * factor)
+    native = upscaler(frames, 17 * scale, 13 * scale)
     assert torch.equal(out, rescale(native, *size))
 
 
@@ -49,7 +49,7 @@ def test_a_native_x2_network_does_x2_directly(tiny):
     frames = nets.picture(15, 21)
     state = nets.rrdb(scale=2)
     assert Upscaler(tiny(state))(frames, 42, 30).shape == (1, 3, 30, 42)
-    assert Upscaler(tiny(state)).native == 2
+    assert Upscaler(tiny(state)).native_scale == 2
 
 
 def test_strength_blends_with_a_plain_resize(tiny):
@@ -86,10 +86,10 @@ def test_what_the_device_cannot_do_is_one_line(tiny, monkeypatch, device, precis
         Upscaler(tiny(device=device, precision=precision))
 
 
-def test_a_network_that_does_not_stand_half_precision_runs_in_full(tiny, monkeypatch):
-    def without_half(state, factor=None):
-        network = original(state, factor)
-        network.bfloat16 = False
+def test_a_network_that_does_not_support_half_precision_runs_in_full(tiny, monkeypatch):
+    def without_half(state, scale=None):
+        network = original(state, scale)
+        network.supports_bfloat16 = False
         return network
 
     original = model.build
@@ -98,10 +98,11 @@ def test_a_network_that_does_not_stand_half_precision_runs_in_full(tiny, monkeyp
     upscaler = Upscaler(tiny(precision="bf16"))
     out = upscaler(frames, 20, 20)
     assert torch.equal(out, Upscaler(tiny())(frames, 20, 20))
-    assert "fp32" in upscaler.take_notes()[0] and upscaler.take_notes() == []
+    assert upscaler.take_notes() == ["SRVGGNetCompact does not support bf16; running in fp32"]
+    assert upscaler.take_notes() == []
 
 
-def test_counts_patches_and_beats(tiny):
+def test_counts_tiles_and_beats(tiny):
     beats = []
     upscaler = Upscaler(tiny(patch_size=16), lambda: beats.append(1))
     frames = nets.picture(40, 60).repeat(3, 1, 1, 1)
@@ -115,13 +116,15 @@ def test_a_file_that_is_no_model_is_one_line(tmp_path):
         Upscaler(ModelSettings(model=str(tmp_path / "net.pth")))
 
 
-def test_little_free_memory_makes_small_patches_from_the_start(tiny, monkeypatch):
+def test_little_free_memory_makes_small_tiles_from_the_start(tiny, monkeypatch):
     frames = nets.picture(100, 140)
     plenty = Upscaler(tiny(patch_size=0))
     expected = plenty(frames, 280, 200)
     per_pixel = memory.bytes_per_pixel(model.build(nets.compact(), 2).module, CPU)
     result = 3 * 280 * 200 * 4
-    monkeypatch.setattr(model, "free_bytes", lambda device: int(3 * (4000 * per_pixel + result) / memory.KEEP))
+    monkeypatch.setattr(
+        model, "free_bytes", lambda device: int(3 * (4000 * per_pixel + result) / memory.MEMORY_FRACTION)
+    )
     scarce = Upscaler(tiny(patch_size=0, workers_on_device=3))
     assert torch.allclose(scarce(frames, 280, 200), expected, atol=1e-6)
     assert plenty.computed == 1 and scarce.computed >= 4 and scarce.take_notes() == []
@@ -132,7 +135,7 @@ def test_memory_is_measured():
     assert free is not None and 1 << 20 < free < 1 << 50
     for features, worst in ((8, 48 + 48), (64, 64 + 64)):  # channels in and out of the pixel shuffle, of PReLU
         measured = memory.bytes_per_pixel(model.build(nets.compact(features)).module, CPU)
-        assert measured == memory.SPARE * worst * 4
+        assert measured == memory.ACTIVATION_MARGIN * worst * 4
 
 
 def test_which_errors_mean_too_little_memory():

@@ -48,3 +48,32 @@ def test_the_packaged_network_stays_as_exact_as_bf16_is():
 def test_float32_is_left_to_the_layers():
     exact = network.runner(network.build(nets.compact()), torch.float32, CPU)
     assert not any(isinstance(part, winograd.PairedRows) for part in exact.modules())
+
+
+def paired(net) -> bool:
+    return any(isinstance(part, winograd.PairedRows) for part in net.modules())
+
+
+def runner() -> nn.Module:
+    return network.runner(network.build(nets.compact(16, 3)), torch.bfloat16, CPU)
+
+
+def test_an_operator_that_raises_leaves_the_work_to_the_layers(monkeypatch):
+    def gone(*_):
+        raise TypeError("_convolution_pointwise() takes 7 arguments")
+
+    picture = nets.picture(21, 34)
+    assert paired(runner())
+    monkeypatch.setattr(winograd, "_convolve", gone)
+    fallback = runner()
+    assert not paired(fallback)
+    plain = network.CompactRunner(network.build(nets.compact(16, 3)).module, torch.bfloat16)
+    plain = plain.to(memory_format=torch.channels_last)
+    assert torch.equal(fallback(picture), plain(picture))
+
+
+@pytest.mark.parametrize("change", [lambda y: y * 1.1, lambda y: y * float("nan"), lambda y: y.flip(-1)])
+def test_an_operator_that_computes_something_else_leaves_the_work_to_the_layers(monkeypatch, change):
+    right = winograd._convolve
+    monkeypatch.setattr(winograd, "_convolve", lambda *arguments: change(right(*arguments)))
+    assert not paired(runner())

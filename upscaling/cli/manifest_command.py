@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from upscaling.inference.settings import AUTO_TILE
 from upscaling.workers.manifest import FRAME_NAME, MAX_SIDE, Manifest, ManifestError, deal, write_manifest
 
 
@@ -60,7 +61,7 @@ def frame_names(directory: Path) -> list[str]:
 
 
 def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size: int, scale: Fraction,
-                    patch_size: int = 256, pixel_format: str = "", colour: str = "") -> list[Path]:  # fmt: skip
+                    patch_size: int = AUTO_TILE, pixel_format: str = "", colour: str = "") -> list[Path]:  # fmt: skip
     """Write the manifests of a directory of frames, one for each worker; return their paths.
 
     They are in `output_dir`/manifests, and the upscaled frames go to `output_dir`/output_frames. `colour` is
@@ -98,7 +99,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--output-dir", type=Path, required=True, help="gets manifests/ and output_frames/")
     parser.add_argument("--workers", type=int, default=6, help="number of manifests (default: 6)")
     parser.add_argument("--batch-size", type=int, default=8, help="frames per batch (default: 8)")
-    parser.add_argument("--patch-size", type=int, default=256, help="tile size in pixels (default: 256; 0 = no tiling)")
+    parser.add_argument("--patch-size", type=int, default=AUTO_TILE,
+                        help=f"tile size in pixels (default: {AUTO_TILE}; 0 = no tiling)")  # fmt: skip
     parser.add_argument("--scale", default="2", help="a number from 1 to 8 (default: 2)")
     parser.add_argument("--pixel-format", default="", help="such as yuv420p10le, if the frames' shape is ambiguous")
     parser.add_argument("--colour", default="", help="such as 'bt709 limited' (the default for YUV)")

@@ -8,8 +8,8 @@ from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.swscale import Resizer
 
 
-class LanczosUpscaler:
-    """Batches for `batch.make_upscaler`: everything happens in `start`."""
+class LanczosEngine:
+    """An `engine.Engine`; everything happens in `start`."""
 
     depth = 0
 
@@ -30,5 +30,5 @@ class LanczosUpscaler:
             self._heartbeat()
 
     def finish(self, slot: int) -> list[str]:
-        """Nothing is left to wait for, and nothing to log."""
+        """Return no notes: there is nothing to wait for."""
         return []

@@ -1,14 +1,18 @@
-"""Memory of a device: what is free, what a patch needs, which errors mean there was too little."""
+"""Memory of a device: how much is free, how much a tile needs, and what to do if it runs out."""
+
+from dataclasses import dataclass, field
 
 import torch
 from torch import nn
 
 from upscaling.common.system import available_memory, cgroup_memory_left
 
-KEEP = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
-SPARE = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
-PROBE = 64  # pixels, side of the patch that activations are measured with
-# Allocators' own words where they raise a plain RuntimeError (c10/core/CPUAllocator.cpp, cuDNN, cuBLAS).
+MEMORY_FRACTION = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
+ACTIVATION_MARGIN = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
+PROBE_SIDE = 64  # pixels, side of the tile that activations are measured with
+MIN_TILE = 32  # pixels, side of the smallest tile that is tried if memory runs out
+NO_LIMIT = 1 << 62  # pixels of a tile: no limit
+# Messages of allocators that raise a plain RuntimeError (c10/core/CPUAllocator.cpp, cuDNN, cuBLAS).
 OUT_OF_MEMORY = (
     "can't allocate memory",
     "defaultcpuallocator: not enough memory",
@@ -16,6 +20,28 @@ OUT_OF_MEMORY = (
     "cudnn_status_alloc_failed",
     "cublas_status_alloc_failed",
 )
+
+
+@dataclass
+class PassLimits:
+    """The most that one pass may compute: `batch` tiles of `tile_area` pixels each, overlap included.
+
+    Both go down when the device runs out of memory and stay there; `notes` says so, a line each, for a log.
+    """
+
+    tile_area: int = NO_LIMIT
+    batch: int = 1
+    notes: list[str] = field(default_factory=list)
+
+    def halve_batch(self) -> bool:
+        """Call it after memory ran out. Return False if a pass has a single tile already."""
+        if torch.cuda.is_initialized():
+            torch.cuda.empty_cache()
+        if self.batch == 1:
+            return False
+        self.batch //= 2
+        self.notes.append(f"out of memory: computing {self.batch} tiles at a time from now on")
+        return True
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -26,7 +52,7 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def free_bytes(device: torch.device) -> int | None:
-    """Free memory of the device in bytes, or None where it can't be known."""
+    """Free memory of the device in bytes, or None if that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     limits = [available_memory(), cgroup_memory_left()]
@@ -34,10 +60,10 @@ def free_bytes(device: torch.device) -> int | None:
     return min(known) if known else None
 
 
-def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE) -> float:
-    """Bytes of activations that one input pixel of (1, 3, side, side) needs at the worst layer, measured.
+def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE_SIDE) -> float:
+    """Bytes of activations per input pixel, measured with a tile of (1, 3, side, side).
 
-    The largest input plus output of any layer, twice: blocks hold on to earlier outputs.
+    The largest input plus output of any layer, times ACTIVATION_MARGIN, as blocks keep earlier outputs.
     """
     worst = 0
 
@@ -53,4 +79,4 @@ def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE) 
     finally:
         for hook in hooks:
             hook.remove()
-    return SPARE * worst / side**2
+    return ACTIVATION_MARGIN * worst / side**2

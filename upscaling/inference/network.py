@@ -1,7 +1,7 @@
-"""A network from its tensors: which architecture, how wide, how deep, which factor; and how it is run.
+"""Build a network from its tensors: its architecture, width, depth and scale; and prepare it for a device.
 
-SRVGGNetCompact and RRDBNet are realesrgan's own classes where that is installed; spandrel's, which give the
-same picture, elsewhere (Python 3.13 and newer), and spandrel opens every other architecture.
+SRVGGNetCompact is realesrgan's own class if that package is installed, else spandrel's, which gives the same picture to
+the bit. Every other architecture, RRDBNet included, is spandrel's.
 """
 
 import math
@@ -13,73 +13,73 @@ from torch import nn
 from torch.nn import functional as F
 
 from upscaling.inference import winograd
-from upscaling.inference.realesrgan_arch import realesrgan_classes
+from upscaling.inference.realesrgan_arch import srvgg_class
 from upscaling.inference.weights import WeightsError
 
-UNKNOWN_HALO = 32  # for architectures that only spandrel knows
+DEFAULT_OVERLAP = 32  # pixels, for architectures whose reach is not known here
 CHANNELS = 3
 
 
 @dataclass
 class Network:
-    """A network in evaluation mode, float32 on the CPU.
+    """A network in evaluation mode, float32 on the CPU. Fields are named as in spandrel's ModelDescriptor.
 
-    `module` takes (N, 3, H, W) in [0, 1] and gives (N, 3, H * factor, W * factor), not clipped; H and W
-    must be multiples of `multiple` and at least `minimum`, and patches of a frame start at multiples of `step`.
-    `native` is the factor of the weights, of which `factor` may be a divisor (means of blocks). A pixel of the
-    input matters to the output up to `halo` pixels away, or nearly so. `tiles` is False where the whole frame
-    matters. `kind` names the architecture.
+    `module` takes (N, 3, H, W) in [0, 1] and returns (N, 3, H * scale, W * scale), not clipped. H and W must be
+    multiples of `multiple_of` and at least `minimum`; tiles of a frame start at multiples of `alignment`.
+    `native_scale` is that of the weights; `scale` may be a divisor of it (means of blocks). Input pixels further away
+    than `overlap` have hardly any influence on an output pixel. A network that needs whole frames does not
+    `supports_tiling`.
     """
 
     module: nn.Module
-    kind: str
-    native: int
-    factor: int
-    halo: int
-    multiple: int = 1
+    architecture: str
+    native_scale: int
+    scale: int
+    overlap: int
+    multiple_of: int = 1
     minimum: int = 1
-    step: int = 1
-    tiles: bool = True
-    half: bool = True
-    bfloat16: bool = True
+    alignment: int = 1
+    supports_tiling: bool = True
+    supports_half: bool = True
+    supports_bfloat16: bool = True
+
+    def supports(self, dtype: torch.dtype) -> bool:
+        return {torch.float16: self.supports_half, torch.bfloat16: self.supports_bfloat16}.get(dtype, True)
 
 
-def build(state: dict[str, torch.Tensor], factor: int | None = None, spandrel: bool = False) -> Network:
-    """The network of these tensors. Raises WeightsError where they are none that is known.
+def build(state: dict[str, torch.Tensor], scale: int | None = None, spandrel: bool = False) -> Network:
+    """The network of these tensors.
 
-    `factor` is the wanted one, a divisor of the native one (default: that); `spandrel` asks for
-    spandrel's classes although realesrgan's are there.
+    `scale` is a divisor of the native one, which is the default. `spandrel` asks for spandrel's SRVGGNetCompact even if
+    realesrgan's is installed. WeightsError if the tensors fit no known network.
     """
-    classes = None if spandrel else realesrgan_classes()
     try:
         if _is_compact(state):
-            network = _compact(state, factor, classes)
-        elif classes and _is_rrdb(state):
-            network = _rrdb(state, classes[1])
+            network = _compact(state, scale, None if spandrel else srvgg_class())
         else:
             network = _by_spandrel(state)
     except (KeyError, IndexError, RuntimeError, ValueError, ZeroDivisionError, TypeError, AssertionError) as error:
         reason = str(error).strip().split("\n")[0][:160]
         raise WeightsError(f"this model fits no known network ({type(error).__name__}: {reason})") from error
     network.module.eval().requires_grad_(False)
-    factor = factor or network.native
-    if network.factor != factor:
-        if network.factor % factor:
-            raise WeightsError(f"a x{network.native} network has no factor {factor}")
-        network.module = BlockMean(network.module, network.factor // factor)
-        network.factor = factor
+    scale = scale or network.native_scale
+    if network.scale != scale:
+        if network.scale % scale:
+            raise WeightsError(f"a x{network.native_scale} network has no scale {scale}")
+        network.module = BlockMean(network.module, network.scale // scale)
+        network.scale = scale
     return network
 
 
-def factor_for(native: int, width_ratio: float, height_ratio: float) -> int:
-    """The smallest factor that a network of this native factor can give and that reaches both ratios; else native."""
+def scale_for(native: int, width_ratio: float, height_ratio: float) -> int:
+    """The smallest scale that a network of this native scale can compute and that reaches both ratios; else native."""
     wanted = max(width_ratio, height_ratio)
-    return next((f for f in range(1, native) if native % f == 0 and f >= wanted), native)
+    return next((s for s in range(1, native) if native % s == 0 and s >= wanted), native)
 
 
-def native_factor(state: dict[str, torch.Tensor]) -> int:
-    """The factor of the weights. Raises WeightsError as `build` does."""
-    return build(state).native
+def native_scale(state: dict[str, torch.Tensor]) -> int:
+    """The scale of the weights. WeightsError as of `build`."""
+    return build(state).native_scale
 
 
 class CompactRunner(nn.Module):
@@ -89,15 +89,15 @@ class CompactRunner(nn.Module):
     here only the residual is rounded. Against float32, animevideov3 at x2 on a frame of a film: 59.5 dB the
     class's own way, 66.4 dB with the sum in float32, 74.7 dB with the first layer in float32 as well, which
     costs 0.4 % more time. In float32 the result is the class's own to the bit. With `paired` the layers between
-    the first and the last are computed by winograd.PairedRows.
+    the first and the last are computed by winograd.PairedRows, if that works here.
     """
 
     def __init__(self, module: nn.Module, dtype: torch.dtype, paired: bool = False):
         super().__init__()
         head_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
         self.head = nn.Sequential(*module.body[:2]).to(head_dtype)
-        middle = [winograd.PairedRows(module.body[2:-1], dtype)] if paired else module.body[2:-1]
-        self.body = nn.Sequential(*middle, module.body[-1]).to(dtype)
+        middle = winograd.paired_rows(module.body[2:-1], dtype) if paired else None
+        self.body = nn.Sequential(*([middle] if middle else module.body[2:-1]), module.body[-1]).to(dtype)
         self.upsampler, self.upscale = module.upsampler, module.upscale
         self.head_dtype, self.dtype = head_dtype, dtype
 
@@ -129,7 +129,7 @@ class BlockMean(nn.Module):
         return F.avg_pool2d(self.module(x).clamp(0, 1), self.size)
 
 
-def rrdb_halo(blocks: int) -> int:
+def rrdb_overlap(blocks: int) -> int:
     """The overlap that RRDBNet needs, in pixels at the resolution of its body: no seam above one 8-bit code.
 
     Each block has 15 convolutions of 3x3, the rest reaches 4 pixels; but what is far matters hardly. Measured with
@@ -141,12 +141,15 @@ def rrdb_halo(blocks: int) -> int:
 
 
 def runner(network: Network, dtype: torch.dtype, device: torch.device) -> nn.Module:
-    """`network.module` on `device` in `dtype` and channels_last, float32 in and out; takes the module over."""
+    """`network.module` on `device` in `dtype` and channels_last, with float32 input and output.
+
+    The module is changed: do not use it afterwards.
+    """
     inner, size = network.module, 1
     if isinstance(inner, BlockMean):
         inner, size = inner.module, inner.size
-    if network.kind == "SRVGGNetCompact":
-        paired = device.type == "cpu" and dtype == torch.bfloat16 and winograd.available()
+    if network.architecture == "SRVGGNetCompact":
+        paired = device.type == "cpu" and dtype == torch.bfloat16
         wrapped = CompactRunner(inner, dtype, paired)
     else:
         wrapped = PlainRunner(inner, dtype)
@@ -154,20 +157,20 @@ def runner(network: Network, dtype: torch.dtype, device: torch.device) -> nn.Mod
     return whole.to(device).to(memory_format=torch.channels_last).eval()
 
 
-def fold_compact(state: dict[str, torch.Tensor], native: int, factor: int) -> dict[str, torch.Tensor]:
-    """SRVGGNetCompact's tensors for a smaller factor: the mean of each block folded into the last convolution.
+def fold_compact(state: dict[str, torch.Tensor], native: int, scale: int) -> dict[str, torch.Tensor]:
+    """SRVGGNetCompact's tensors for a smaller scale: the mean of each block folded into the last convolution.
 
     PixelShuffle(native) takes channel c * native² + i * native + j to pixel (i, j) of the block, so the mean
     over blocks is the mean over the low parts of i and j. Exact but for pixels that clip.
     """
     last = f"body.{_last_index(state)}"
-    size = native // factor  # pixels of a block's side
+    size = native // scale  # pixels of a block's side
     folded = dict(state)
     for part in ("weight", "bias"):
         values = state[f"{last}.{part}"]
         rest = values.shape[1:]
-        blocks = values.reshape(-1, factor, size, factor, size, *rest)  # (3, i high, i low, j high, j low, …)
-        folded[f"{last}.{part}"] = blocks.mean((2, 4)).reshape(-1, *rest)  # (3 * factor², …)
+        blocks = values.reshape(-1, scale, size, scale, size, *rest)  # (3, i high, i low, j high, j low, …)
+        folded[f"{last}.{part}"] = blocks.mean((2, 4)).reshape(-1, *rest)  # (3 * scale², …)
     return folded
 
 
@@ -180,52 +183,22 @@ def _is_compact(state: dict[str, torch.Tensor]) -> bool:
     return all(n in state for n in names) and [state[n].dim() for n in names] == [4, 1]
 
 
-def _compact(state: dict[str, torch.Tensor], factor: int | None, classes: tuple[type, type] | None) -> Network:
+def _compact(state: dict[str, torch.Tensor], scale: int | None, network_class: type | None) -> Network:
     last = _last_index(state)
     native = math.isqrt(state[f"body.{last}.weight"].shape[0] // CHANNELS)
-    if factor and native % factor == 0:
-        state = fold_compact(state, native, factor)
+    if scale and native % scale == 0:
+        state = fold_compact(state, native, scale)
     else:
-        factor = native
-    if classes:
+        scale = native
+    if network_class:
         features, inputs = state["body.0.weight"].shape[:2]
         _check_channels(inputs, CHANNELS)
-        module = _filled(classes[0], state, num_feat=features, num_conv=last // 2 - 1, upscale=factor)
+        module = _filled(network_class, state, num_feat=features, num_conv=last // 2 - 1, upscale=scale)
     else:
         module = _by_spandrel(state).module.model
     convolutions = last // 2 + 1  # of 3x3, each reaching one pixel further
-    # winograd.PairedRows rounds by pairs of rows: the same pairs in a patch as in the frame.
-    return Network(module, "SRVGGNetCompact", native, factor, halo=convolutions, step=2)
-
-
-def _is_rrdb(state: dict[str, torch.Tensor]) -> bool:
-    """RRDBNet as basicsr has it: two doublings; old names and other counts are spandrel's."""
-    return {"conv_first.weight", "body.0.rdb1.conv1.weight", "conv_up2.weight"} <= state.keys() and not any(
-        name.startswith("conv_up3") for name in state
-    )
-
-
-def _rrdb(state: dict[str, torch.Tensor], rrdb_class: type) -> Network:
-    features, inputs = state["conv_first.weight"].shape[:2]
-    unshuffle = math.isqrt(inputs // CHANNELS)  # 1: x4, 2: x2, 4: x1
-    if unshuffle not in (1, 2, 4):
-        raise ValueError(f"{inputs} input channels")
-    _check_channels(inputs, CHANNELS * unshuffle**2)
-    _check_channels(state["conv_last.weight"].shape[0], CHANNELS)
-    blocks = 1 + max(int(m[1]) for name in state if (m := re.match(r"body\.(\d+)\.", name)))
-    module = _filled(
-        rrdb_class, state, num_in_ch=CHANNELS, num_out_ch=CHANNELS, scale=4 // unshuffle,
-        num_feat=features, num_block=blocks, num_grow_ch=state["body.0.rdb1.conv1.weight"].shape[0],
-    )  # fmt: skip
-    native = 4 // unshuffle
-    return Network(
-        module,
-        "RRDBNet",
-        native,
-        native,
-        halo=rrdb_halo(blocks) * unshuffle,
-        multiple=unshuffle,
-    )
+    # winograd.PairedRows rounds by pairs of rows: the same pairs in a tile as in the frame.
+    return Network(module, "SRVGGNetCompact", native, scale, overlap=convolutions, alignment=2)
 
 
 def _filled(network_class: type, state: dict[str, torch.Tensor], **arguments) -> nn.Module:
@@ -242,37 +215,37 @@ def _check_channels(found: int, wanted: int) -> None:
 
 
 def _by_spandrel(state: dict[str, torch.Tensor]) -> Network:
-    """Whatever spandrel recognises, as long as it takes RGB and gives RGB."""
-    import spandrel  # two seconds of torchvision: only where it is needed
+    """A network that spandrel recognises; WeightsError unless it upscales RGB."""
+    import spandrel  # here: it imports torchvision, which takes two seconds
 
     try:
         found = spandrel.MAIN_REGISTRY.load(state)
     except spandrel.UnsupportedModelError as error:
-        raise WeightsError("the tensors of this model fit no network that is known here (nor spandrel)") from error
+        raise WeightsError("the tensors of this model fit no network that spandrel knows") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise WeightsError(f"{found.architecture.name} is not a network that upscales a picture")
     _check_channels(found.input_channels, CHANNELS)
     _check_channels(found.output_channels, CHANNELS)
     size = found.size_requirements
     rrdb = found.architecture.id == "ESRGAN"
-    unshuffle = getattr(found.model, "shuffle_factor", None) or 1
+    shuffle = getattr(found.model, "shuffle_factor", None) or 1
     blocks = sum(type(module).__name__ == "RRDB" for module in found.model.modules())
     return Network(
         SpandrelModule(found),
-        kind="RRDBNet" if rrdb else found.architecture.name,
-        native=found.scale,
-        factor=found.scale,
-        halo=rrdb_halo(blocks) * unshuffle if rrdb else UNKNOWN_HALO,
-        multiple=size.multiple_of,
+        architecture="RRDBNet" if rrdb else found.architecture.name,
+        native_scale=found.scale,
+        scale=found.scale,
+        overlap=rrdb_overlap(blocks) * shuffle if rrdb else DEFAULT_OVERLAP,
+        multiple_of=size.multiple_of,
         minimum=max(1, size.minimum),
-        tiles=found.tiling == spandrel.ModelTiling.SUPPORTED,
-        half=found.supports_half,
-        bfloat16=found.supports_bfloat16,
+        supports_tiling=found.tiling == spandrel.ModelTiling.SUPPORTED,
+        supports_half=found.supports_half,
+        supports_bfloat16=found.supports_bfloat16,
     )
 
 
 class SpandrelModule(nn.Module):
-    """A spandrel model, called the way its descriptor says (some give more than the picture)."""
+    """A spandrel model, called as its descriptor calls it: some models return more than the picture."""
 
     def __init__(self, descriptor):
         super().__init__()

@@ -1,15 +1,10 @@
-"""realesrgan's own network classes, imported without what their packages pull in.
+"""realesrgan's own SRVGGNetCompact, loaded from its file without the package around it.
 
-`import realesrgan` runs basicsr's and torchvision's package files: scipy, scikit-image, OpenCV, lmdb, gfpgan …,
-two to four seconds in each worker, and it fails with current torchvision, whose
-`transforms.functional_tensor` is gone. The two classes need none of it, so only their own modules are run,
-between bare stand-ins for the packages around them that are taken away again: a later `import realesrgan`
-is a normal one (and needs `alias_functional_tensor` first).
+`import realesrgan` needs basicsr, whose build fails on current Python, and imports gfpgan, scipy and OpenCV. The class
+needs one name of basicsr, the decorator that registers it, and gets a stand-in for that.
 """
 
-import importlib
 import importlib.util
-import logging
 import sys
 import types
 from collections.abc import Iterator
@@ -17,72 +12,41 @@ from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
-# Packages of which only the directory is wanted, not the package file that imports everything.
-BARE_PACKAGES = ("basicsr", "basicsr.archs", "basicsr.ops", "basicsr.utils", "realesrgan", "realesrgan.archs")
-# What basicsr.archs.arch_util imports for layers that RRDBNet does not have, and one logger.
-STAND_INS = {
-    "torchvision": {},
-    "distutils": {},
-    "distutils.version": {"LooseVersion": str},
-    "basicsr.ops.dcn": {"ModulatedDeformConvPack": object, "modulated_deform_conv": None},
-    "basicsr.utils": {"get_root_logger": logging.getLogger},
-}
+_BASICSR = ("basicsr", "basicsr.utils", "basicsr.utils.registry")
 
 
 @cache
-def realesrgan_classes() -> tuple[type, type] | None:
-    """(SRVGGNetCompact, RRDBNet) of the installed realesrgan and basicsr, or None where they are not installed.
+def srvgg_class() -> type | None:
+    """The class of the installed realesrgan package; None if it is not installed or is a version that needs more.
 
     Call it before other threads import modules: names in `sys.modules` are replaced for a moment.
     """
-    if any(_directory(name) is None for name in ("realesrgan", "basicsr")):
+    package = importlib.util.find_spec("realesrgan")
+    if package is None or not package.submodule_search_locations:
         return None
+    file = Path(package.submodule_search_locations[0]) / "archs" / "srvgg_arch.py"
+    spec = importlib.util.spec_from_file_location("realesrgan.archs.srvgg_arch", file)
+    if spec is None or spec.loader is None:
+        return None
+    module = importlib.util.module_from_spec(spec)
     try:
-        with _stand_ins():
-            srvgg = importlib.import_module("realesrgan.archs.srvgg_arch")
-            rrdb = importlib.import_module("basicsr.archs.rrdbnet_arch")
-    except ImportError:  # another version with other needs: spandrel has the same classes
+        with _basicsr_stand_in():
+            spec.loader.exec_module(module)
+        return module.SRVGGNetCompact
+    except (ImportError, AttributeError, OSError):
         return None
-    return srvgg.SRVGGNetCompact, rrdb.RRDBNet
-
-
-def alias_functional_tensor() -> None:
-    """Gives torchvision its former module `transforms.functional_tensor`, so that `import realesrgan` works.
-
-    The functions basicsr wants from it live on in `transforms.functional`. Harmless where the module exists.
-    """
-    name = "torchvision.transforms.functional_tensor"
-    if name not in sys.modules and importlib.util.find_spec(name) is None:
-        sys.modules[name] = importlib.import_module("torchvision.transforms.functional")
-
-
-def _directory(package: str) -> Path | None:
-    """Where an installed top-level package lies, without running it."""
-    spec = importlib.util.find_spec(package)
-    return Path(spec.submodule_search_locations[0]) if spec and spec.submodule_search_locations else None
 
 
 @contextmanager
-def _stand_ins() -> Iterator[None]:
-    """The names of BARE_PACKAGES and STAND_INS in `sys.modules`, and nothing of it left afterwards."""
-    ours = ("basicsr", "realesrgan", *STAND_INS)
-    places = {name: _directory(name.split(".")[0]) for name in BARE_PACKAGES}
-
-    def taken() -> dict[str, types.ModuleType]:
-        return {n: m for n, m in sys.modules.items() if n in ours or n.startswith(("basicsr.", "realesrgan."))}
-
-    before = taken()
-    for name in before:
-        del sys.modules[name]
+def _basicsr_stand_in() -> Iterator[None]:
+    """Modules in place of basicsr's whose registry registers nothing; `sys.modules` is restored afterwards."""
+    before = {name: sys.modules[name] for name in _BASICSR if name in sys.modules}
     try:
-        for name, place in places.items():
-            module = sys.modules[name] = types.ModuleType(name)
-            module.__path__ = [str(place.joinpath(*name.split(".")[1:]))]
-        for name, attributes in STAND_INS.items():
-            module = sys.modules.setdefault(name, types.ModuleType(name))
-            vars(module).update(attributes)
+        for name in _BASICSR:
+            sys.modules[name] = types.ModuleType(name)
+        sys.modules[_BASICSR[-1]].ARCH_REGISTRY = types.SimpleNamespace(register=lambda: lambda network: network)
         yield
     finally:
-        for name in taken():
+        for name in _BASICSR:
             del sys.modules[name]
         sys.modules.update(before)

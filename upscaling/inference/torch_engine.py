@@ -1,4 +1,4 @@
-"""A batch through the network on one device: into staging buffers, to RGB, upscaled, back to planes, and out.
+"""Batches through a network on one device: into staging buffers, to RGB, upscaled, back to planes, and out.
 
 On a CPU all of it happens in `start`, and `finish` only adds the alpha plane. On CUDA a batch takes three streams,
 
@@ -9,8 +9,8 @@ On a CPU all of it happens in `start`, and `finish` only adds the alpha plane. O
 tied by events, with two sets of buffers used in turn: samples cross the bus in their own depth, never as float.
 `start` returns when the work is queued, `finish` waits for the download.
 
-YUV outside the RGB cube (super-whites, deep colours) is taken out before the network, which knows [0, 1] only,
-and added to its result, resized bilinearly: it is not clipped away.
+YUV outside the RGB cube (super-whites, deep colours) is subtracted before the network, which knows [0, 1] only,
+resized bilinearly and added to its result: it is not clipped away.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler
 
-# What an 8-bit sample can't show is not worth a resize (on CUDA looking would cost a synchronisation: always resized).
+# Less than an 8-bit sample can show is not worth a resize (on CUDA always resized: testing would synchronise).
 _VISIBLE = 0.5 / 255
 
 
 @dataclass
-class _Slot:
-    """Buffers of one batch in flight. On a CPU `staged` and `device_in` are the same memory, `device_out` is unused."""
+class _BatchBuffers:
+    """Buffers of one batch in flight. On a CPU only `staged` is used; `device_in` and `device_out` are None."""
 
     conversion: FrameConversion | None = None
     staged: torch.Tensor | None = None  # (batch, samples in)
@@ -45,8 +45,8 @@ class _Slot:
     done: torch.cuda.Event | None = None
 
 
-class NetworkUpscaler:
-    """Batches for `batch.BatchUpscaler`, which says when a slot is free."""
+class TorchEngine:
+    """An `engine.Engine` that runs a network on a CPU or a CUDA device."""
 
     def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None]):
         self._heartbeat = heartbeat
@@ -56,13 +56,13 @@ class NetworkUpscaler:
         if self._cuda:
             torch.cuda.set_device(self._device)
         self._upscaler = Upscaler(settings, heartbeat)
-        self._slots = [_Slot() for _ in range(self.depth + 1)]
+        self._slots = [_BatchBuffers() for _ in range(self.depth + 1)]
         if self._cuda:
             self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))
             torch.cuda.synchronize(self._device)  # the weights were moved on another stream
 
     def allocate(self, shape: tuple[int, int], dtype: np.dtype) -> np.ndarray:
-        """Host memory for outputs; pinned on CUDA, so that the download can run beside the computation."""
+        """Host memory for outputs; pinned on CUDA, so that the download overlaps the computation."""
         return self._host(shape, dtype).numpy()
 
     def _host(self, shape: tuple[int, int], dtype: np.dtype) -> torch.Tensor:
@@ -71,14 +71,14 @@ class NetworkUpscaler:
     def start(
         self, frames: list[np.ndarray], conversion: FrameConversion, outputs: list[np.ndarray], slot: int
     ) -> None:
-        """Queues a batch: frames are copied before this returns, `outputs` are filled by the `finish` of the slot."""
+        """Queue a batch: frames are copied before this returns, `outputs` are filled by `finish` of the slot."""
         buffers = self._slots[slot]
         self._fit(buffers, conversion, len(frames))
         buffers.conversion, buffers.outputs = conversion, outputs
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
             np.copyto(target, frame.reshape(-1))
-        self._upscaler.forget()  # so that a batch's result is a matter of that batch alone
+        self._upscaler.forget()  # so that the result of a batch depends on that batch only
         computed, reused = self._upscaler.computed, self._upscaler.reused
         with torch.inference_mode():
             if self._cuda:
@@ -86,10 +86,10 @@ class NetworkUpscaler:
             else:
                 self._convert(buffers.staged[: len(frames)], conversion, [torch.from_numpy(out) for out in outputs])
         computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
-        buffers.notes = [*self._upscaler.take_notes(), f"patches: {computed} computed, {reused} reused"]
+        buffers.notes = [*self._upscaler.take_notes(), f"tiles: {computed} computed, {reused} reused"]
 
-    def _start_on_cuda(self, buffers: _Slot, count: int) -> None:
-        """Each stream waits for the event of the one before it; the slot's last use is over (`finish` has waited)."""
+    def _start_on_cuda(self, buffers: _BatchBuffers, count: int) -> None:
+        """Each stream waits for the event of the one before it; `finish` has waited for the slot's last batch."""
         uploaded, computed, buffers.done = (torch.cuda.Event() for _ in range(3))
         with torch.cuda.stream(self._upload):
             buffers.device_in[:count].copy_(buffers.staged[:count], non_blocking=True)
@@ -105,7 +105,7 @@ class NetworkUpscaler:
             buffers.done.record()
 
     def _convert(self, inputs: torch.Tensor, conversion: FrameConversion, outputs: list[torch.Tensor]) -> None:
-        """Samples (N, samples in) to samples, N of (samples out,), a bounded number of frames at a time."""
+        """Samples (N, samples in) to N tensors of (samples out,), a bounded number of frames at a time."""
         source, target = conversion.source, conversion.target
         step = frames_at_once(target, self._device.type)
         for first in range(0, len(inputs), step):
@@ -118,7 +118,7 @@ class NetworkUpscaler:
             self._heartbeat()
 
     def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
-        """`result` (3, out h, out w), left as it is, plus what the network could not see, `outside` (3, h, w)."""
+        """`result` (3, out h, out w), not changed, plus `outside` (3, h, w), resized: what the network cannot see."""
         whole = result
         for number, rest in enumerate(outside):
             if self._cuda or float(rest.abs().amax()) > _VISIBLE:
@@ -129,9 +129,9 @@ class NetworkUpscaler:
         return whole
 
     def finish(self, slot: int) -> list[str]:
-        """Waits for the slot's batch; its `outputs` are complete, alpha included, when this returns.
+        """Wait for the slot's batch; its `outputs` are complete when this returns, alpha included.
 
-        Returns what there is to say of it in a log, one line each.
+        Return notes on it for a log, a line each.
         """
         buffers = self._slots[slot]
         if buffers.done is not None:
@@ -142,7 +142,7 @@ class NetworkUpscaler:
         buffers.outputs = buffers.done = None
         return buffers.notes
 
-    def _fit(self, buffers: _Slot, conversion: FrameConversion, count: int) -> None:
+    def _fit(self, buffers: _BatchBuffers, conversion: FrameConversion, count: int) -> None:
         """Allocate buffers for `count` frames, unless the slot has some that fit."""
         layouts = conversion.source, conversion.target.padded
         shapes = [(count, layout.sample_count) for layout in layouts]

@@ -1,4 +1,4 @@
-"""A run of 3x3 convolutions with a third fewer multiplications: a picture's rows in pairs, in bf16 on a CPU.
+"""A chain of 3x3 convolutions with a third fewer multiplications: a picture's rows in pairs, in bf16 on a CPU.
 
 Winograd's F(2, 3) along the rows: of four rows d0 to d3 a filter of three rows g0 to g2 makes two, with four 1x3
 convolutions (`*`) in place of six:
@@ -13,6 +13,8 @@ side of the picture.) Even and odd rows stay apart from the first layer to the l
 Along the columns as well it would save nothing: the sums would cost what the products save.
 """
 
+import copy
+import logging
 import platform
 from collections.abc import Sequence
 
@@ -20,11 +22,43 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+log = logging.getLogger("upscaling.inference")
+_TEST_ROWS, _TEST_COLUMNS = 7, 12  # of the tile of the self-test, in pixels; an odd number of rows tests the border
+_TOLERANCE = 4.0  # times the rounding of the plain layers in the same dtype
 _SHAPE = ([0, 1], [1, 1], [1, 1], 1)  # of a 1x3 convolution: padding, stride, dilation, groups
 
 
+def paired_rows(layers: Sequence[nn.Module], dtype: torch.dtype) -> "PairedRows | None":
+    """PairedRows of `layers`, which are in float32, if it passes a self-test; None if they must compute for themselves.
+
+    The operators are private ones of torch, which may change with any version: one small tile is computed both ways.
+    Any exception or a difference beyond rounding makes the test fail.
+    """
+    try:
+        if not available():
+            return None
+        paired = PairedRows(layers, dtype)
+        if _agrees(paired, layers, dtype):
+            return paired
+        log.warning("the fast convolutions give another picture on this machine; using the plain ones")
+    except Exception as error:  # whatever it is, the plain layers work
+        log.warning("the fast convolutions do not run on this machine (%s); using the plain ones", error)
+    return None
+
+
+def _agrees(paired: "PairedRows", layers: Sequence[nn.Module], dtype: torch.dtype) -> bool:
+    """Whether `paired` is as close to the layers in float32 as the layers in `dtype` are, but for a small factor."""
+    chain, channels = nn.Sequential(*layers), layers[1].weight.numel()
+    features = torch.sin(torch.arange(channels * _TEST_ROWS * _TEST_COLUMNS) * 0.7)
+    features = features.reshape(1, channels, _TEST_ROWS, _TEST_COLUMNS).contiguous(memory_format=torch.channels_last)
+    exact = chain(features)
+    rounded = copy.deepcopy(chain).to(dtype)(features.to(dtype)).float()
+    error, rounding = ((x - exact).square().mean().sqrt() for x in (paired(features.to(dtype)).float(), rounded))
+    return bool(error <= _TOLERANCE * rounding)
+
+
 def available() -> bool:
-    """Whether oneDNN is there and computes in bf16; its fused operators are what torch.compile uses on a CPU."""
+    """Whether oneDNN computes in bf16 here; its fused operators are what torch.compile uses on a CPU."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
         return False
     return torch.ops.mkldnn._is_mkldnn_bf16_supported()

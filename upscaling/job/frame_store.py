@@ -65,7 +65,7 @@ class FrameStore:
             output_dir=self._work_dir.folder("output_frames"),
             scale=max(Fraction(target.width, source.width), Fraction(target.height, source.height)),
             batch_size=self._plan.batch_size,
-            patch_size=options.patch_size,
+            patch_size=self._plan.models[0].patch_size,
             pixel_format=source.pixel_format,
             colour=_colour(source),
             total_frames=len(numbers),

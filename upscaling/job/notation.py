@@ -135,13 +135,16 @@ def parse_rate(text: str) -> Fraction:
     )
 
 
-def integer(low: int, high: int, also: int | None = None) -> Callable[[str], int]:
-    """A parser of integers from `low` to `high`; `also` is one more that is allowed."""
+def integer(low: int, high: int, *also: int | str) -> Callable[[str], int | str]:
+    """A parser of integers from `low` to `high`; values of `also` are allowed too."""
 
-    def parse(text: str) -> int:
+    def parse(text: str) -> int | str:
+        for value in also:
+            if text == str(value):
+                return value
         parsed = int(text) if re.fullmatch(r"-?[0-9]{1,9}", text, re.ASCII) else None
-        if parsed is None or not (low <= parsed <= high or parsed == also):
-            extra = "" if also is None else f", or {also}"
+        if parsed is None or not low <= parsed <= high:
+            extra = "".join(f", or {value}" for value in also)
             raise InputError(f"invalid value {text!r} (choose an integer from {low} to {high}{extra})")
         return parsed
 

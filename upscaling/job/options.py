@@ -132,9 +132,9 @@ class Options:
 
     workers: int = value(6, "N", WORKERS, f"worker processes (1-{MAX_WORKERS})", integer(1, MAX_WORKERS))
     batch_size: int = value(8, "N", WORKERS, f"frames per batch (1-{MAX_BATCH})", integer(1, MAX_BATCH))
-    patch_size: int = value(
-        256, "N", WORKERS, f"tile size in pixels ({MIN_PATCH}-{MAX_PATCH}; 0 = no tiling)",
-        integer(MIN_PATCH, MAX_PATCH, 0),
+    patch_size: int | str = value(
+        "auto", "N", WORKERS, f"tile size in pixels (auto, or {MIN_PATCH}-{MAX_PATCH}; 0 = no tiling)",
+        integer(MIN_PATCH, MAX_PATCH, 0, "auto"),
     )  # fmt: skip
     device: str = value("auto", "NAME", WORKERS, "auto, cpu, cuda, or a list such as cuda:0,cuda:1")
     precision: str = value(

@@ -18,7 +18,7 @@ from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.layout import FrameLayout
 from upscaling.inference import weights
-from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.inference.settings import LANCZOS, ModelSettings, tile_size
 from upscaling.job import images
 from upscaling.job.checks import check_paths, picture_target, work_directory
 from upscaling.job.images import PictureTarget
@@ -127,7 +127,7 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
             model=options.model if is_name else str(Path(options.model).absolute()),
             device=device,
             precision=options.precision,
-            patch_size=options.patch_size,
+            patch_size=tile_size(options.patch_size),
             batch_size=options.batch_size,
             threads=core_share(workers),
             denoise=options.denoise,
