@@ -86,6 +86,25 @@ def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):
         assert not terminal.matching("^worker")
 
 
+def test_an_error_while_bars_are_drawn_leaves_the_videos_bar(tmp_path):
+    (tmp_path / "script.py").write_text(
+        "import os, numpy as np\n"
+        "from upscaling.cli.bars import Bars\n"
+        "from upscaling.job.pipeline import RunCounts\n"
+        "from upscaling.workers import status\n"
+        "bars, counts = Bars(), RunCounts(300)\n"
+        "bars.name, counts.done = 'clip.mp4', 30\n"
+        "bars.show(counts, np.zeros(2, status.row_dtype()))\n"
+        "bars.error('stopped', 143)\n"
+        "os._exit(143)\n"
+    )
+    with Terminal(100, 12) as terminal:
+        terminal.type(f"cd {ROOT}; clear; PYTHONPATH=. {sys.executable} {tmp_path}/script.py; echo status $?\r")
+        terminal.wait_for("^status 143")
+        assert len(terminal.matching(VIDEO)) == 1 and terminal.matching("^upscale: error: stopped$")
+        assert not terminal.matching("^worker")
+
+
 def test_what_a_workers_bar_says():
     row = np.zeros(1, status.row_dtype())[0]
     row["state"], row["batch"], row["restarts"] = status.PROCESSING, 12, 2

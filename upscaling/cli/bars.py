@@ -107,6 +107,13 @@ class Bars(Plain):
         except (OSError, ValueError):
             pass
 
+    def error(self, message: str, exit_status: int) -> None:
+        if self.bars:
+            # The process ends while the main thread is busy (signals.py), perhaps with tqdm's lock: without tqdm,
+            # leave on the screen what `close` would leave.
+            self._put(f"{ERASE}{self.bars[0]}\n")
+        super().error(message, exit_status)
+
     def suspend(self) -> None:
         self._put(ERASE)
 
