@@ -1,6 +1,8 @@
-"""One worker as the main process sees it: its process, its pipes, its state and its outstanding manifests.
+"""A worker's handle in the main process: its process, its pipes, its state and its outstanding manifests.
 
-dead ── start ──► starting ── "ready" ──► ready ◄── manifests ──► busy ──► dead
+    dead ── start ──► starting ── model loaded ──► ready ◄── manifests ──► busy
+
+From every state a worker can become dead.
 """
 
 import enum
@@ -15,7 +17,7 @@ from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status
 from upscaling.workers.forkserver import KILL_SECONDS, ForkServer, WorkerProcess
 
-LOADING_SECONDS = 60.0  # without a heartbeat that a worker may take to load, however short the stall timeout
+LOADING_SECONDS = 60.0  # least time without a heartbeat after which a worker that loads its model counts as stalled
 
 
 @dataclass(frozen=True)
@@ -27,17 +29,17 @@ class Task:
 
 
 class State(enum.Enum):
-    """Where a worker is in its life."""
+    """The state of a worker."""
 
     DEAD = "dead"  # or not started yet
-    STARTING = "starting"  # loads its model; it may have manifests already
-    READY = "ready"  # has nothing to do
+    STARTING = "starting"  # loads its model; may have manifests already
+    READY = "ready"  # model loaded, no manifest
     BUSY = "busy"
 
 
 @dataclass
 class Channels:
-    """What exists only while a worker lives: its process, and the main process's ends of its two pipes."""
+    """A worker's process, and the main process's ends of its two pipes."""
 
     process: WorkerProcess
     tasks: Connection
@@ -46,7 +48,7 @@ class Channels:
 
 @dataclass
 class WorkerHandle:
-    """The worker of one index; a fresh process takes the place of a dead one."""
+    """The worker with one index; its process may die and be replaced."""
 
     index: int
     settings: ModelSettings
@@ -55,9 +57,9 @@ class WorkerHandle:
     loaded: bool = False
     starts: int = 0
     failed_starts: int = 0  # in a row
-    exit_reason: str = ""  # what it said about its end, before it; afterwards why it ended
-    heartbeat: float = 0.0  # the last one seen, seconds since the epoch
-    silent_seconds: float = 0.0  # that it has had work since that heartbeat
+    exit_reason: str = ""  # set before it dies if it reports an error, otherwise after
+    heartbeat: float = 0.0  # the last one, seconds since the epoch
+    silent_seconds: float = 0.0  # with work, since that heartbeat
 
     @property
     def state(self) -> State:
@@ -68,12 +70,12 @@ class WorkerHandle:
         return State.BUSY if self.outstanding else State.READY
 
     def start(self, server: ForkServer, target: Callable, rows: int, log_folder: Path) -> None:
-        """Fork the process; `rows` is the descriptor of the status rows, `target` as in WorkerPool."""
+        """Start the process. `rows` is the descriptor of the status rows; `target` is as in WorkerPool."""
         self.loaded, self.exit_reason, self.heartbeat, self.silent_seconds = False, "", 0.0, 0.0
         self.starts += 1
         tasks_reader, tasks = Pipe(duplex=False)
         results, results_writer = Pipe(duplex=False)
-        with tasks_reader, results_writer:  # closed here so that each pipe ends when the worker does
+        with tasks_reader, results_writer:  # else the pipes would stay open after the worker's death
             process = server.fork(
                 run_target,
                 (target, self.index, self.settings, log_folder),
@@ -85,25 +87,25 @@ class WorkerHandle:
         return self.channels is not None and self.channels.process.is_alive()
 
     def send(self, task: Task) -> None:
-        """Send a manifest; if the worker is dead, its death is noticed and the manifest is sent to another."""
-        assert self.channels is not None, "only to a worker that was started"
+        """Send a manifest. If the worker is dead, the pool notices soon and retries the manifest with another."""
+        assert self.channels is not None, "the worker was started"
         self.outstanding.append(task)
         try:
             self.channels.tasks.send(str(task.path))
         except OSError:
             pass
 
-    def take_back(self, path: str) -> Task | None:
-        """Remove an outstanding manifest; None if this worker does not have it (any more)."""
+    def remove_outstanding(self, path: str) -> Task | None:
+        """Remove a manifest from `outstanding` and return it; return None if it is not there."""
         task = next((task for task in self.outstanding if str(task.path) == path), None)
         if task is not None:
             self.outstanding.remove(task)
         return task
 
-    def is_stalled(self, heartbeat: float, elapsed: float, stall_timeout: float) -> bool:
-        """Take note of the heartbeat in its status row; return whether it has had work without one for too long.
+    def check_stalled(self, heartbeat: float, elapsed: float, stall_timeout: float) -> bool:
+        """Return whether the worker has had work, but no heartbeat, for longer than the timeout.
 
-        `elapsed` are the seconds since the last call.
+        `heartbeat` is the one in its status row; `elapsed` are the seconds since the last call.
         """
         forked = self.channels is not None and self.channels.process.pid is not None
         if not forked or not self.outstanding or heartbeat != self.heartbeat:
@@ -114,11 +116,11 @@ class WorkerHandle:
         return self.silent_seconds > limit
 
     def end_reason(self) -> str:
-        """Why the process ended, as the predicate of a sentence about it."""
+        """Why the process ended, as a predicate: "was killed by SIGKILL"."""
         if self.exit_reason or self.channels is None:
             return self.exit_reason
         process = self.channels.process
-        process.join(1)  # its pipe may end a moment before it does
+        process.join(1)  # the pipe ends shortly before the process does
         if process.is_alive():
             return "closed its pipe"
         if process.start_error:
@@ -135,12 +137,12 @@ class WorkerHandle:
             self.channels.process.kill()
 
     def close(self) -> None:
-        """SIGKILL the process, whatever it is doing, wait until it is gone, and close its pipes."""
+        """Kill the process, wait until it has ended, and close its pipes."""
         if self.channels is None:
             return
         channels, self.channels = self.channels, None
         channels.process.kill()
-        if channels.process.pid is not None:  # else it is not forked yet, and ends with the server
+        if channels.process.pid is not None:  # otherwise it is not forked yet
             channels.process.join(KILL_SECONDS)
         channels.process.close()
         channels.results.close()
@@ -150,7 +152,7 @@ class WorkerHandle:
 def run_target(
     target: Callable, index: int, settings: ModelSettings, log_folder: Path, tasks: int, results: int, rows: int
 ) -> None:
-    """In the worker: call the target with connections in place of descriptors."""
+    """In the worker process: wrap the descriptors and call the target."""
     target(
         index,
         status.map_rows(rows),

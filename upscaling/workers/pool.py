@@ -3,8 +3,8 @@
     pipeline ── Task ──► backlog ── at most 2 outstanding ──► worker 0..N-1 ── BatchDone, WorkerLost ──► pipeline
 
 Each worker has a pipe for manifests and a pipe for results, both its own and without a lock: a worker that is
-killed takes nothing with it but its ends of the two. A fast worker gets more manifests, and a dead one leaves
-little to do again. The pool waits for results and for deaths together and expects no goodbye from a worker.
+killed leaves no lock behind. At most two manifests are outstanding at a worker, so that a fast one gets more and a
+dead one leaves little to repeat. The pool waits for messages and for deaths together.
 """
 
 import os
@@ -24,7 +24,7 @@ from upscaling.workers.handle import State, Task, WorkerHandle
 from upscaling.workers.retry import MAX_FAILURES, RetryPolicy
 
 MAX_OUTSTANDING = 2  # manifests that one worker has: the current one and the next
-MAX_ELAPSED = 2.0  # seconds between two checks that count as silence; more passes when this process is stopped
+MAX_ELAPSED = 2.0  # seconds; if more has passed since the last check, this process was stopped (Ctrl-Z)
 PRELOAD = ("upscaling.workers.worker",)
 PRELOAD_RESIZE = (*PRELOAD, "upscaling.frames.swscale")
 # Importing torch does not initialise CUDA, so a forked worker may use it.
@@ -45,7 +45,7 @@ class BatchDone:
 
 @dataclass(frozen=True)
 class WorkerLost:
-    """A worker died; a fresh one replaces it, unless three in a row failed to start."""
+    """A worker died. `replaced` is False if it failed to start three times in a row."""
 
     worker: int
     reason: str
@@ -132,7 +132,7 @@ class WorkerPool:
         return self.events
 
     def _restart_dead(self) -> None:
-        # At the next wait, not at once: a signal that killed all workers may be meant for this process too.
+        # Only at the next wait: a signal that killed all workers may be on its way to this process too.
         for worker in self.workers:
             if worker.state is State.DEAD and self.retries.may_restart(worker.failed_starts):
                 reason = worker.exit_reason
@@ -175,21 +175,21 @@ class WorkerPool:
         return True
 
     def _handle(self, worker: WorkerHandle, message: tuple) -> None:
-        """One message; worker.py lists the kinds."""
+        """Handle one message; worker.py describes them."""
         kind, *rest = message
         if kind == "ready":
             worker.loaded, worker.failed_starts = True, 0
-        if kind in ("ready", "done"):  # "done" may come when its manifest has already been sent again
+        if kind in ("ready", "done"):  # the manifest of a late "done" may be outstanding again
             return
-        task = worker.take_back(rest[0])
+        task = worker.remove_outstanding(rest[0])
         if kind == "batch" and task is not None:
             # The encoder may delete these frames at any moment; never hand this batch out again.
             self.events.append(BatchDone(task.path, rest[1]))
-        elif kind == "failed":  # the process ends now
+        elif kind == "failed":  # the worker exits now
             worker.exit_reason = f"failed ({rest[1]})"
             if task is not None:
                 self._count_failure(task, worker.exit_reason)
-        elif kind == "unusable":  # the model itself
+        elif kind == "unusable":
             raise InputError(rest[1])
         elif kind == "fatal" and task is not None:
             raise WorkerError(rest[1])
@@ -200,11 +200,11 @@ class WorkerPool:
         now = time.monotonic()
         elapsed, self.last_check = min(now - self.last_check, MAX_ELAPSED), now
         for worker in self.workers:
-            if worker.is_stalled(float(self.rows[worker.index]["heartbeat"]), elapsed, self.stall_timeout):
+            if worker.check_stalled(float(self.rows[worker.index]["heartbeat"]), elapsed, self.stall_timeout):
                 self._replace_dead(worker, f"sent no heartbeat for {worker.silent_seconds:.0f} s")
 
     def _replace_dead(self, worker: WorkerHandle, reason: str = "") -> None:
-        """Return a dead worker's manifests to the backlog; the next wait starts a fresh process, if it may."""
+        """Return a dead worker's manifests to the backlog; the next wait restarts it."""
         self._drain_messages(worker)  # what it reported before it died counts
         reported = bool(worker.exit_reason)
         reason = reason or worker.end_reason()
