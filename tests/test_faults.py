@@ -594,7 +594,7 @@ def test_an_input_that_changes_meanwhile_is_noticed(tmp_path, source):
     segments(tmp_path / "out.mp4.work", 1)
     with copy.open("ab") as file:
         file.write(b"more")
-    assert "was changed" in run.fail(1)
+    assert "changed while it was upscaled" in run.fail(1)
     assert not (tmp_path / "out.mp4").exists()
 
 

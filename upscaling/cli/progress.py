@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 from upscaling.common.text import clock, many, one_line
 
 if TYPE_CHECKING:
-    from upscaling.job.pipeline import RunCounts
+    from upscaling.job.stages import RunCounts
 
 LOGGER = logging.getLogger("upscaling")
 LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the library asks for some

@@ -19,8 +19,8 @@ from upscaling.job.options import Options, make_options
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
 if TYPE_CHECKING:
     from upscaling.cli.progress import Progress
-    from upscaling.job.pipeline import RunCounts
     from upscaling.job.plan import Plan
+    from upscaling.job.stages import RunCounts
     from upscaling.job.work_dir import WorkDir
     from upscaling.workers.pool import WorkerPool
     from upscaling.workers.pool_cache import PoolCache
@@ -136,7 +136,7 @@ def complete(
     """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
     from upscaling.cli.compare import write_comparison
     from upscaling.job.parts import begin_part, done_line
-    from upscaling.job.pipeline import RunCounts
+    from upscaling.job.stages import RunCounts
 
     options = plan.options
     part_run = None

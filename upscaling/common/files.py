@@ -13,6 +13,8 @@ from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+HASHED_ENDS = 1 << 20  # bytes at each end of a file that identify it
+
 
 def file_sha256(path: Path) -> str:
     """SHA-256 of a whole file, in hexadecimal."""
@@ -132,9 +134,6 @@ def remove_empty(directory: Path) -> bool:
     except OSError:
         return False
     return True
-
-
-HASHED_ENDS = 1 << 20  # bytes at each end of the input that identify it
 
 
 def file_identity(path: Path) -> dict:
