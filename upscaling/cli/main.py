@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from upscaling.cli.arguments import Query, flag, parse_arguments
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import Result, join, run
+from upscaling.cli.run import Result, join, run, run_on_slurm
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.system import retain_freed_memory
@@ -109,8 +109,6 @@ def run_one(options: Options, progress: Progress, signals: Signals, argv: Sequen
     if of_slurm and not options.slurm:
         raise InputError(f"{flag(of_slurm[0])} requires --slurm")
     if options.slurm:
-        from upscaling.cli.slurm_command import run_on_slurm
-
         return run_on_slurm(options, argv, progress, signals)
     return join(options, progress) if options.join else run(options, progress, signals)
 

@@ -3,14 +3,15 @@
 import inspect
 import logging
 import os
+import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from upscaling.cli.signals import Signals, error_line
+from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.text import many, printable
 from upscaling.job.notation import Scale
@@ -189,6 +190,25 @@ def join(options: Options, progress: "Progress") -> Result:
     started = time.monotonic()
     plan, frames = join_parts(options, progress.warn)
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
+
+
+def run_on_slurm(options: Options, argv: Sequence[str], progress: "Progress", signals: Signals) -> Result | None:
+    """The parts as tasks of Slurm, and their join; None with --detach. `argv` are the command's words."""
+    from upscaling.cluster.coordinator import Coordinator
+
+    started = time.monotonic()
+    coordinator = Coordinator(options, invocation(), argv, progress.say)
+    try:
+        frames = coordinator.run()
+    except Stopped:
+        coordinator.stop(cancel=signals.received == signal.SIGINT)  # other signals leave the jobs to finish
+        raise
+    if frames is None:
+        print(f"array job {coordinator.jobs.array or 'none'}, join job {coordinator.jobs.join}")
+        return None
+    seconds = time.monotonic() - started
+    output, warnings = coordinator.plan.output, coordinator.plan.warnings
+    return Result(output, frames, round(seconds, 3), warnings, frames_per_second=round(frames / seconds, 3))
 
 
 def clean_up(work_dir: "WorkDir", progress: "Progress", signals: Signals) -> None:

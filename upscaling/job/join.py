@@ -2,11 +2,12 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
+from upscaling.decode.packet_index import read_packet_index
 from upscaling.encode.muxer import Segment
-from upscaling.job.fingerprint import model_identity
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
@@ -38,10 +39,16 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     return plan, sum(run.frames for run in runs)
 
 
+def frames_and_keyframes(path: Path) -> tuple[int, int]:
+    """How many frames and keyframes a video has, by its packets."""
+    index = read_packet_index(path)
+    return int(index.shown.sum()), int((index.key & index.shown).sum())
+
+
 def whole_plan(options: Options) -> Plan:
     """The plan of the whole video, on a machine that needs none of the devices on which the parts are made."""
     plan = make_plan(replace(options, part=None, join=None, restart=False, device="cpu"))
-    model = plan.identity["model"] | {"device": model_identity(options, None)["device"]}
+    model = plan.identity["model"] | {"device": options.device.partition(":")[0]}
     return replace(plan, options=options, identity=plan.identity | {"model": model})
 
 
