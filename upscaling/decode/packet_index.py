@@ -1,6 +1,6 @@
-"""The packets of a video's main picture, read without decoding: where to cut it into parts, and where to start each.
+"""The packets of a video's main stream, read without decoding: its parts, and the keyframe to start each part with.
 
-Cuts lie at keyframes. Parts are ranges of time where the file's own times can be trusted; else they are ranges of
+Parts begin at keyframes. They are ranges of time if the file's own times can be trusted; else they are ranges of
 frame numbers, and each part has to be decoded from the start of the video.
 """
 
@@ -11,11 +11,10 @@ from pathlib import Path
 import av
 import numpy as np
 
-from upscaling.decode.reader import Reader
+from upscaling.decode.reader import MAX_REORDER, Reader
 
 PREROLL = 17  # frames decoded before a part, at least: a full H.264 or H.265 picture buffer, for concealing damage
-MAX_REORDER = 16  # frames between decoding and presentation order (H.264 and H.265: 16)
-# Codecs whose keyframes need nothing that comes before them; so do those that have no other frames.
+# Codecs with inter frames whose keyframes depend on nothing before them.
 _RANDOM_ACCESS = {
     "h264", "hevc", "vvc", "av1", "vp8", "vp9", "mpeg1video", "mpeg2video", "mpeg4", "h263", "ffv1", "theora", "vc1",
 }  # fmt: skip
@@ -26,7 +25,7 @@ class Part:
     """A range of a video's frames: from `first` up to but not including `end`.
 
     Both are pts in ticks of the stream's time base, or frame numbers from 1 if `by_number`. None is the video's
-    start or its end. `frames` is how many there are, exactly so unless the file is damaged.
+    start or its end. `frames` is their number, exact unless the file is damaged.
     """
 
     number: int
@@ -38,16 +37,16 @@ class Part:
 
     @property
     def is_empty(self) -> bool:
-        """Whether the part has no frame for sure."""
+        """Whether the part certainly has no frame."""
         return self.frames == 0 and not (self.by_number and self.end is None)
 
     def identity(self) -> list:
-        """The part as JSON has it."""
+        """The part in JSON's types."""
         return [self.number, self.count, self.first, self.end, self.by_number]
 
 
 class PacketIndex:
-    """Every packet in the order of the file: arrays `pts`, `size`, `key`, and `shown` (an edit list hides others).
+    """Every packet in file order: arrays `pts`, `size`, `key` (keyframe) and `shown` (false: hidden by an edit list).
 
     `fault` says why the times cannot be trusted; it is empty if they can.
     """
@@ -60,7 +59,7 @@ class PacketIndex:
         self.fault = fault or ("its frames have no times" if missing else self._disorder())
 
     def _disorder(self) -> str:
-        """What is wrong with the times of the frames that are shown; empty if nothing is."""
+        """What is wrong with the times of the shown frames; empty if nothing is."""
         pts, key = self.pts[self.shown], self.key[self.shown]
         if not len(pts):
             return "it has no frames"
@@ -86,7 +85,7 @@ class PacketIndex:
         )
 
     def _positions(self) -> tuple[np.ndarray, np.ndarray]:
-        """Where the shown frames are, in order, and where those are that a part may begin with."""
+        """(positions of the shown frames in order, those of them that a part may begin with)."""
         key = self.key[self.shown]
         if self.fault:
             positions = np.arange(1, len(key) + 1)
@@ -97,7 +96,7 @@ class PacketIndex:
 
     @staticmethod
     def _cut(positions: np.ndarray, keys: np.ndarray, share: int, count: int) -> int:
-        """Where the part after `share` of `count` parts begins; after the last frame if there is no keyframe."""
+        """The position of the first frame of part `share` (from 0); after the last frame if there is no keyframe."""
         if share == 0 or not len(positions):
             return int(positions[0]) if len(positions) else 1
         first, last = int(positions[0]), int(positions[-1])
@@ -110,7 +109,7 @@ class PacketIndex:
         return min(near, key=lambda key: abs(key - wanted))
 
     def start_before(self, pts: int) -> int | None:
-        """The packet to start decoding with for frames from `pts` on; None if that is the first one."""
+        """The number of the packet to start decoding with for frames from `pts` on; None if it is the first one."""
         if self.fault:
             return None
         shown = np.sort(self.pts[self.shown])
@@ -131,7 +130,7 @@ class PacketIndex:
 
 
 def read_packet_index(path: Path) -> PacketIndex:
-    """Reads all packets of the main picture; VideoError as for Reader."""
+    """Reads all packets of the main stream; VideoError as for Reader."""
     with Reader(path, threads=1) as reader:
         packets = [(p.pts, p.size, p.is_keyframe, not p.is_discard) for p in reader.packets()]
         codec = reader.decoder.codec

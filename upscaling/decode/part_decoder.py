@@ -1,4 +1,4 @@
-"""A part of a video decoded: from the keyframe before it if that gives the frames of a whole run, else from the start.
+"""Decoding a part of a video: from a keyframe before it if the frames are those of a whole run, else from the start.
 
 PacketIndex ─► Part ─► PartDecoder ─► SeekingReader (or Reader) ─► RangeDecoder ─► frames numbered from 1
 """
@@ -16,11 +16,11 @@ from upscaling.decode.reader import Reader
 
 
 class SeekFailed(UpscaleError):
-    """Decoding from the middle may not give the frames of a whole run; the message says why."""
+    """Frames decoded from the middle may differ from those of a whole run; the message says why."""
 
 
 class SeekingReader(Reader):
-    """Frames from packet `start` of the file on, in presentation order; those that precede it in time are left out.
+    """Frames from packet `start` of the file on, in presentation order, without those that precede it in time.
 
     Every packet is compared with the index. SeekFailed if one differs, or if anything is damaged up to the frame at
     pts `first`: what conceals damage depends on frames that were not decoded here.
@@ -34,18 +34,18 @@ class SeekingReader(Reader):
 
     def packets(self) -> Iterator[av.Packet]:
         at = self._start
-        for packet in self._sought():
+        for packet in self._packets_from_start():
             if not self._index.is_packet(at, packet):
-                raise SeekFailed("the file does not read the same after a seek")
+                raise SeekFailed("packets differ after a seek")
             assert packet.pts is not None  # the packets that the index has have times
             at += 1
             self._packets_in -= packet.pts < self._start_pts  # it may not decode, and its frame is left out
             yield packet
         if at < len(self._index.pts):
-            raise SeekFailed("the file ends early after a seek")
+            raise SeekFailed("packets are missing after a seek")
 
-    def _sought(self) -> Iterator[av.Packet]:
-        """Packets from the start packet on; a demuxer that seeks too far is asked for an earlier keyframe."""
+    def _packets_from_start(self) -> Iterator[av.Packet]:
+        """Packets from the start packet on; if the demuxer seeks past it, an earlier keyframe is tried."""
         keys = [at for at in range(self._start, -1, -1) if self._index.key[at]]
         for target in keys[:3]:
             self.container.seek(int(self._index.pts[target]), stream=self.stream)
@@ -57,14 +57,14 @@ class SeekingReader(Reader):
                     return
                 if packet.is_keyframe and packet.pts is not None and packet.pts > self._start_pts:
                     break
-        raise SeekFailed("the file cannot be sought in")
+        raise SeekFailed("the file is not seekable")
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         frames = super()._decode(packet)
         whole = [frame for frame in frames if frame.pts is None or frame.pts >= self._start_pts]
         early = [frame for frame in whole if frame.pts is None or frame.pts <= self._first]
         if not self._reached and (self.damaged or any(frame.is_corrupt for frame in early)):
-            raise SeekFailed("it is damaged where the part begins")
+            raise SeekFailed("the video is damaged at the start of the part")
         self.corrupt -= sum(frame.is_corrupt for frame in frames) - sum(frame.is_corrupt for frame in whole)
         self._frames_out -= len(frames) - len(whole)
         self._reached |= len(whole) > len(early)
@@ -72,9 +72,9 @@ class SeekingReader(Reader):
 
 
 class RangeDecoder(Decoder):
-    """The frames of a part, numbered from 1 in it; `index` has it start at a keyframe near the part.
+    """The frames of a part, numbered from 1; with `index`, decoding starts at a keyframe near the part.
 
-    `skip`: so many frames of the part are decoded but not yielded.
+    `skip`: frames of the part to decode without yielding them.
     """
 
     def __init__(self, info: VideoInfo, part: Part, skip: int, index: PacketIndex | None = None):
@@ -85,7 +85,7 @@ class RangeDecoder(Decoder):
         first = self._part.first
         start = self._index.start_before(first) if self._index and first is not None else None
         if self._index is None or first is None or start is None:
-            self._index = None  # nothing to be checked
+            self._index = None  # no packets to compare
             return super()._open_reader(threads)
         return SeekingReader(self._info.path, self._index, start, first, alpha=self._info.alpha, threads=threads)
 
@@ -95,14 +95,14 @@ class RangeDecoder(Decoder):
         number = 0
         for position, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):
             if self._index is not None and (self._times.repaired or self._times.missing):
-                raise SeekFailed("its frame times have to be repaired")
+                raise SeekFailed("the frame times need repair")
             place = position if part.by_number else pts
             if part.first is not None and place < part.first:
                 before.append((pts, frame))
                 continue
             if part.end is not None and place >= part.end:
                 self._stop = number
-                yield (number + 1, pts), frame  # the deinterlacer wants to see it
+                yield (number + 1, pts), frame  # the deinterlacer needs it
                 return
             for back, (time, earlier) in zip(range(len(before) - 1, -1, -1), before, strict=True):
                 if -back > self._skip - around:
@@ -114,9 +114,9 @@ class RangeDecoder(Decoder):
 
 
 class PartDecoder:
-    """The frames of a part with their exact times of a whole run; a context manager, iterable once.
+    """The frames of a part with the exact times of a whole run; a context manager, iterable once.
 
-    Starts at a keyframe near the part; if that turns out to be unsafe it goes on from the start of the video.
+    Starts at a keyframe near the part; if that turns out to be unsafe, it starts over from the start of the video.
     """
 
     def __init__(self, info: VideoInfo, part: Part, index: PacketIndex, skip: int):

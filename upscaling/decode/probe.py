@@ -18,6 +18,7 @@ from upscaling.decode.deinterlace import bwdif_options
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
 from upscaling.decode.reader import (
+    MAX_REORDER,
     Reader,
     VideoError,
     check_size,
@@ -28,7 +29,6 @@ from upscaling.decode.reader import (
 )
 from upscaling.frames.layout import FrameLayout
 
-_MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 _RATE_PACKETS = 120  # packets whose times the frame rate is measured on
 _RATE_BYTES = 32 << 20  # but no more than this is read for it
 _COMMON_RATES = [Fraction(n) for n in (8, 10, 12, 15, 16, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)]
@@ -213,8 +213,8 @@ def _frame_rate(reader: Reader) -> Fraction | None:
     for _ in itertools.takewhile(lambda _: _needs_more_times(reader), reader.packets()):
         pass
     times = sorted(set(reader.packet_times))
-    if len(times) > 3 * _MAX_REORDER:
-        del times[-_MAX_REORDER:]  # between the last ones, frames may be missing whose packets come later in the file
+    if len(times) > 3 * MAX_REORDER:
+        del times[-MAX_REORDER:]  # between the last ones, frames may be missing whose packets come later in the file
     declared = [Fraction(rate) for rate in (stream.average_rate, stream.guessed_rate, stream.base_rate) if rate]
     declared = [rate for rate in declared if 0 < rate <= _MAX_RATE]
     if len(times) < 3:

@@ -25,6 +25,7 @@ from upscaling.common.text import one_line, printable
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # of a file, which then counts as ended
+MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 MAX_PACKET_TIMES = 250  # kept for the frame rate
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the alpha channel

@@ -14,6 +14,7 @@ from av.container import OutputContainer
 from av.stream import Stream
 
 from upscaling.common.text import many
+from upscaling.decode.reader import seconds_per_tick
 from upscaling.encode import matroska
 from upscaling.encode.containers import copy_metadata
 from upscaling.encode.stream_copy import StreamCopier, describe, first_packet
@@ -51,15 +52,21 @@ class PrimedAudio(StreamCopier):
 
     def prepare(self, clip: Clip | None) -> None:
         context = audio_context(self.stream)
-        assert context is not None and self.stream.time_base is not None
+        assert context is not None
         codec = context.codec.canonical_name
         first = first_packet(self.path, self.stream.index) if clip is None else None
         if first is None or first.pts is None or first.pts >= 0 or (codec == "aac" and not context.extradata):
             return  # AAC of a transport stream: what is before zero is no priming
-        padding = round(-first.pts * self.stream.time_base * context.sample_rate)
+        padding = round(-first.pts * seconds_per_tick(self.stream) * context.sample_rate)
         if padding <= _MAX_PRIMING:
-            extradata, rate = context.extradata or b"", context.sample_rate
-            self._template = matroska.audio_template(codec, extradata, rate, context.channels, padding, bytes(first))
+            self._template = matroska.audio_template(
+                codec=codec,
+                extradata=context.extradata or b"",
+                rate=context.sample_rate,
+                channels=context.channels,
+                padding=padding,
+                packet=bytes(first),
+            )
 
     def add_to(self, out: OutputContainer) -> None:
         if self._template is None:
