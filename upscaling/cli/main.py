@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from upscaling.cli.arguments import Query, flag, parse_arguments
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import Result, join, run, run_on_slurm
+from upscaling.cli.run import Result, join, make_progress, run, run_on_slurm
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.system import retain_freed_memory
@@ -65,8 +65,6 @@ def options_of_run(argv: Sequence[str]) -> Options | int:
 
 def make_reporter(options: Options) -> Progress:
     """The run's reporter; InputError if the log file would overwrite the input."""
-    from upscaling.cli.reporters import make_progress
-
     if options.log_file is not None and is_same_file(options.log_file, options.input):
         raise InputError(f"--log-file {options.log_file} is the input file; choose another name")
     return make_progress(options.progress, options.verbosity, options.log_file)

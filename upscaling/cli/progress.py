@@ -10,9 +10,11 @@ import logging
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
-from upscaling.common.text import clock, many, one_line
+from upscaling.common.errors import InputError
+from upscaling.common.text import clock, many, one_line, printable
 
 if TYPE_CHECKING:
     from upscaling.job.stages import RunCounts
@@ -111,6 +113,18 @@ class Progress:
             if logger is not LOGGER:
                 for handler in logger.handlers:
                     handler.close()
+
+
+def file_logger(path: Path) -> logging.Logger:
+    """A logger of its own that appends to a file, with times: the levels of LOGGER and the root are the caller's."""
+    try:
+        handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
+    except OSError as error:
+        raise InputError(f"cannot write --log-file {printable(path)}: {error.strerror}") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.Logger("upscaling")
+    logger.addHandler(handler)
+    return logger
 
 
 def put(stream: TextIO | None, line: str) -> None:

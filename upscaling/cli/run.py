@@ -4,6 +4,7 @@ import inspect
 import logging
 import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -11,6 +12,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from upscaling.cli.progress import LOGGER, Json, Plain, Progress, file_logger
 from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.text import many, printable
@@ -19,7 +21,6 @@ from upscaling.job.options import Options, make_options
 
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
 if TYPE_CHECKING:
-    from upscaling.cli.progress import Progress
     from upscaling.job.plan import Plan
     from upscaling.job.stages import RunCounts
     from upscaling.job.work_dir import WorkDir
@@ -82,8 +83,6 @@ def upscale_video(
     """
     inspect.signature(upscale_video).bind(source, output, scale, **keywords)  # TypeError: unknown keyword
     options = make_options(**{"input": source, "output": output, "scale": scale, "progress": "none", **keywords})
-    from upscaling.cli.reporters import make_progress
-
     reporter = make_progress(options.progress, options.verbosity, options.log_file)
     try:
         result = run(options, reporter, Signals())
@@ -96,7 +95,21 @@ def upscale_video(
         reporter.finish()
 
 
-def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
+def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -> Progress:
+    """The reporter for --progress auto, bars, plain, json or none; InputError if the log file cannot be written."""
+    loggers = [LOGGER] if log_file is None else [LOGGER, file_logger(log_file)]
+    if mode == "auto":
+        mode = "bars" if sys.stderr is not None and sys.stderr.isatty() else "plain"
+    if verbosity < 0 and mode != "json":
+        mode = "none"
+    if mode == "bars":
+        from upscaling.cli.bars import Bars
+
+        return Bars(verbosity, loggers)
+    return {"plain": Plain, "json": Json, "none": Progress}[mode](verbosity, loggers)
+
+
+def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
     from upscaling.job.plan import make_plan
     from upscaling.job.work_dir import open_work_dir
@@ -132,7 +145,7 @@ def run(options: Options, progress: "Progress", signals: Signals, pool_cache: "P
 
 
 def complete(
-    plan: "Plan", work_dir: "WorkDir", pool_cache: "PoolCache", progress: "Progress", signals: Signals
+    plan: "Plan", work_dir: "WorkDir", pool_cache: "PoolCache", progress: Progress, signals: Signals
 ) -> "tuple[RunCounts, list[str]]":
     """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
     from upscaling.cli.compare import write_comparison
@@ -161,7 +174,7 @@ def complete(
 
 
 def upscale(
-    plan: "Plan", work_dir: "WorkDir", pool: "WorkerPool", progress: "Progress", signals: Signals
+    plan: "Plan", work_dir: "WorkDir", pool: "WorkerPool", progress: Progress, signals: Signals
 ) -> "tuple[RunCounts, list[str]]":
     """Send all frames through the workers and put the result in place; (the counts, warnings)."""
     from upscaling.job.pipeline import Pipeline
@@ -183,7 +196,7 @@ def finished_part(plan: "Plan") -> int | None:
     return finished.frames if finished is not None else None
 
 
-def join(options: Options, progress: "Progress") -> Result:
+def join(options: Options, progress: Progress) -> Result:
     """Join the parts that --part has made into the output."""
     from upscaling.job.join import join_parts
 
@@ -192,7 +205,7 @@ def join(options: Options, progress: "Progress") -> Result:
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
-def run_on_slurm(options: Options, argv: Sequence[str], progress: "Progress", signals: Signals) -> Result | None:
+def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, signals: Signals) -> Result | None:
     """The parts as tasks of Slurm, and their join; None with --detach. `argv` are the command's words."""
     from upscaling.cluster.coordinator import Coordinator
 
@@ -211,7 +224,7 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: "Progress", si
     return Result(output, frames, round(seconds, 3), warnings, frames_per_second=round(frames / seconds, 3))
 
 
-def clean_up(work_dir: "WorkDir", progress: "Progress", signals: Signals) -> None:
+def clean_up(work_dir: "WorkDir", progress: Progress, signals: Signals) -> None:
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
         if not work_dir.remove():
@@ -228,7 +241,7 @@ def output_exists(output: Path) -> bool:
         return False
 
 
-def announce(plan: "Plan", work_dir: "WorkDir", progress: "Progress", check: Callable[[], None]) -> None:
+def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Callable[[], None]) -> None:
     """Report what is resumed, how much space the frames take, and warnings about the input."""
     from upscaling.job.segments import verify
 
