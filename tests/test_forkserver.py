@@ -6,12 +6,17 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 
+import numpy as np
 import pytest
 from runs import LOSSLESS, ROOT, Run, frames_of, make_input, wait_until
 
+from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
+from upscaling.inference.engine import make_upscaler
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers.forkserver import ForkServer
 from upscaling.workers.pool import WorkerPool
@@ -58,9 +63,17 @@ def sleep():
     time.sleep(1000)
 
 
-def send_modules(index, rows, tasks, results, settings, log_folder):
-    """A worker's target: whether the modules that it needs were there before it was forked."""
-    results.send(("failed", "", " ".join(sorted({"torch", "numpy", "upscaling.workers.worker"} & set(sys.modules)))))
+def send_late_imports(index, rows, tasks, results, settings, log_folder):
+    """A worker's target: which packages are imported after the fork, by loading the model and upscaling a frame."""
+    before = set(sys.modules)
+    upscaler = make_upscaler(settings, lambda: None)
+    source = FrameLayout(width=16, height=16, pixel_format="rgb24", matrix="gbr", full_range=True)
+    target = replace(source, width=32, height=32)
+    upscaler.submit([np.zeros((16, 16, 3), np.uint8)], FrameConversion(source=source, target=target))
+    upscaler.collect()
+    # torch imports a small module of its own late
+    packages = {name.partition(".")[0] for name in sys.modules.keys() - before} - sys.stdlib_module_names
+    results.send(("failed", "", f"torch before: {'torch' in before}, late: {sorted(packages - {'torch'})}"))
     time.sleep(1000)
 
 
@@ -103,9 +116,10 @@ def test_a_module_that_fails_to_import_is_an_error(capfd):
     server.stop()
 
 
-def test_workers_find_the_network_imported(tmp_path, capfd):
-    """Else each of them would import torch itself."""
-    pool = WorkerPool([ModelSettings()], send_modules, tmp_path)
+@pytest.mark.parametrize("model", ["lanczos", "realesr-animevideov3", "RealESRGAN_x4plus_anime_6B"])
+def test_workers_import_no_package_after_the_fork(tmp_path, capfd, model):
+    """Otherwise each worker would import torch, or spandrel, by itself."""
+    pool = WorkerPool([ModelSettings(model)], send_late_imports, tmp_path)
     pool.start()
     try:
         worker = pool.workers[0]
@@ -113,7 +127,7 @@ def test_workers_find_the_network_imported(tmp_path, capfd):
         while not worker.exit_reason:
             assert time.monotonic() < deadline
             pool.wait(0.1)
-        assert worker.exit_reason == "failed (numpy torch upscaling.workers.worker)"
+        assert worker.exit_reason == f"failed (torch before: {model != 'lanczos'}, late: [])"
     finally:
         pool.stop()
     assert capfd.readouterr().err == ""

@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from multiprocessing import connection
 from pathlib import Path
 from typing import Any
@@ -25,10 +26,7 @@ from upscaling.workers.retry import MAX_FAILURES, RetryPolicy
 
 MAX_OUTSTANDING = 2  # manifests that one worker has: the current one and the next
 MAX_ELAPSED = 2.0  # seconds; if more has passed since the last check, this process was stopped (Ctrl-Z)
-PRELOAD = ("upscaling.workers.worker",)
-PRELOAD_RESIZE = (*PRELOAD, "upscaling.frames.swscale")
-# Importing torch does not initialise CUDA, so a forked worker may use it.
-PRELOAD_NETWORK = (*PRELOAD, "upscaling.inference.upscaler", "upscaling.frames.yuv")
+REALESRGAN_MODELS = ("realesr-animevideov3", "realesr-general-x4v3")  # whose network is in realesrgan itself
 
 
 class WorkerError(UpscaleError):
@@ -64,7 +62,7 @@ class WorkerPool:
         heartbeat for `stall_timeout` seconds counts as dead.
         """
         self.target, self.log_folder, self.stall_timeout = target, log_folder, stall_timeout
-        self.server = ForkServer(PRELOAD_RESIZE if settings[0].model == LANCZOS else PRELOAD_NETWORK)
+        self.server = ForkServer(preload_modules(settings[0].model))
         self.workers = [WorkerHandle(index, one) for index, one in enumerate(settings)]
         self.rows_descriptor, self.rows = status.create_rows(len(self.workers))
         self.backlog: deque[Task] = deque()
@@ -233,3 +231,16 @@ class WorkerPool:
         if not self.retries.record_failure(task.path):
             raise WorkerError(f"{task.frames}: given up after {MAX_FAILURES} tries; the last worker {reason}")
         self.backlog.appendleft(task)
+
+
+def preload_modules(model: str) -> tuple[str, ...]:
+    """The modules that a worker needs for a model; the fork server imports them once for all workers.
+
+    Importing torch does not initialise CUDA, so forked workers may use it.
+    """
+    if model == LANCZOS:
+        return "upscaling.workers.worker", "upscaling.inference.lanczos_engine"
+    network = ("upscaling.workers.worker", "upscaling.inference.torch_engine")
+    if model in REALESRGAN_MODELS and find_spec("realesrgan") is not None:
+        return network
+    return (*network, "spandrel")  # imports torchvision: two seconds
