@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from upscaling.inference.tiling import MIN_TILE_PAYLOAD, grid
+from upscaling.inference.tiling import MIN_TILE_PAYLOAD, make_grid
 
 CASES = [
     (180, 320, 512**2, 18, 1),
@@ -23,10 +23,10 @@ CASES = [
 
 @pytest.mark.parametrize(("height", "width", "max_area", "overlap", "alignment"), CASES)
 def test_tiles_cover_the_frame_with_the_overlap_asked_for(height, width, max_area, overlap, alignment):
-    plan = grid(height, width, max_area, overlap, alignment)
+    grid = make_grid(height, width, max_area, overlap, alignment)
     covered = np.zeros((height, width), int)
-    for rows, columns in plan.tiles():
-        for span, size, length in ((rows, plan.height, height), (columns, plan.width, width)):
+    for rows, columns in grid.tiles():
+        for span, size, length in ((rows, grid.height, height), (columns, grid.width, width)):
             assert span.start % alignment == 0 and size % alignment == length % alignment
             assert span.start >= 0 and span.start + size <= length
             assert span.first == 0 or span.first - span.start >= overlap
@@ -37,26 +37,26 @@ def test_tiles_cover_the_frame_with_the_overlap_asked_for(height, width, max_are
 
 @pytest.mark.parametrize(("height", "width", "max_area", "overlap", "alignment"), CASES[:10])
 def test_tiles_stay_within_the_budget(height, width, max_area, overlap, alignment):
-    assert grid(height, width, max_area, overlap, alignment).area <= max_area
+    assert make_grid(height, width, max_area, overlap, alignment).area <= max_area
 
 
 def test_what_fits_whole_is_not_cut():
-    plan = grid(180, 320, 180 * 320, 18)
-    assert plan.tiles() == [(plan.rows[0], plan.columns[0])] and (plan.height, plan.width) == (180, 320)
+    grid = make_grid(180, 320, 180 * 320, 18)
+    assert grid.tiles() == [(grid.rows[0], grid.columns[0])] and (grid.height, grid.width) == (180, 320)
 
 
 def test_little_is_computed_twice():
-    plan = grid(720, 1280, 512**2, 18)
-    assert len(plan.tiles()) * plan.area <= 1.09 * 720 * 1280
+    grid = make_grid(720, 1280, 512**2, 18)
+    assert len(grid.tiles()) * grid.area <= 1.09 * 720 * 1280
 
 
 def test_a_budget_too_small_gets_the_smallest_tiles():
-    smallest = grid(90, 90, 1, 18)
-    assert 36 + MIN_TILE_PAYLOAD <= smallest.height < 36 + 2 * MIN_TILE_PAYLOAD and smallest == grid(
+    smallest = make_grid(90, 90, 1, 18)
+    assert 36 + MIN_TILE_PAYLOAD <= smallest.height < 36 + 2 * MIN_TILE_PAYLOAD and smallest == make_grid(
         90, 90, 30 * 30, 18
     )
 
 
 def test_the_networks_minimum_holds():
-    plan = grid(100, 100, 20 * 20, 2, alignment=4, minimum=32)
-    assert plan.height >= 32 and plan.width >= 32
+    grid = make_grid(100, 100, 20 * 20, 2, alignment=4, minimum=32)
+    assert grid.height >= 32 and grid.width >= 32

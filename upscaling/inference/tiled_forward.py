@@ -16,7 +16,7 @@ from upscaling.common.errors import UpscaleError
 from upscaling.inference.memory import MIN_TILE, PassLimits, is_out_of_memory
 from upscaling.inference.network import Network
 from upscaling.inference.tile_reuse import TileRun, tile_runs, window
-from upscaling.inference.tiling import Grid, grid
+from upscaling.inference.tiling import Grid, make_grid
 
 RunNetwork = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, h, w) to (B, 3, h * scale, w * scale), float32
 
@@ -48,20 +48,20 @@ class TiledForward:
         rows, columns = frames.shape[-2:]
         padded = _padded(frames, self.network.multiple_of, self.network.minimum)
         out = self._result_buffer(padded)
-        plan = self._grid(padded)
-        runs = self._changed_tiles(padded, plan, out)
+        grid = self._grid(padded)
+        runs = self._changed_tiles(padded, grid, out)
         done = 0
         while done < len(runs):
             part = runs[done : done + self.limits.batch]
-            failure = self._compute(padded, plan, part, out)
+            failure = self._compute(padded, grid, part, out)
             if failure is None:
                 done += len(part)
             elif not self.limits.halve_batch():
-                plan = self._smaller_grid(padded, plan, failure)
-                runs, done = tile_runs(padded, plan)[0], 0  # all of them: other tiles may differ in the last bit
-        self._previous = plan, padded[-1].clone(), len(frames) - 1
+                grid = self._smaller_grid(padded, grid, failure)
+                runs, done = tile_runs(padded, grid)[0], 0  # all of them: other tiles may differ in the last bit
+        self._previous = grid, padded[-1].clone(), len(frames) - 1
         self.computed += len(runs)
-        self.reused += len(frames) * len(plan.tiles()) - len(runs)
+        self.reused += len(frames) * len(grid.tiles()) - len(runs)
         return out[..., : rows * scale, : columns * scale]
 
     def _result_buffer(self, frames: torch.Tensor) -> torch.Tensor:
@@ -74,12 +74,12 @@ class TiledForward:
             results = self._results = _allocated((number, *shape), frames.device)
         return results[:number]
 
-    def _changed_tiles(self, frames: torch.Tensor, plan: Grid, out: torch.Tensor) -> list[TileRun]:
+    def _changed_tiles(self, frames: torch.Tensor, grid: Grid, out: torch.Tensor) -> list[TileRun]:
         """The tiles to compute; the others are in `out`, copied from the result of the frame before if necessary."""
         previous, self._previous = self._previous, None  # until this call has succeeded
-        if previous is None or previous[0] != plan:  # results of other tiles may differ in the last bit
-            return tile_runs(frames, plan)[0]
-        runs, kept = tile_runs(frames, plan, previous[1])
+        if previous is None or previous[0] != grid:  # results of other tiles may differ in the last bit
+            return tile_runs(frames, grid)[0]
+        runs, kept = tile_runs(frames, grid, previous[1])
         assert self._results is not None  # it holds the result of the frame before
         _copy_kept(kept, out, self._results[previous[2]], self.network.scale)
         return runs
@@ -87,24 +87,24 @@ class TiledForward:
     def _grid(self, frames: torch.Tensor) -> Grid:
         network, (rows, columns) = self.network, frames.shape[-2:]
         alignment = math.lcm(network.alignment, network.multiple_of)
-        return grid(rows, columns, self.limits.tile_area, network.overlap, alignment, network.minimum)
+        return make_grid(rows, columns, self.limits.tile_area, network.overlap, alignment, network.minimum)
 
-    def _smaller_grid(self, frames: torch.Tensor, plan: Grid, failure: str) -> Grid:
+    def _smaller_grid(self, frames: torch.Tensor, grid: Grid, failure: str) -> Grid:
         """Tiles of half the side; UpscaleError if they cannot be smaller."""
-        self.limits.tile_area = max(plan.area // 4, MIN_TILE**2)
+        self.limits.tile_area = max(grid.area // 4, MIN_TILE**2)
         smaller = self._grid(frames)
-        if smaller.area >= plan.area:
+        if smaller.area >= grid.area:
             raise UpscaleError(
-                f"a single tile of {plan.width}x{plan.height} pixels does not fit into the memory of the device "
+                f"a single tile of {grid.width}x{grid.height} pixels does not fit into the memory of the device "
                 f"({failure}); use fewer workers or another device"
             )
         self.limits.notes.append(f"out of memory: using tiles of {smaller.width}x{smaller.height} from now on")
         return smaller
 
-    def _compute(self, frames: torch.Tensor, plan: Grid, runs: list[TileRun], out: torch.Tensor) -> str | None:
+    def _compute(self, frames: torch.Tensor, grid: Grid, runs: list[TileRun], out: torch.Tensor) -> str | None:
         """One pass, its result pasted into `out`. Return the error's first line if memory ran out, else None."""
         try:
-            inputs = [window(frames[run.first], plan, run.rows, run.columns) for run in runs]
+            inputs = [window(frames[run.first], grid, run.rows, run.columns) for run in runs]
             if frames.device.type == "cuda":
                 inputs += inputs[-1:] * (self.limits.batch - len(inputs))
             self.heartbeat()

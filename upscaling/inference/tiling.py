@@ -40,7 +40,7 @@ class Grid:
 
 
 @lru_cache(maxsize=64)
-def grid(height: int, width: int, max_area: int, overlap: int, alignment: int = 1, minimum: int = 1) -> Grid:
+def make_grid(height: int, width: int, max_area: int, overlap: int, alignment: int = 1, minimum: int = 1) -> Grid:
     """The tiles with the least pixels to compute, none of more than `max_area` pixels (overlap included).
 
     Tiles start at multiples of `alignment`, and their sides are multiples of it if the frame's are; both sides are at
