@@ -12,6 +12,7 @@ from passthrough import passthrough, see
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
+from upscaling.encode.muxer import join
 from upscaling.encode.packet_repair import PacketRepair
 from upscaling.encode.subtitles import ASS_HEADER
 
@@ -203,6 +204,18 @@ def test_windows_sound_becomes_aac_in_mp4(tmp_path, name, codec):
     after = after[round((start - new_start) * 48000) :]  # from the same moment on
     middle = slice(20_000, 70_000)
     assert np.corrcoef(before[middle], after[middle])[0, 1] > 0.99
+
+
+def test_converted_sound_of_a_part_keeps_its_offset(tmp_path):
+    source = make_clip(tmp_path / "c.avi", 50, codec="mpeg4", sound="pcm_mulaw")
+    whole = passthrough(source, tmp_path / "o.mkv", length=25)
+    clip = (Fraction(1), Fraction(2))
+    assert join(whole.segments[1:], whole.info, whole.settings, tmp_path / "p.mkv", "mkv", clip) == []
+    (_, before), (start, part) = sound_of(source), sound_of(tmp_path / "p.mkv")
+    first = round((1 + start) * 48000)
+    assert 0 <= start < 2048 / 48000 and 46_000 < len(part) <= 50_000
+    near = range(first - 48, first + 49)  # Matroska rounds times to milliseconds
+    assert any(np.array_equal(part, before[at : at + len(part)]) for at in near)
 
 
 def test_a_damaged_packet_of_converted_sound_costs_that_packet_alone(tmp_path):

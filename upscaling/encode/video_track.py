@@ -72,7 +72,7 @@ class VideoTrack:
     def add_to(self, out: OutputContainer, container: str) -> Stream:
         """Adds the track's stream to the output: everything but tags and disposition."""
         settings = self.settings
-        with av.open(_name(self.segments[0])) as first:
+        with av.open(str(self.segments[0].path.absolute())) as first:
             stream = first.streams.video[0]
             family, tag = stream.codec_context.codec.canonical_name, stream.codec_context.codec_tag
             if settings.side_data:
@@ -163,14 +163,10 @@ def _packets(segments: Sequence[Segment]) -> Iterator[tuple[av.Packet, int]]:
         first += count
 
 
-def _name(segment: Segment) -> str:
-    return str(segment.path.absolute())
-
-
 def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
     """A segment's packets in decoding order, with their stream; SegmentError if it can't be read."""
     try:
-        with av.open(_name(segment)) as container:
+        with av.open(str(segment.path.absolute())) as container:
             stream = container.streams.video[0]
             for packet in container.demux(stream):
                 if packet.size:
