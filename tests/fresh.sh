@@ -13,8 +13,8 @@ checkout=$(cd "$(dirname "$0")/.." && pwd)
 machine=$(mktemp -d "${FRESH_DIR:-${TMPDIR:-/tmp}}/fresh-$release-XXXXXX")
 
 cleanup() {
-    umount "$machine/proc" "$machine/dev" 2>/dev/null || true
-    mountpoint -q "$machine/proc" || mountpoint -q "$machine/dev" || rm -rf --one-file-system "$machine"
+    umount "$machine/proc" "$machine/dev/shm" 2>/dev/null || true
+    rm -rf --one-file-system "$machine"
 }
 trap cleanup EXIT
 
@@ -32,8 +32,8 @@ while IFS= read -r line; do settings+=("$line"); done < <(env | grep -E '^(PIP_|
 
 debootstrap --variant=minbase --include=python3-venv,ca-certificates "$release" "$machine" ${DEBIAN_MIRROR:-} >/dev/null
 mount -t proc proc "$machine/proc"
-mount --rbind --make-rslave /dev "$machine/dev" 2>/dev/null || mount --bind /dev "$machine/dev"
-for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/xdg/pip/pip.conf /etc/pip.conf; do
+mount -t tmpfs tmpfs "$machine/dev/shm"
+for file in /etc/resolv.conf /etc/hosts /etc/ssl/certs/ca-certificates.crt /etc/xdg/pip/* /etc/pip.conf; do
     [ ! -f "$file" ] || install -D -m 644 "$(readlink -f "$file")" "$machine$file"
 done
 mkdir -p "$machine/srv/upscale"
@@ -41,9 +41,9 @@ git -C "$checkout" archive HEAD | tar -x -C "$machine/srv/upscale"
 inside "cat /etc/debian_version; python3 --version; dpkg -l | grep -c '^ii'"
 
 # The README's set-up is its first indented block: one command a line.
-awk '/^    /{print substr($0, 5); found = 1; next} found {exit}' "$checkout/README.md" >"$machine/srv/readme.sh"
-cat "$machine/srv/readme.sh"
-inside "cd /srv/upscale && set -x && . /srv/readme.sh && test -s out.mp4 && pip --version"
+awk '/^    /{print substr($0, 5) " || exit 1"; found = 1; next} found {exit}' "$checkout/README.md" >"$machine/srv/readme.sh"
+sed 's/^/--- /' "$machine/srv/readme.sh"
+inside "cd /srv/upscale && . /srv/readme.sh; test -s out.mp4; pip --version"
 
 check "pip show realesrgan | head -n 2; ! pip show --quiet basicsr"
 check "! python -c 'import cv2' || echo 'this machine has the libraries of OpenCV'"
