@@ -9,6 +9,7 @@ from upscaling.common.system import (
     available_memory,
     cgroup_memory_left,
     choose_devices,
+    core_limit,
     core_share,
     cuda_device_count,
     torch_cuda_version,
@@ -40,6 +41,13 @@ def test_what_is_not_there_is_said(requested, gpus):
 def test_core_share():
     cores = len(os.sched_getaffinity(0))
     assert core_share(1) == cores and core_share(cores) == 1 and core_share(10 * cores) == 1
+
+
+def test_a_slurm_task_takes_the_cores_it_is_given(monkeypatch):
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
+    for given, share, limit in (("4", 2, 4), ("16", 8, 0), ("64", 8, 0), ("", 8, 0), ("x", 8, 0)):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+        assert (core_share(2), core_limit()) == (share, limit), given
 
 
 def test_device_count_is_torchs():

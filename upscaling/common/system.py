@@ -69,7 +69,17 @@ def choose_devices(requested: str, workers: int, gpus: int) -> list[str]:
 
 def core_share(workers: int) -> int:
     """CPU threads for each of `workers` workers: max(1, cores // workers), of the cores this process may use."""
-    return max(1, len(os.sched_getaffinity(0)) // workers)
+    return max(1, (core_limit() or len(os.sched_getaffinity(0))) // workers)
+
+
+def core_limit() -> int:
+    """The cores that Slurm gives this task (SLURM_CPUS_PER_TASK) if it may run on more than those, else 0.
+
+    A Slurm without a task plugin binds no task to its cores.
+    """
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    cores = int(given) if given.isascii() and given.isdigit() else 0
+    return cores if cores < len(os.sched_getaffinity(0)) else 0
 
 
 # Memory

@@ -21,6 +21,7 @@ from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
 from upscaling.common.errors import InputError
+from upscaling.common.system import core_limit
 from upscaling.common.text import one_line, printable
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
@@ -229,7 +230,7 @@ def _decoder(stream: av.VideoStream, alpha: bool, threads: int) -> av.VideoCodec
         extradata = decoder.extradata
         decoder = cast(av.VideoCodecContext, av.CodecContext.create(name, "r"))
         decoder.extradata = extradata
-    decoder.thread_count, decoder.thread_type = threads, "AUTO"
+    decoder.thread_count, decoder.thread_type = threads or core_limit(), "AUTO"
     decoder.options = {"max_pixels": str(MAX_PIXELS)}
     decoder.flags |= Flags.output_corrupt  # a frame with a hole is better than none, and is counted
     if decoder.codec.name == "libdav1d":  # with frames in flight, an error loses all of them

@@ -14,6 +14,7 @@ import av
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.system import core_limit
 from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes, libav_options
@@ -58,6 +59,7 @@ class SegmentWriter:
         context.time_base = settings.time_base
         context.sample_aspect_ratio = settings.sample_aspect_ratio
         context.thread_type = "AUTO"  # as in ffmpeg; PyAV's default SLICE leaves x264 on little more than one core
+        context.thread_count = core_limit()
         context.field_order = PROGRESSIVE
         for name, value in self._colour.items():
             setattr(context, name, value)
