@@ -16,6 +16,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from upscaling.common.errors import BusyError, InputError, UpscaleError
+from upscaling.common.text import printable
 from upscaling.job.parts import finished_frames, part_directory, parts_directory
 
 COMMAND_SECONDS = 60.0  # for one of Slurm's commands: its own timeouts are 10 s, and some are repeated
@@ -250,7 +251,7 @@ def _run(command: list[str], text: str | None = None) -> str:
     try:
         done = subprocess.run(
             command, input=text, stdin=subprocess.DEVNULL if text is None else None, capture_output=True, text=True,
-            errors="replace", timeout=COMMAND_SECONDS, check=False, env={**os.environ, "LC_ALL": "C"},
+            errors="surrogateescape", timeout=COMMAND_SECONDS, check=False, env={**os.environ, "LC_ALL": "C"},
             start_new_session=True,  # Ctrl-C in the terminal is for this process alone
         )  # fmt: skip
     except subprocess.TimeoutExpired:
@@ -259,5 +260,5 @@ def _run(command: list[str], text: str | None = None) -> str:
         raise SlurmError(f"{command[0]}: {error.strerror}") from error
     if done.returncode:
         said = " ".join((done.stderr.strip() or done.stdout.strip() or "nothing").split())
-        raise SlurmError(f"{command[0]} failed and said: {said[:400]}")
+        raise SlurmError(f"{command[0]} failed and said: {printable(said)[:400]}")
     return done.stdout
