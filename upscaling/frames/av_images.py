@@ -4,9 +4,12 @@ Pictures are (height, width) for gray and (height, width, 3 or 4) for RGB and RG
 """
 
 from fractions import Fraction
+from typing import cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
+from av.video.codeccontext import VideoCodecContext
 
 from upscaling.common.errors import InputError
 from upscaling.frames.av_planes import av_planes
@@ -27,12 +30,12 @@ _TIFF_OPTIONS = {"compression_algo": "lzw"}
 
 
 def encode_png(samples: np.ndarray) -> bytes:
-    """A PNG file; av.FFmpegError if FFmpeg cannot encode a picture of that size."""
+    """A PNG file; FFmpegError if FFmpeg cannot encode a picture of that size."""
     return _encoded("png", samples, _PNG_OPTIONS)
 
 
 def encode_tiff(samples: np.ndarray) -> bytes:
-    """A TIFF file, LZW-compressed; av.FFmpegError if FFmpeg cannot encode a picture of that size."""
+    """A TIFF file, LZW-compressed; FFmpegError if FFmpeg cannot encode a picture of that size."""
     return _encoded("tiff", samples, _TIFF_OPTIONS)
 
 
@@ -44,7 +47,7 @@ def _encoded(codec: str, samples: np.ndarray, options: dict[str, str]) -> bytes:
     if codec == "png" and name.endswith("le"):
         frame = frame.reformat(format=name.removesuffix("le") + "be")
     frame.pts = 0
-    context = av.CodecContext.create(codec, "w")
+    context = cast(VideoCodecContext, av.CodecContext.create(codec, "w"))
     context.width, context.height, context.pix_fmt = width, height, frame.format.name
     context.time_base = Fraction(1)
     context.thread_count = 1  # one picture at a time gains nothing from more
@@ -57,7 +60,7 @@ def decode_png(data: bytes) -> np.ndarray:
 
     InputError if it is no PNG file, or damaged.
     """
-    context = av.CodecContext.create("png", "r")
+    context = cast(VideoCodecContext, av.CodecContext.create("png", "r"))
     context.thread_count = 1
     context.options = {"err_detect": "crccheck+explode"}
     try:
@@ -66,5 +69,5 @@ def decode_png(data: bytes) -> np.ndarray:
             raise InputError("no picture in it")
         name = _DECODED[frames[0].format.name]
         return av_planes(frames[0].reformat(format=name), FORMATS[name])[0]
-    except (av.FFmpegError, ValueError) as error:
+    except (FFmpegError, ValueError) as error:
         raise InputError(f"not a PNG picture: {error}") from error

@@ -21,5 +21,6 @@ def av_planes(frame: av.VideoFrame, fmt: PixelFormat) -> list[np.ndarray]:
     for plane, shape in zip(frame.planes, shapes, strict=False):
         strides = (plane.line_size, *(size * math.prod(shape[axis + 1 :]) for axis in range(1, len(shape))))
         offset = 0 if plane.line_size >= 0 else -plane.line_size * (shape[0] - 1)
-        views.append(np.ndarray(shape, fmt.dtype, buffer=plane, offset=offset, strides=strides))
+        # PyAV's stub does not say that planes have a buffer.
+        views.append(np.ndarray(shape, fmt.dtype, plane, offset, strides))  # pyright: ignore[reportArgumentType]
     return views

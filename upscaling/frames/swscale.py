@@ -1,19 +1,24 @@
-"""`--model lanczos`: planes resized by libswscale through PyAV; no network, and no torch in the process.
+"""Planes resized and converted by libswscale through PyAV, without torch.
 
-One filter graph (buffer, scale, format, buffersink) a video: FFmpeg's `scale` filter rather than PyAV's
-VideoReformatter, because only the filter can be told where the chroma samples lie, and resized by 2 they would move
-by a quarter of a pixel. Where pixel format and colours stay, every plane is resized by itself and no colour touched.
+One filter graph (buffer, scale, format, buffersink) per video: FFmpeg's `scale` filter rather than PyAV's
+VideoReformatter, because only the filter takes the chroma location; without it, chroma moves by a quarter of a pixel
+at x2. If pixel format and colours stay the same, every plane is resized by itself and no colour is changed.
 """
+
+from typing import cast
 
 import av
 import numpy as np
+from av.error import FFmpegError
+from av.filter import Graph
+from av.filter.context import FilterContext
 
 from upscaling.common.errors import UpscaleError
 from upscaling.frames.av_planes import av_planes
 from upscaling.frames.conversion import FrameConversion, store_plane
 from upscaling.frames.pixel_formats import pixel_format
 
-# Names of the scale filter's matrices. The rest (ycgco, ictcp, ...) is kept as it is but can't be converted.
+# The scale filter's names of matrices. Others (ycgco, ictcp, ...) pass unchanged but cannot be converted.
 _MATRICES = {
     "bt709": "bt709",
     "fcc": "fcc",
@@ -45,14 +50,14 @@ class Resizer:
         self._inputs = av_planes(self._frame, self._source.format)
         try:
             self._graph, self._buffer, self._sink = self._open()
-        except (av.error.FFmpegError, ValueError) as error:
+        except (FFmpegError, ValueError) as error:
             raise self._refused(error) from error
 
-    def _open(self) -> tuple[av.filter.Graph, av.filter.context.FilterContext, av.filter.context.FilterContext]:
+    def _open(self) -> tuple[Graph, FilterContext, FilterContext]:
         source, target = self._source, self._target.pixel_format
         if self._rescaled and self._target.format.depth != 16:
             target = target.removesuffix(f"{self._target.format.depth}le") + "16le"
-        graph = av.filter.Graph()
+        graph = Graph()
         graph.threads = 1
         size = f"{source.width}x{source.height}"
         buffer = graph.add("buffer", f"video_size={size}:pix_fmt={source.pixel_format}:time_base=1/1:pixel_aspect=1/1")
@@ -91,7 +96,7 @@ class Resizer:
         for side, layout in (("in", source), ("out", target)):
             if not layout.format.rgb:
                 if layout.matrix not in _MATRICES:
-                    raise ValueError(f"matrix {layout.matrix} can't be converted")
+                    raise ValueError(f"matrix {layout.matrix} cannot be converted")
                 arguments.append(f"{side}_color_matrix={_MATRICES[layout.matrix]}")
         return arguments
 
@@ -104,8 +109,8 @@ class Resizer:
             np.copyto(target, plane)
         try:
             self._buffer.push(self._frame)
-            resized = self._sink.pull()
-        except av.error.FFmpegError as error:
+            resized = cast(av.VideoFrame, self._sink.pull())
+        except FFmpegError as error:
             raise self._refused(error) from error
         found = av_planes(resized, pixel_format(resized.format.name))
         for plane, target in zip(found, self._target.padded.planes(out), strict=True):
@@ -121,6 +126,6 @@ class Resizer:
     def _refused(self, error: Exception) -> UpscaleError:
         a, b = self._source, self._target
         return UpscaleError(
-            f"libswscale can't make {b.width}x{b.height} {b.pixel_format} {b.matrix} of "
-            f"{a.width}x{a.height} {a.pixel_format} {a.matrix} ({error}); choose another --pix-fmt or another --model"
+            f"libswscale cannot convert {a.width}x{a.height} {a.pixel_format} {a.matrix} to "
+            f"{b.width}x{b.height} {b.pixel_format} {b.matrix} ({error}); choose another --pix-fmt or another --model"
         )

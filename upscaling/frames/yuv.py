@@ -1,8 +1,8 @@
 """Planar YUV to RGB in float and back, on the device of the tensors: matrices, ranges, siting, bit depths.
 
-The samples of a frame (see `frame`) become RGB float32 in (3, height, width), nominally [0, 1], and the other
-way round with one rounding at the very end. Nothing is clipped on the way to RGB: YUV that lies outside the
-RGB cube (super-whites, deep colours) gives RGB outside [0, 1] and comes back as it was.
+The samples of a frame (see pixel_formats.py) become RGB float32 in (3, height, width), nominally [0, 1], and back, with
+one rounding at the very end. Nothing is clipped on the way to RGB: YUV outside the RGB cube (super-whites, deep
+colours) gives RGB outside [0, 1] and comes back as it was.
 
 Sources: ITU-T H.273 (2021), clause 8.3 "Matrix coefficients" with its table 4 (Kr, Kb, YCgCo, the identity) and its
 equations for narrow and full range; ITU-R BT.601-7, BT.709-6, BT.2020-2; for the chroma location H.273 clause 8.7.
@@ -20,7 +20,7 @@ import numpy as np
 import torch
 
 from upscaling.common.errors import InputError
-from upscaling.frames.chroma import BETWEEN, COSITED, REACH_DOWN, Siting, interpolated, luma_fold, reduced, taken
+from upscaling.frames.chroma import COSITED, MIDPOINT, REACH_DOWN, Siting, downsample, gather, luma_fold, upsample
 from upscaling.frames.layout import FrameLayout
 from upscaling.frames.pixel_formats import plane_shapes
 
@@ -34,9 +34,9 @@ _LUMA_WEIGHTS = {
     "smpte240m": (0.212, 0.087),
     "bt2020nc": (0.2627, 0.0593),
 }
-# Constant luminance, ICtCp and their like are not linear in RGB. What matters here is that a matrix is invertible and
-# the same both ways, so they are read as their nearest linear kin: the network sees slightly other colours,
-# the output gets back exactly the code values that such a file means.
+# Constant luminance, ICtCp and similar ones are not linear in RGB. What matters here is that a matrix is invertible and
+# the same both ways, so the nearest linear one is used: the network sees slightly different colours, but the output has
+# exactly the code values that such a file means.
 _READ_AS = {
     "bt2020c": "bt2020nc",
     "bt2020_ncl": "bt2020nc",
@@ -50,16 +50,16 @@ _READ_AS = {
 }
 MATRICES = (*_LUMA_WEIGHTS, "ycgco", "gbr", *_READ_AS)
 
-# Pixels (one channel) of a strip that is converted at a time: small enough for a core's cache, large enough for a GPU.
+# Pixels (one channel) of a strip, which is converted at a time: it fits a core's cache, and keeps a GPU busy.
 STRIP_PIXELS = {"cpu": 1 << 17, "cuda": 1 << 23}
-STRIP_ROWS = 64  # at least, so that the rows that neighbouring strips share stay few; even
+STRIP_ROWS = 64  # at least, as neighbouring strips share some rows; even
 
 
 @lru_cache(maxsize=32)
 def rgb_to_yuv(matrix: str, full_range: bool, depth: int) -> tuple[np.ndarray, np.ndarray]:
     """((3, 3) weights, (3,) offsets) in float64: codes (Y, Cb, Cr) = weights @ (R, G, B in [0, 1]) + offsets.
 
-    InputError for a matrix that is not in MATRICES.
+    InputError if the matrix is not in MATRICES.
     """
     matrix = _READ_AS.get(matrix, matrix)
     unit = 1 << (depth - 8)
@@ -84,7 +84,7 @@ def rgb_to_yuv(matrix: str, full_range: bool, depth: int) -> tuple[np.ndarray, n
 def to_rgb(samples: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
     """(N, samples of a frame) uint8 or uint16 to (N, 3, height, width) float32 on the same device; not clipped.
 
-    Code values are exact in float32 up to 16 bits. Alpha planes are left out. InputError for an unknown matrix.
+    Code values are exact in float32 up to 16 bits. Alpha is left out. InputError if the matrix is unknown.
     """
     height, width = layout.height, layout.width
     rgb = torch.empty((len(samples), 3, height, width), dtype=torch.float32, device=samples.device)
@@ -104,38 +104,37 @@ def to_rgb(samples: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
 
 
 def from_rgb(rgb: torch.Tensor, layout: FrameLayout, out: torch.Tensor) -> torch.Tensor:
-    """(N, 3, h, w) float32 into `out`, (N, samples of a frame) of the layout's type on the same device; returns `out`.
+    """Convert (N, 3, h, w) float32 into `out`, (N, samples of a frame) of the layout's dtype on the same device.
 
-    Where h or w is less than the layout's, the last row or column is repeated. Values are rounded once, half to
-    even, and clipped to what a sample can hold. An alpha plane is left as it is in `out`. InputError for an unknown
-    matrix.
+    If h or w is less than the layout's, the last row or column is repeated. Values are rounded once, half to even, and
+    clipped to the range of a sample. Alpha in `out` is not changed. Returns `out`. InputError if the matrix is unknown.
     """
     fmt = layout.format
     for picture, flat in zip(rgb, out, strict=True):
         planes = planes_of(flat, layout)
         if fmt.rgb:
             for a, b in _strips(planes[0][..., 0][None]):
-                strip = _quantised(_rows(picture, a, b, layout) * layout.peak, layout.peak)
+                strip = _quantise(_rows(picture, a, b, layout) * layout.peak, layout.peak)
                 planes[0][a:b, :, :3].copy_(strip.permute(1, 2, 0))  # (3, rows, width) -> (rows, width, 3)
         elif fmt.chroma is None:
             weights, offsets = _gray(layout)
             for a, b in _strips(planes[0][None]):
                 y = _weighted_channels(_rows(picture, a, b, layout), weights).add_(offsets[0])
-                planes[0][a:b].copy_(_quantised(y, layout.peak))
+                planes[0][a:b].copy_(_quantise(y, layout.peak))
         else:
             _rgb_to_yuv(picture, layout, planes)
     return out
 
 
 def planes_of(flat: torch.Tensor, layout: FrameLayout) -> list[torch.Tensor]:
-    """Views of the planes of one flat frame, in the shapes of `frame.plane_shapes`; nothing is copied."""
+    """Views of the planes of one flat frame, in the shapes of `plane_shapes`; nothing is copied."""
     shapes = plane_shapes(layout.format, layout.width, layout.height)
     parts = flat.split([math.prod(shape) for shape in shapes])
     return [part.view(shape) for part, shape in zip(parts, shapes, strict=True)]
 
 
 def _gray(layout: FrameLayout) -> tuple[np.ndarray, np.ndarray]:
-    """The luma row of the matrix and the offsets. 'gbr' has no luma: there gray is BT.709's."""
+    """The luma row of the matrix and the offsets. 'gbr' has no luma: gray is BT.709's then."""
     matrix = "bt709" if _READ_AS.get(layout.matrix, layout.matrix) == "gbr" else layout.matrix
     weights, offsets = rgb_to_yuv(matrix, layout.full_range, layout.format.depth)
     return weights[0], offsets
@@ -161,8 +160,8 @@ def _yuv_to_rgb(planes: list[torch.Tensor], layout: FrameLayout, out: torch.Tens
     for a, b in _strips(out):
         yuv = out.new_empty((3, b - a, width))
         yuv[0].copy_(planes[0][a:b]).sub_(offsets[0])
-        rows = interpolated(chroma, -2, down, a, b, height) if down else chroma[:, a:b]  # (2, b - a, chroma w)
-        yuv[1:] = interpolated(rows, -1, across, 0, width, width) if across else rows
+        rows = upsample(chroma, -2, down, a, b, height) if down else chroma[:, a:b]  # (2, b - a, chroma w)
+        yuv[1:] = upsample(rows, -1, across, 0, width, width) if across else rows
         for channel in range(3):
             _weighted_channels(yuv, inverse[channel], out=out[channel, a:b])
 
@@ -176,34 +175,36 @@ def _rgb_to_yuv(picture: torch.Tensor, layout: FrameLayout, planes: list[torch.T
     for a, b in _strips(planes[0][None]):
         strip = _rows(picture, a - reach, b + b % step + reach, layout, down)  # (3, rows + 2 reach, w)
         y = _weighted_channels(strip[:, reach : reach + b - a], weights[0]).add_(offsets[0])
-        planes[0][a:b].copy_(_quantised(y, layout.peak))
+        planes[0][a:b].copy_(_quantise(y, layout.peak))
         chroma = strip.new_empty((2, *strip.shape[1:]))
         for row, channel in zip(weights[1:], chroma, strict=True):
             _weighted_channels(strip, row, out=channel)
         if down:
-            chroma = reduced(chroma, -2, down)  # (2, rows / 2, w)
+            chroma = downsample(chroma, -2, down)  # (2, rows / 2, w)
         if across:
             width = layout.width + layout.width % 2
-            chroma = reduced(taken(chroma, -1, -REACH_DOWN, width + REACH_DOWN, luma_fold(across)), -1, across)
+            chroma = downsample(gather(chroma, -1, -REACH_DOWN, width + REACH_DOWN, luma_fold(across)), -1, across)
         for plane, channel, zero in zip(planes[1:3], chroma, offsets[1:], strict=True):
-            plane[a // step : -(-b // step)].copy_(_quantised(channel.add_(zero), layout.peak))
+            plane[a // step : -(-b // step)].copy_(_quantise(channel.add_(zero), layout.peak))
 
 
 def _sitings(layout: FrameLayout) -> tuple[Siting | None, Siting | None]:
-    """The filters across and down, None for an axis on which chroma is not halved."""
-    half_width, half_height = layout.format.chroma
-    across = BETWEEN if layout.chroma_location in ("center", "top", "bottom") else COSITED
-    down = COSITED if layout.chroma_location in ("topleft", "top") else BETWEEN
+    """The filters of columns and of rows; None for an axis without subsampling."""
+    half_width, half_height = layout.format.chroma or (0, 0)
+    across = MIDPOINT if layout.chroma_location in ("center", "top", "bottom") else COSITED
+    down = COSITED if layout.chroma_location in ("topleft", "top") else MIDPOINT
     return (across if half_width else None), (down if half_height else None)
 
 
-def _quantised(codes: torch.Tensor, peak: int) -> torch.Tensor:
+def _quantise(codes: torch.Tensor, peak: int) -> torch.Tensor:
     return codes.round_().clamp_(0, peak)
 
 
 def _weighted_channels(x: torch.Tensor, weights: np.ndarray, out: torch.Tensor | None = None) -> torch.Tensor:
-    """Σ weights[c] · x[c] of a (C, h, w) tensor, channels of weight 0 left out: (h, w). No matrix product: TF32 or
-    bf16 settings meant for the network must not reach the colours."""
+    """Σ weights[c] · x[c] of a (C, h, w) tensor, without channels of weight 0: (h, w).
+
+    Not a matrix product: TF32 or bf16 settings meant for the network must not affect colours.
+    """
     used = [(c, float(w)) for c, w in enumerate(weights) if abs(w) > 1e-12 * abs(weights).max()]
     (first, weight), *rest = used
     out = torch.mul(x[first], weight, out=out)
@@ -215,11 +216,13 @@ def _weighted_channels(x: torch.Tensor, weights: np.ndarray, out: torch.Tensor |
 def _rows(
     picture: torch.Tensor, start: int, stop: int, layout: FrameLayout, siting: Siting | None = None
 ) -> torch.Tensor:
-    """Rows [start, stop) of a picture that repeats its last row and column up to the layout's size and is
-    mirrored, as the siting wants it, beyond: (3, stop - start, layout.width)."""
+    """Rows [start, stop) of a picture, (3, stop - start, layout.width).
+
+    Its last row and column are repeated up to the layout's size; rows outside of that are mirrored as the siting needs.
+    """
     height = picture.shape[-2]
     fold = luma_fold(siting) if siting else lambda i, n: np.minimum(i, n - 1)
-    strip = taken(picture, -2, start, stop, lambda i, _: np.minimum(fold(i, layout.height), height - 1))
+    strip = gather(picture, -2, start, stop, lambda i, _: np.minimum(fold(i, layout.height), height - 1))
     if strip.shape[-1] < layout.width:
-        strip = taken(strip, -1, 0, layout.width, lambda i, n: np.minimum(i, n - 1))
+        strip = gather(strip, -1, 0, layout.width, lambda i, n: np.minimum(i, n - 1))
     return strip

@@ -7,6 +7,7 @@ the bit. Every other architecture, RRDBNet included, is spandrel's.
 import math
 import re
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import nn
@@ -95,10 +96,11 @@ class CompactRunner(nn.Module):
     def __init__(self, module: nn.Module, dtype: torch.dtype, paired: bool = False):
         super().__init__()
         head_dtype = torch.float32 if dtype == torch.bfloat16 else dtype
-        self.head = nn.Sequential(*module.body[:2]).to(head_dtype)
-        middle = winograd.paired_rows(module.body[2:-1], dtype) if paired else None
-        self.body = nn.Sequential(*([middle] if middle else module.body[2:-1]), module.body[-1]).to(dtype)
-        self.upsampler, self.upscale = module.upsampler, module.upscale
+        layers = list(cast(nn.ModuleList, module.body))
+        self.head = nn.Sequential(*layers[:2]).to(head_dtype)
+        middle = winograd.paired_rows(layers[2:-1], dtype) if paired else None
+        self.body = nn.Sequential(*([middle] if middle else layers[2:-1]), layers[-1]).to(dtype)
+        self.upsampler, self.upscale = cast(nn.Module, module.upsampler), cast(int, module.upscale)
         self.head_dtype, self.dtype = head_dtype, dtype
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -195,7 +197,7 @@ def _compact(state: dict[str, torch.Tensor], scale: int | None, network_class: t
         _check_channels(inputs, CHANNELS)
         module = _filled(network_class, state, num_feat=features, num_conv=last // 2 - 1, upscale=scale)
     else:
-        module = _by_spandrel(state).module.model
+        module = cast(nn.Module, _by_spandrel(state).module.model)
     convolutions = last // 2 + 1  # of 3x3, each reaching one pixel further
     # winograd.PairedRows rounds by pairs of rows: the same pairs in a tile as in the frame.
     return Network(module, "SRVGGNetCompact", native, scale, overlap=convolutions, alignment=2)

@@ -44,7 +44,8 @@ def _basicsr_stand_in() -> Iterator[None]:
     try:
         for name in _BASICSR:
             sys.modules[name] = types.ModuleType(name)
-        sys.modules[_BASICSR[-1]].ARCH_REGISTRY = types.SimpleNamespace(register=lambda: lambda network: network)
+        registry = types.SimpleNamespace(register=lambda: lambda network: network)
+        vars(sys.modules[_BASICSR[-1]])["ARCH_REGISTRY"] = registry
         yield
     finally:
         for name in _BASICSR:

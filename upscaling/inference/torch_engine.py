@@ -34,13 +34,13 @@ _VISIBLE = 0.5 / 255
 
 @dataclass
 class _BatchBuffers:
-    """Buffers of one batch in flight. On a CPU only `staged` is used; `device_in` and `device_out` are None."""
+    """Buffers of one batch in flight; on a CPU `device_in` and `device_out` are not used."""
 
-    conversion: FrameConversion | None = None
-    staged: torch.Tensor | None = None  # (batch, samples in)
-    device_in: torch.Tensor | None = None  # (batch, samples in)
-    device_out: torch.Tensor | None = None  # (batch, samples out)
-    outputs: list[np.ndarray] | None = None
+    conversion: FrameConversion
+    staged: torch.Tensor  # (batch, samples in), on the host
+    device_in: torch.Tensor  # (batch, samples in)
+    device_out: torch.Tensor  # (batch, samples out)
+    outputs: list[np.ndarray] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: torch.cuda.Event | None = None
 
@@ -56,7 +56,7 @@ class TorchEngine:
         if self._cuda:
             torch.cuda.set_device(self._device)
         self._upscaler = Upscaler(settings, heartbeat)
-        self._slots = [_BatchBuffers() for _ in range(self.depth + 1)]
+        self._slots: list[_BatchBuffers | None] = [None] * (self.depth + 1)
         if self._cuda:
             self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))
             torch.cuda.synchronize(self._device)  # the weights were moved on another stream
@@ -72,9 +72,8 @@ class TorchEngine:
         self, frames: list[np.ndarray], conversion: FrameConversion, outputs: list[np.ndarray], slot: int
     ) -> None:
         """Queue a batch: frames are copied before this returns, `outputs` are filled by `finish` of the slot."""
-        buffers = self._slots[slot]
-        self._fit(buffers, conversion, len(frames))
-        buffers.conversion, buffers.outputs = conversion, outputs
+        buffers = self._buffers(slot, conversion, len(frames))
+        buffers.outputs = outputs
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
             np.copyto(target, frame.reshape(-1))
@@ -90,7 +89,8 @@ class TorchEngine:
 
     def _start_on_cuda(self, buffers: _BatchBuffers, count: int) -> None:
         """Each stream waits for the event of the one before it; `finish` has waited for the slot's last batch."""
-        uploaded, computed, buffers.done = (torch.cuda.Event() for _ in range(3))
+        uploaded, computed, done = (torch.cuda.Event() for _ in range(3))
+        buffers.done = done
         with torch.cuda.stream(self._upload):
             buffers.device_in[:count].copy_(buffers.staged[:count], non_blocking=True)
             uploaded.record()
@@ -102,7 +102,7 @@ class TorchEngine:
             self._download.wait_event(computed)
             for out, result in zip(buffers.outputs, buffers.device_out, strict=False):
                 torch.from_numpy(out).copy_(result, non_blocking=True)
-            buffers.done.record()
+            done.record()
 
     def _convert(self, inputs: torch.Tensor, conversion: FrameConversion, outputs: list[torch.Tensor]) -> None:
         """Samples (N, samples in) to N tensors of (samples out,), a bounded number of frames at a time."""
@@ -134,37 +134,41 @@ class TorchEngine:
         Return notes on it for a log, a line each.
         """
         buffers = self._slots[slot]
+        assert buffers is not None  # `start` was called for this slot
         if buffers.done is not None:
             buffers.done.synchronize()
         if buffers.conversion.target.format.alpha:
             for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
                 store_alpha(staged, buffers.conversion, out)
-        buffers.outputs = buffers.done = None
+        buffers.outputs, buffers.done = [], None
         return buffers.notes
 
-    def _fit(self, buffers: _BatchBuffers, conversion: FrameConversion, count: int) -> None:
-        """Allocate buffers for `count` frames, unless the slot has some that fit."""
+    def _buffers(self, slot: int, conversion: FrameConversion, count: int) -> _BatchBuffers:
+        """The slot's buffers, for at least `count` frames; new ones are allocated unless they fit."""
+        buffers = self._slots[slot]
+        if buffers is not None and len(buffers.staged) >= count and buffers.conversion == conversion:
+            return buffers
+        self._slots[slot] = buffers = None  # free the old ones before the new ones are allocated
         layouts = conversion.source, conversion.target.padded
         shapes = [(count, layout.sample_count) for layout in layouts]
         types = [layout.format.dtype for layout in layouts]
-        if buffers.staged is not None and len(buffers.staged) >= count and buffers.conversion == conversion:
-            return
-        buffers.staged = buffers.device_in = buffers.device_out = None  # the old ones go before the new ones come
-        buffers.staged = self._host(shapes[0], types[0])
+        staged = device_in = device_out = self._host(shapes[0], types[0])
         if self._cuda:
-            # Fresh device memory may have been another stream's; rare enough to wait for everything.
+            # New device memory may have been in use on another stream; rare enough to wait for everything.
             torch.cuda.synchronize(self._device)
-            buffers.device_in, buffers.device_out = (
+            device_in, device_out = (
                 torch.empty(shape, dtype=_TORCH[dtype], device=self._device)
                 for shape, dtype in zip(shapes, types, strict=True)
             )
+        self._slots[slot] = buffers = _BatchBuffers(conversion, staged, device_in, device_out)
+        return buffers
 
 
 _TORCH = {np.dtype(np.uint8): torch.uint8, np.dtype("<u2"): torch.uint16}
 
 
 def store_alpha(frame: np.ndarray, conversion: FrameConversion, out: np.ndarray) -> None:
-    """Write the alpha plane of a flat frame into the flat `out`: resized with Lanczos, opaque if the frame has none."""
+    """Write the alpha plane of a flat frame, resized as RGB is, into the flat `out`; opaque if the frame has none."""
     source, target = conversion.source, conversion.target
     target_plane = _alpha_plane(target.padded.planes(out))
     if not source.format.alpha:
@@ -174,7 +178,7 @@ def store_alpha(frame: np.ndarray, conversion: FrameConversion, out: np.ndarray)
     if (source.width, source.height, source.peak) != (target.width, target.height, target.peak):
         alpha = torch.from_numpy(plane.astype(np.float32)).div_(source.peak)  # alpha is full range at every depth
         alpha = rescale(alpha[None, None], target.width, target.height)[0, 0]  # (target.height, target.width)
-        plane = alpha.mul(target.peak).round_().numpy().astype(target.format.dtype)
+        plane = alpha.clamp(0, 1).mul_(target.peak).round_().numpy().astype(target.format.dtype)
     store_plane(plane, target_plane)
 
 
