@@ -54,20 +54,20 @@ def replace(param, old, new):
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda p, b: b.unlink(), "net.bin beside it"),
+        (lambda p, b: b.unlink(), "needs net.bin in"),
         (lambda p, b: b.write_bytes(b.read_bytes()[:-5]), "too short"),
         (lambda p, b: b.write_bytes(b.read_bytes() + b"1234"), "4 bytes more"),
         (lambda p, b: b.write_bytes(b"\x38\x4b\x0d\x00" + b.read_bytes()[4:]), "int8"),
         (lambda p, b: b.write_bytes(b"abcd" + b.read_bytes()[4:]), "unknown"),
-        (lambda p, b: p.write_text("hello"), "does not begin with 7767517"),
-        (lambda p, b: p.write_text(""), "does not begin with 7767517"),
+        (lambda p, b: p.write_text("hello"), "does not start with 7767517"),
+        (lambda p, b: p.write_text(""), "does not start with 7767517"),
         (lambda p, b: p.write_bytes(b"\xff\xfe\x00"), "binary"),
         (lambda p, b: p.write_text("7767517\n"), "damaged"),
-        (lambda p, b: replace(p, "7767517\n11 11", "7767517\n12 11"), "promises 12 layers"),
+        (lambda p, b: replace(p, "7767517\n11 11", "7767517\n12 11"), "header says 12 layers"),
         (lambda p, b: replace(p, "PixelShuffle", "Softmax"), "Softmax"),
         (lambda p, b: replace(p, "1=3 4=1", "1=5 4=1"), "is not 3x3"),
         (lambda p, b: replace(p, "PReLU", "ReLU"), "convolutions are neither"),
-        (lambda p, b: replace(p, "0=8 1=3", "0=eight 1=3"), "no number"),
+        (lambda p, b: replace(p, "0=8 1=3", "0=eight 1=3"), "not a number"),
     ],
 )
 def test_broken_files_are_one_line(tmp_path, change, words):

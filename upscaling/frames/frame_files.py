@@ -1,4 +1,4 @@
-"""Frame files: uncompressed `.npy`, memory-mapped when read, or `.png` for pictures that a person can open."""
+"""Frame files: uncompressed `.npy`, memory-mapped when read, or `.png`, which image viewers can open."""
 
 import io
 from pathlib import Path
@@ -31,10 +31,9 @@ def read_frame(path: Path) -> np.ndarray:
 
 
 def write_npy(file: BinaryIO, samples: np.ndarray) -> None:
-    """An array in NumPy's format 1.0 (NEP 1).
+    """Write an array in NumPy's format 1.0 (NEP 1).
 
-    Not by numpy.lib.format.write_array: it goes through C's stdio, which drops the error of a disk that is full
-    when the file is closed.
+    numpy.lib.format.write_array uses C's stdio, which loses the error if the disk is full when the file is closed.
     """
     samples = np.ascontiguousarray(samples)
     np.lib.format.write_array_header_1_0(file, np.lib.format.header_data_from_array_1_0(samples))
@@ -60,17 +59,17 @@ def write_frame(path: Path, samples: np.ndarray) -> None:
             file.write(encode_png(samples))
 
 
-def as_stored(picture: FrameConversion, frame_format: str) -> FrameConversion:
-    """A job's picture in storage: as it is decoded and encoded, or 8-bit RGB in files that a person can open."""
+def as_stored(conversion: FrameConversion, frame_format: str) -> FrameConversion:
+    """The conversion of frames in storage: as they are decoded and encoded for npy, 8-bit RGB for png."""
     if frame_format == "npy":
-        return picture
-    return FrameConversion(source=picture.source.as_rgb24, target=picture.target.as_rgb24)
+        return conversion
+    return FrameConversion(source=conversion.source.as_rgb24, target=conversion.target.as_rgb24)
 
 
-def check_frame_format(frame_format: str, picture: FrameConversion) -> list[str]:
-    """What --frame-format can't keep, a line each; InputError for an alpha channel."""
+def check_frame_format(frame_format: str, conversion: FrameConversion) -> list[str]:
+    """What --frame-format loses, a line each; InputError if it would lose an alpha channel."""
     if frame_format == "npy":
         return []
-    if picture.source.format.alpha and picture.target.format.alpha:
-        raise InputError("--frame-format png keeps no alpha channel; leave it out")
-    return ["--frame-format png takes the frames through 8-bit RGB"] if picture.source.format.depth > 8 else []
+    if conversion.source.format.alpha and conversion.target.format.alpha:
+        raise InputError("--frame-format png cannot store an alpha channel; remove that option")
+    return ["--frame-format png reduces frames to 8-bit RGB"] if conversion.source.format.depth > 8 else []

@@ -1,9 +1,9 @@
-"""A frame in shared storage: the pixel formats that are kept there, their planes, and frame files.
+"""The pixel formats of stored frames, and the shapes of their planes.
 
-A frame is kept as one flat array of samples, plane after plane, rows top to bottom, no padding between
-rows: the layout of FFmpeg's planar pixel formats with a line size equal to the width. Samples are uint8
-for 8-bit formats and little-endian uint16 for deeper ones (value in the low bits, as FFmpeg has them).
-Packed RGB (rgb24, rgba, rgb48le, rgba64le) is one plane of shape (height, width, channels).
+A frame is one flat array of samples, plane after plane, rows top to bottom, without padding between rows: the layout of
+FFmpeg's planar pixel formats with a line size equal to the width. Samples are uint8 for 8-bit formats and little-endian
+uint16 for deeper ones, with the value in the low bits as in FFmpeg. Packed RGB (rgb24, rgba, rgb48le, rgba64le) is one
+plane of shape (height, width, channels).
 """
 
 import math
@@ -16,10 +16,10 @@ from upscaling.common.errors import InputError
 
 @dataclass(frozen=True)
 class PixelFormat:
-    """One pixel format, under FFmpeg's name for it.
+    """One pixel format, under FFmpeg's name.
 
-    `channels` is 1 for planar formats and 3 or 4 for packed RGB; `chroma` is (log2 of the horizontal,
-    log2 of the vertical) subsampling, or None where there are no chroma planes; `depth` is bits a sample.
+    `depth` is in bits per sample; `chroma` is (log2 of the horizontal, log2 of the vertical) subsampling, or None
+    without chroma planes; `channels` is 1 for planar formats and 3 or 4 for packed RGB.
     """
 
     name: str
@@ -38,7 +38,7 @@ class PixelFormat:
 
     @property
     def multiple(self) -> tuple[int, int]:
-        """(width, height) must be multiples of this for an encoder that takes this format."""
+        """(across, down): an encoder needs a width and height that are multiples of these."""
         return (1 << self.chroma[0], 1 << self.chroma[1]) if self.chroma else (1, 1)
 
 
@@ -63,11 +63,11 @@ FORMATS: dict[str, PixelFormat] = _formats()
 
 
 def pixel_format(name: str) -> PixelFormat:
-    """The pixel format of that name; InputError where frames are not kept in it."""
+    """The pixel format of that name; InputError if it is not in FORMATS."""
     try:
         return FORMATS[name]
     except KeyError:
-        raise InputError(f"pixel format {name!r} is not one that frames are kept in ({', '.join(FORMATS)})") from None
+        raise InputError(f"unsupported pixel format {name!r} (choose from {', '.join(FORMATS)})") from None
 
 
 def plane_shapes(fmt: PixelFormat, width: int, height: int) -> list[tuple[int, ...]]:
@@ -87,7 +87,7 @@ def plane_shapes(fmt: PixelFormat, width: int, height: int) -> list[tuple[int, .
 
 
 def sample_count(fmt: PixelFormat, width: int, height: int) -> int:
-    """Samples in one frame, all planes together."""
+    """Samples of one frame, all planes together."""
     return sum(math.prod(shape) for shape in plane_shapes(fmt, width, height))
 
 
@@ -101,7 +101,7 @@ def planes(samples: np.ndarray, fmt: PixelFormat, width: int, height: int) -> li
     flat = samples.reshape(-1)
     if flat.size != sample_count(fmt, width, height):
         raise InputError(
-            f"a {width}x{height} {fmt.name} frame has {sample_count(fmt, width, height)} samples, this one {flat.size}"
+            f"a {width}x{height} {fmt.name} frame has {sample_count(fmt, width, height)} samples, not {flat.size}"
         )
     views, start = [], 0
     for shape in plane_shapes(fmt, width, height):
@@ -112,16 +112,15 @@ def planes(samples: np.ndarray, fmt: PixelFormat, width: int, height: int) -> li
 
 
 def equal(a: np.ndarray, b: np.ndarray) -> bool:
-    """Whether two flat frames have the same samples; a few of them tell most frames apart, at no cost."""
+    """Whether two flat frames have the same samples; comparing a few samples first is enough for most."""
     return a.shape == b.shape and np.array_equal(a[::4099], b[::4099]) and np.array_equal(a, b)
 
 
 def stored_shape(fmt: PixelFormat, width: int, height: int) -> tuple[int, ...]:
-    """The array shape of a frame's `.npy` file: what PyAV's to_ndarray gives where there is such a shape.
+    """The array shape of a frame's `.npy` file, as of PyAV's to_ndarray.
 
-    (height, width, channels) for packed RGB, (height, width) for gray, (height * 3/2, width) for 4:2:0 of
-    even size, (height * 2, width) for 4:2:2 of even width, (3, height, width) for 4:4:4 (4 with alpha);
-    flat for the rest.
+    (height, width, channels) for packed RGB, (height, width) for gray, (height * 3/2, width) for 4:2:0 of even size,
+    (height * 2, width) for 4:2:2 of even width, (3, height, width) for 4:4:4 (4 with alpha); flat for all others.
     """
     if fmt.rgb:
         return (height, width, fmt.channels)
@@ -135,7 +134,7 @@ def stored_shape(fmt: PixelFormat, width: int, height: int) -> tuple[int, ...]:
 
 
 def size_from_shape(fmt: PixelFormat, shape: tuple[int, ...]) -> tuple[int, int]:
-    """(width, height) of a frame kept in `stored_shape`; InputError where the shape does not tell."""
+    """(width, height) of a frame of that `stored_shape`; InputError if the shape is flat or of another format."""
     width = height = 0
     if fmt.rgb and len(shape) == 3:
         height, width = shape[:2]

