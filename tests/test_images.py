@@ -169,6 +169,14 @@ def test_what_can_not_be_is_one_line(tmp_path, source, output, options, says):
     assert not (tmp_path / output).exists() and not list(tmp_path.glob("*.work"))
 
 
+def test_a_picture_too_large_for_its_format_is_refused_at_once(tmp_path):
+    cv2.imwrite(str(tmp_path / "in.png"), np.zeros((4, 2100, 3), np.uint8))
+    done = run(tmp_path / "in.png", tmp_path / "out.webp", "8")
+    assert done.returncode == 2 and done.stderr.count("\n") == 1
+    assert "webp pictures have at most 16383 pixels a side, not 16800x32; use png" in done.stderr
+    assert not list(tmp_path.glob("*.work"))
+
+
 def test_a_picture_that_breaks_a_sequence_is_named_and_the_run_resumes(tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -22,7 +22,7 @@ DARK, LIGHT, MARK = (24, 24, 24), (235, 235, 235), (255, 200, 0)  # RGB
 
 
 def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
-    """Write the picture for a finished job whose segments are still there: the frame in the middle of it."""
+    """Write the picture of a finished job's middle frame; its segments must still exist."""
     number = (work_dir.frames_done + 1) // 2
     source, target = plan.conversion.source, plan.conversion.target
     size = (target.width, target.height)
@@ -38,11 +38,11 @@ def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
             after = in_rgb(decoded.planes, info, (info.width, info.height))
             break
     if before is None or after is None:
-        raise UpscaleError(f"frame {number} can't be decoded again for --compare")
-    after = np.ascontiguousarray(after[: size[1], : size[0]])  # without the edge that the codec needed
-    factor = f"{size[0] / source.width:.3g}x"
+        raise UpscaleError(f"cannot decode frame {number} again for --compare")
+    after = np.ascontiguousarray(after[: size[1], : size[0]])  # without the padding of the codec
+    scale = f"{size[0] / source.width:.3g}x"
     name = Path(plan.options.model).name
-    write_picture(path.absolute(), comparison(before, after, f"plain resize (Lanczos) {factor}", f"{name} {factor}"))
+    write_picture(path.absolute(), comparison(before, after, f"plain resize (Lanczos) {scale}", f"{name} {scale}"))
 
 
 def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> np.ndarray:
@@ -55,7 +55,7 @@ def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> 
 
 
 def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> np.ndarray:
-    """The whole picture of two of the same size: uint8 RGB (height, width, 3), with labels."""
+    """The comparison of two pictures of one size, uint8 RGB (height, width, 3), with labels above the halves."""
     top, side = busiest(after)
     rows, columns = crop_size(after)
     halves = []
@@ -83,7 +83,7 @@ def busiest(picture: np.ndarray) -> tuple[int, int]:
     detail = np.zeros(gray.shape, np.uint32)
     detail[:, 1:] += np.abs(np.diff(gray, axis=1)).astype(np.uint32)
     detail[1:] += np.abs(np.diff(gray, axis=0)).astype(np.uint32)
-    # Sums over all pixels above and to the left; they may wrap around, differences of them do not suffer from it.
+    # Sums over all pixels above and to the left. They may wrap around; their differences are right all the same.
     total = np.pad(detail.cumsum(0, np.uint32).cumsum(1, np.uint32), ((1, 0), (1, 0)))
     sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
     row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
@@ -112,6 +112,6 @@ def _frame(picture: np.ndarray, x: int, y: int, width: int, height: int) -> np.n
 
 def _label(text: str, width: int) -> np.ndarray:
     bar = Image.new("RGB", (width, LABEL), DARK)
-    printable = text.encode("ascii", "replace").decode()  # the font has no more
+    printable = text.encode("ascii", "replace").decode()  # the built-in font has little else
     ImageDraw.Draw(bar).text((GAP, LABEL // 2), printable, LIGHT, ImageFont.load_default(18), anchor="lm")
     return np.asarray(bar)

@@ -1,4 +1,4 @@
-"""`--model lanczos` as an engine: every frame of a batch resized by libswscale, without torch."""
+"""`--model lanczos` as an engine: libswscale resizes every frame of a batch, without torch."""
 
 from collections.abc import Callable
 

@@ -213,7 +213,7 @@ def _filled(network_class: type, state: dict[str, torch.Tensor], **arguments) ->
 
 def _check_channels(found: int, wanted: int) -> None:
     if found != wanted:
-        raise WeightsError(f"the model has {found} channels where a picture needs {wanted}")
+        raise WeightsError(f"the model has {found} channels, RGB pictures need {wanted}")
 
 
 def _by_spandrel(state: dict[str, torch.Tensor]) -> Network:

@@ -1,4 +1,4 @@
-"""A job's pictures: names of numbered ones, and finished frames written as picture files."""
+"""Picture files of a job: the names of numbered ones, and writing finished frames."""
 
 import os
 import re
@@ -24,7 +24,7 @@ NUMBERED = re.compile(r"(.*?)([0-9]{1,12})(\.[A-Za-z]+)", re.DOTALL)
 
 
 def is_pattern(path: Path) -> bool:
-    """Whether it names numbered pictures, as frames_%06d.png; a file of just that name is no pattern."""
+    """Whether a path is a pattern of numbered pictures, as frames_%06d.png; an existing file of that name is not."""
     return is_picture(path) and len(PATTERN.findall(path.name)) == 1 and not path.is_file()
 
 
@@ -34,32 +34,34 @@ def numbered_name(pattern: str, number: int) -> str:
 
 
 def files_of_pattern(pattern: Path) -> tuple[tuple[int, Path], ...]:
-    """(number, file) of a pattern's files, by number; InputError where there is none."""
+    """(number, file) of a pattern's files, by number; InputError if no file matches."""
     before, width, after = PATTERN.split(pattern.name)
     digits = rf"[0-9]{{{width}}}|[1-9][0-9]{{{width},11}}" if width else "0|[1-9][0-9]{0,11}"
     form = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}", re.DOTALL)
     try:
         names = os.listdir(pattern.parent)
     except OSError as error:
-        raise InputError(f"{pattern.parent}: {error.strerror}") from error
+        raise InputError(f"cannot read {pattern.parent}: {error.strerror}") from error
     found = [(int(match[1]), pattern.parent / name) for name in names if (match := form.fullmatch(name))]
     if not found:
-        raise InputError(f"{pattern}: no file in {pattern.parent} has such a name")
+        raise InputError(f"{pattern}: no file in {pattern.parent} matches")
     return tuple(sorted(found))
 
 
 def numbered_pictures(folder: Path) -> tuple[tuple[int, Path], ...]:
-    """(number, file) of the pictures in a folder, by number; InputError unless they are one numbering."""
+    """(number, file) of the pictures in a folder, by number; InputError unless they are one series."""
     series: dict[tuple[str, str], list[tuple[int, Path]]] = {}
     for name in os.listdir(folder):
         if not name.startswith(".") and is_picture(Path(name)):
             match = NUMBERED.fullmatch(name)
             if not match:
-                raise InputError(f"{folder}: {name!r} has no number; name the frames with a pattern: {folder}/%06d.png")
+                raise InputError(
+                    f"{folder}: {name!r} has no number; choose the frames with a pattern: {folder}/%06d.png"
+                )
             series.setdefault((match[1], match[3]), []).append((int(match[2]), folder / name))
     if len(series) != 1:
         found = "no numbered pictures" if not series else f"{len(series)} series of numbered pictures"
-        raise InputError(f"{folder} has {found}; name the ones to take with a pattern: {folder}/frame_%06d.png")
+        raise InputError(f"{folder} has {found}; choose the frames with a pattern: {folder}/frame_%06d.png")
     return tuple(sorted(next(iter(series.values()))))
 
 
@@ -68,7 +70,7 @@ def numbered_pictures(folder: Path) -> tuple[tuple[int, Path], ...]:
 
 @dataclass(frozen=True)
 class PictureTarget:
-    """Where a job's pictures go: one file, or the files of a pattern."""
+    """The output of a job that writes pictures: one file, or the files of a pattern."""
 
     path: Path
     pattern: bool
@@ -78,38 +80,38 @@ class PictureTarget:
         return self.path.suffix.lower().lstrip(".")
 
     def file(self, number: int) -> Path:
+        """The file of a frame."""
         return self.path.with_name(numbered_name(self.path.name, number)) if self.pattern else self.path
 
     def settings(self, info: VideoInfo, width: int, height: int) -> EncodeSettings:
-        """How the frames are kept until they are written: lossless, in the samples that the file will have."""
+        """How segments store the frames until they are written: lossless, with the samples of the picture files."""
         return encode_settings(
             info, Path("segment.mkv"), width, height, codec="ffv1", pix_fmt=stored_format(info, self.extension)
         )
 
-    def write(self, work_dir: WorkDir, numbers: Sequence[int] | None, source: Path | None) -> list[str]:
-        """Every frame of the job's segments as a picture; `numbers` are those of their names, else from 1.
+    def write(self, work_dir: WorkDir, numbers: Sequence[int] | None, source: Path | None) -> None:
+        """Write every frame of the job's segments as a picture file.
 
-        `source` is a picture whose colour profile (ICC) goes along. Returns warnings. OSError: a file can't
-        be written.
+        `numbers` are those in the files' names, by default from 1. The ICC profile of the picture `source` is copied.
+        OSError if a file cannot be written.
         """
         self.path.parent.mkdir(exist_ok=True)
         profile = read_profile(source) if source is not None else None
-        frames = _frames(work_dir)
-        with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        threads = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(threads) as pool:
             running = []
-            for index, samples in enumerate(frames):
+            for index, samples in enumerate(_frames(work_dir)):
                 name = self.file(numbers[index] if numbers is not None else index + 1)
                 running.append(pool.submit(write_picture, name, samples, profile))
-                if len(running) > 2 * pool._max_workers:  # so many pictures in memory, however many there are
+                if len(running) > 2 * threads:  # bounds the pictures in memory
                     running.pop(0).result()
             for future in running:
                 future.result()
         sync_directory(self.path.parent)
-        return []
 
 
 def stored_format(info: VideoInfo, extension: str) -> str:
-    """The pixel format of the samples that a picture file of that kind keeps of such frames."""
+    """The pixel format in which a picture file of that kind stores such frames."""
     source = pixel_format(info.pixel_format)
     deep = source.depth > 8 and extension in DEEP
     if source.alpha and extension in ALPHA:

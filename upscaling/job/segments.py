@@ -86,8 +86,8 @@ def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
         raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again")
     if plan.target is not None:
         profile = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
-        return plan.target.write(work_dir, plan.source.numbers, profile)
-    if plan.part is not None:
+        plan.target.write(work_dir, plan.source.numbers, profile)
+    if plan.target is not None or plan.part is not None:
         return []
     segments = [Segment(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records]
     return join_into_output(segments, plan, work_dir)
