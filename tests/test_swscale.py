@@ -1,4 +1,4 @@
-"""resize.py: every pixel format through libswscale, with codes, siting, ranges and padding as they should be."""
+"""swscale.py: every pixel format through libswscale, with codes, siting, ranges and padding as they should be."""
 
 import numpy as np
 import pytest

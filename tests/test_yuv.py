@@ -1,4 +1,4 @@
-"""colour.py: known code values, round trips of every format, chroma siting, sizes down to 1x1."""
+"""yuv.py: known code values, round trips of every format, chroma siting, sizes down to 1x1."""
 
 import numpy as np
 import pytest
