@@ -1,4 +1,4 @@
-"""Tiles: one shape, everything covered once, never nearer to an inner border than the overlap, within the area allowed."""
+"""Tiles: one shape, everything covered once, no nearer to an inner border than the overlap, within the area allowed."""
 
 import numpy as np
 import pytest
