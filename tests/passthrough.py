@@ -1,4 +1,4 @@
-"""A video through everything but the upscaling: decoded, encoded in segments, joined. What a player sees of a file."""
+"""A video decoded, encoded in segments and joined, without upscaling; the streams of a file as a demuxer has them."""
 
 from dataclasses import dataclass, field
 from fractions import Fraction
@@ -10,15 +10,16 @@ from av.stream import Disposition
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.muxer import Segment, check_container, join
+from upscaling.encode.muxer import check_container, join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.settings import EncodeSettings, encode_settings
+from upscaling.encode.video_track import Segment
 from upscaling.frames.av_planes import av_planes
 from upscaling.frames.pixel_formats import pixel_format
 
 
 def planes_in(planes, info: VideoInfo, settings: EncodeSettings) -> list[np.ndarray]:
-    """A decoded frame's planes in the settings' pixel format and size, by libswscale where they differ."""
+    """A decoded frame's planes in the settings' pixel format and size, converted by libswscale if they differ."""
     picture = av.VideoFrame(info.width, info.height, info.pixel_format)
     for target, samples in zip(av_planes(picture, pixel_format(info.pixel_format)), planes, strict=True):
         target[:] = samples
@@ -57,10 +58,12 @@ def write_segments(folder: Path, info: VideoInfo, settings: EncodeSettings, leng
     return segments
 
 
-def passthrough(source: Path, output: Path, *, length: int = 4, keep_alpha: bool = False, clip=None, **asked) -> Result:
-    """Writes `output` from `source` at its own size; `asked` goes to `encode_settings`."""
+def passthrough(
+    source: Path, output: Path, *, length: int = 4, keep_alpha: bool = False, clip=None, **options
+) -> Result:
+    """Writes `output` from `source` at its own size; `options` go to `encode_settings`."""
     info = probe(source, keep_alpha=keep_alpha)
-    settings = encode_settings(info, output, info.width, info.height, **asked)
+    settings = encode_settings(info, output, info.width, info.height, **options)
     result = Result(output, info, settings)
     result.notes = check_container(info, output, settings)
     folder = output.with_name(output.name + ".segments")

@@ -215,11 +215,8 @@ def result_format(encoder: Encoder, source: PixelFormat, alpha: bool, requested:
     if encoder.family == "prores":
         wanted = ["yuva444p10le"] if alpha else ["yuv422p10le"]
     elif encoder.family == "ffv1":
-        own = source.name if alpha else opaque(source).name
-        wanted = [
-            own.replace("12le", "16le") if alpha else own,
-            "yuv444p16le",
-        ]  # few decoders have 12 bit with alpha
+        own = source.name.replace("12le", "16le") if alpha else opaque(source).name  # few decode 12 bit with alpha
+        wanted = [own, "yuv444p16le"]
     elif alpha:
         wanted = (["yuva420p10le"] if deep else []) + ["yuva420p", *wanted]
     for name in wanted:

@@ -34,8 +34,6 @@ from upscaling.encode.stream_selection import select_streams
 from upscaling.encode.timeline import Clip, Timeline
 from upscaling.encode.video_track import Segment, VideoTrack
 
-__all__ = ["Segment", "check_container", "join"]
-
 
 def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> list[str]:
     """Checks before anything runs; returns one warning for everything that the output can't hold as it is.

@@ -7,7 +7,7 @@ from pathlib import Path
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
 from upscaling.decode.packet_index import read_packet_index
-from upscaling.encode.muxer import Segment
+from upscaling.encode.video_track import Segment
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan

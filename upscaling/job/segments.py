@@ -10,8 +10,9 @@ import numpy as np
 from upscaling.common.errors import UpscaleError
 from upscaling.common.files import sync_directory
 from upscaling.common.text import many
-from upscaling.encode.muxer import Segment, join
+from upscaling.encode.muxer import join
 from upscaling.encode.segment_writer import SegmentWriter
+from upscaling.encode.video_track import Segment
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
 from upscaling.job.work_dir import WorkDir
