@@ -1,5 +1,6 @@
 """Options: scales, sizes, ranges, one-line errors, the generated documentation, and --help without heavy imports."""
 
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -10,9 +11,9 @@ import pytest
 
 from upscaling.cli.arguments import Query, flag, parse_arguments, with_options_table
 from upscaling.common.errors import InputError
-from upscaling.encode.codecs import find_encoder
+from upscaling.encode.codecs import ENCODERS, find_encoder
 from upscaling.job.notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
-from upscaling.job.options import Options
+from upscaling.job.options import Options, declared
 
 ROOT = Path(__file__).parent.parent
 
@@ -221,3 +222,8 @@ def test_other_commands_need_no_input():
     assert parse_arguments(["--status", "a.work", "--watch", "--json"]) == Query(Path("a.work"), True, True)
     assert parse_arguments(["--list-models"]).command == "--list-models"
     assert parse_arguments(["--fetch-model", "x"]).fetch_model == "x"
+
+
+def test_the_help_names_every_encoder():
+    help_text = declared(Options)["codec"].help
+    assert set(re.findall(r"\b(?:lib[\w-]+|\w+_(?:ks|nvenc)|ffv1)\b", help_text)) == set(ENCODERS)
