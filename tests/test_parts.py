@@ -269,8 +269,8 @@ def job():
 
         def run(source, output, **more):
             said = Said()
-            options = make_options(input=source, output=output, model="lanczos", workers=1, codec="ffv1",
-                                   segment_frames=7, **more)  # fmt: skip
+            options = make_options(**{"input": source, "output": output, "model": "lanczos", "workers": 1,
+                                      "codec": "ffv1", "segment_frames": 7, **more})  # fmt: skip
             result = cli.join(options, said) if options.join else cli.run(options, said, Signals(), pools)
             return result, said.lines
 
@@ -374,30 +374,39 @@ def upscale(*arguments):
     )
 
 
-def test_a_part_that_is_missing_other_or_damaged_is_told_and_nothing_touched(tmp_path):
-    clip, output = make_clip(tmp_path / "in.mp4", FRAMES, options=GOP, sound=True), tmp_path / "out.mp4"
-    alone = tmp_path / "alone.mp4"
-    first = upscale(clip, output, *QUICK, "--part", "1/2")
-    assert first.returncode == 0 and "--join 2" in first.stderr, first.stderr
-    missing = upscale(clip, output, *QUICK, "--join", "2")
-    assert missing.returncode == 1 and "not finished: part 2 of 2" in missing.stderr, missing.stderr
-    assert upscale(clip, output, *QUICK, "--part", "2/2").returncode == 0
-    other = upscale(clip, output, *QUICK[:3], "--join", "2")
-    assert other.returncode == 1 and "part 1 of 2 was made with other options" in other.stderr, other.stderr
-    assert "encoding.options" in other.stderr
-    segment = tmp_path / "out.mp4.parts" / "part_0002_of_0002" / "run_0001" / "segment_000000.mkv"
+def test_a_part_that_is_missing_other_or_damaged_is_told_and_nothing_touched(job, tmp_path):
+    clip, output = make_clip(tmp_path / "in.mp4", FRAMES, options=GOP, sound=True), tmp_path / "out.mkv"
+    job(clip, output, part=(1, 2))
+    with pytest.raises(UpscaleError, match="not finished: part 2 of 2"):
+        job(clip, output, join=2)
+    job(clip, output, part=(2, 2))
+    with pytest.raises(UpscaleError, match=r"part 1 of 2 was made with other options.*encoding.codec"):
+        job(clip, output, join=2, codec="libx264")
+    segment = tmp_path / "out.mkv.parts" / "part_0002_of_0002" / "run_0001" / "segment_000000.mkv"
     whole = segment.read_bytes()
     segment.write_bytes(whole[:-9] + b"damaged!!")
-    wrong = upscale(clip, output, *QUICK, "--join", "2")
-    assert wrong.returncode == 1 and "part 2 of 2 is damaged" in wrong.stderr and not output.exists(), wrong.stderr
-    assert upscale(clip, output, *QUICK, "--part", "2/2").returncode == 0
-    joined = upscale(clip, output, *QUICK, "--join", "2", "--progress", "json", "--keep-work")
+    with pytest.raises(UpscaleError, match="part 2 of 2 is damaged"):
+        job(clip, output, join=2)
+    assert not output.exists() and not output.with_name("out.mkv.work").exists()
+    job(clip, output, part=(2, 2))
+    assert job(clip, output, join=2, keep_work=True)[0].frames == FRAMES
+    assert os.listdir(tmp_path / "out.mkv.parts")
+    job(clip, output, join=2)
+    job(clip, tmp_path / "alone.mkv")
+    assert same(output, tmp_path / "alone.mkv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.mkv", "in.mp4", "out.mkv"]
+
+
+def test_the_commands(tmp_path):
+    clip, output = make_clip(tmp_path / "in.mp4", FRAMES, options=GOP, sound=True), tmp_path / "out.mp4"
+    for part in ("2/2", "1/2"):
+        done = upscale(clip, output, *QUICK, "--part", part)
+        assert done.returncode == 0 and "--join 2" in done.stderr and not output.exists(), done.stderr
+    joined = upscale(clip, output, *QUICK, "--join", "2", "--progress", "json")
     assert joined.returncode == 0, joined.stderr
     assert json.loads(joined.stdout.splitlines()[-1])["frames"] == FRAMES
-    assert os.listdir(tmp_path / "out.mp4.parts")
-    assert upscale(clip, output, *QUICK, "--join", "2").returncode == 0
-    assert upscale(clip, alone, *QUICK).returncode == 0 and same(output, alone)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.mp4", "in.mp4", "out.mp4"]
+    assert len(frames_of(output)) == FRAMES
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in.mp4", "out.mp4"]
 
 
 @pytest.mark.parametrize(

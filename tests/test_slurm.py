@@ -15,6 +15,7 @@ import av
 import pytest
 from clips import make_clip
 
+from upscaling.cluster.coordinator import task_arguments
 from upscaling.cluster.slurm import Jobs, Work, check_options, parse_tasks
 from upscaling.cluster.watch import PartsFailed, Watch
 from upscaling.common.errors import InputError
@@ -302,6 +303,13 @@ def test_what_squeue_prints_is_read():
     assert parse_tasks(line(7, 1, "FAILED", 9))[0].exit_status == -9
 
 
+def test_a_tasks_command_has_no_words_for_slurm():
+    words = ["in.mkv", "out.mkv", "2", "--slurm", "--parts", "60", "--at-once=4", "--sbatch", "--time=5", "--crf", "20"]
+    words += ["--work-dir", "/x", "--restart"]
+    assert task_arguments(words) == ["in.mkv", "out.mkv", "2", "--crf", "20"]
+    assert task_arguments(["--slurm", "--", "--slurm", "out.mkv"]) == ["--", "--slurm", "out.mkv"]
+
+
 def test_parts_are_counted_and_a_failed_one_is_named(tmp_path, monkeypatch):
     work = Work(tmp_path / "out.mkv", {}, 4, None, (), (), (), "/tmp")
     answers = [
@@ -312,7 +320,7 @@ def test_parts_are_counted_and_a_failed_one_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(
         "upscaling.cluster.slurm._run", lambda words, _=None: answers.pop(0) if words[0] == "squeue" else ""
     )
-    monkeypatch.setattr("upscaling.cluster.watch.POLL_SECONDS", 0)
+    monkeypatch.setattr("upscaling.cluster.watch.POLL_SECONDS", (0, 0))
     with pytest.raises(PartsFailed, match=r"part 3: OUT_OF_MEMORY, exit status -9 .*task_7.log"):
         Watch(work, Jobs("7", "8"), {1: 10}, said.append).run()
     assert said[0] == "parts: 2 done, 1 running, 1 waiting, 0 failed"

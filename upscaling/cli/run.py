@@ -1,6 +1,7 @@
 """One job, from its options to its output in place; and the Python function."""
 
 import inspect
+import json
 import logging
 import os
 import signal
@@ -12,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from upscaling.cli.progress import LOGGER, Json, Plain, Progress, file_logger
+from upscaling.cli.progress import LOGGER, Json, Plain, Progress, file_logger, put
 from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.text import many, printable
@@ -115,9 +116,8 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
 
-    if options.no_clobber and output_exists(options.output):
-        progress.say(f"{printable(options.output)} exists, skipped (--no-clobber)")
-        return Result(options.output, 0, 0.0, skipped=True)
+    if (skipped := skipped_output(options, progress)) is not None:
+        return skipped
     started = time.monotonic()
     plan = make_plan(options)
     if options.part is not None and (finished := finished_part(plan)) is not None:
@@ -200,6 +200,8 @@ def join(options: Options, progress: Progress) -> Result:
     """Join the parts that --part has made into the output."""
     from upscaling.job.join import join_parts
 
+    if (skipped := skipped_output(options, progress)) is not None:
+        return skipped
     started = time.monotonic()
     plan, frames = join_parts(options, progress.warn)
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
@@ -209,6 +211,8 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, sign
     """The parts as tasks of Slurm, and their join; None with --detach. `argv` are the command's words."""
     from upscaling.cluster.coordinator import Coordinator
 
+    if (skipped := skipped_output(options, progress)) is not None:
+        return skipped
     started = time.monotonic()
     coordinator = Coordinator(options, invocation(), argv, progress.say)
     try:
@@ -217,7 +221,10 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, sign
         coordinator.stop(cancel=signals.received == signal.SIGINT)  # other signals leave the jobs to finish
         raise
     if frames is None:
-        print(f"array job {coordinator.jobs.array or 'none'}, join job {coordinator.jobs.join}")
+        array, joining = coordinator.jobs.array, coordinator.jobs.join
+        facts = {"event": "submitted", "array_job": array, "join_job": joining}
+        line = json.dumps(facts) if options.progress == "json" else f"array job {array or 'none'}, join job {joining}"
+        put(sys.stdout, line)
         return None
     seconds = time.monotonic() - started
     output, warnings = coordinator.plan.output, coordinator.plan.warnings
@@ -229,6 +236,14 @@ def clean_up(work_dir: "WorkDir", progress: Progress, signals: Signals) -> None:
     with signals.too_late():
         if not work_dir.remove():
             progress.warn(f"{printable(work_dir.directory)} is not removed: it holds files that are not this job's")
+
+
+def skipped_output(options: Options, progress: Progress) -> Result | None:
+    """The result of a run that leaves an existing output alone; None if it is to be made."""
+    if not options.no_clobber or not output_exists(options.output):
+        return None
+    progress.say(f"{printable(options.output)} exists, skipped (--no-clobber)")
+    return Result(options.output, 0, 0.0, skipped=True)
 
 
 def output_exists(output: Path) -> bool:

@@ -10,7 +10,7 @@ from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
 from upscaling.job.parts import part_directory, parts_directory
 
-POLL_SECONDS = 2.0  # between two questions to Slurm
+POLL_SECONDS = 1.0, 15.0  # between two questions to Slurm: at the start, and later
 SAY_SECONDS = 10.0  # at the least between two lines about the parts
 FAILED_SHOWN = 5  # parts that an error names
 
@@ -31,6 +31,7 @@ class Watch:
 
     def run(self) -> None:
         """Wait until the output is in place. PartsFailed or UpscaleError if it will not be."""
+        started = time.monotonic()
         while True:
             try:
                 tasks = tasks_of(self.jobs)
@@ -39,7 +40,8 @@ class Watch:
             else:
                 if self._look(tasks):
                     return
-            time.sleep(POLL_SECONDS)
+            shortest, longest = POLL_SECONDS
+            time.sleep(min(longest, max(shortest, (time.monotonic() - started) / 20)))
 
     def _look(self, tasks: list[Task]) -> bool:
         """Whether the output is in place."""
