@@ -2,7 +2,7 @@
 
 A worker meets the fault when it reads the frame POISON, TIMES times in all; files in FOLDER count. `slow` adds 30 ms
 to each frame, so that a test can act during the run. Faults of the main process: `slow_join`, `slow_close`,
-`slow_load`, `stuck_load`.
+`slow_load`, `stuck_load`, `upgrade` (of the encoder, which then writes another header).
 """
 
 import ctypes
@@ -90,6 +90,11 @@ def slow_main(kind: str) -> None:
 
         real = muxer.heapq.merge
         muxer.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
+    if kind == "upgrade":
+        from upscaling.encode import segment_writer as writer
+
+        real_options = writer.libav_options
+        writer.libav_options = lambda settings: real_options(settings) | {"refs": "5"}
     if kind == "slow_close":
         from upscaling.encode import segment_writer
 

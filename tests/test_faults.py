@@ -129,13 +129,72 @@ def test_a_killed_run_goes_on_after_its_last_segment_and_says_so(start, tmp_path
     check(tmp_path / "out.mp4", expected)
 
 
-def test_a_run_with_other_parameters_starts_over_and_says_why(start, tmp_path, expected):
-    run = start("--crf", "30", fault="slow:0")
-    segments(tmp_path / "out.mp4.work", 2)
+def kill_after(run, work, count: int) -> int:
+    """Kill a run when so many segments are closed; the frames in closed segments."""
+    segments(work, count)
     run.signal(signal.SIGKILL)
     run.wait()
-    again = start().succeed()
-    assert "starting over" in again.errors and "encoding.options.crf" in again.errors
+    run.check_gone()
+    return records(work) * 16
+
+
+def segment_files(work) -> dict:
+    return {path.name: path.read_bytes() for path in (work / "segments").glob("*.mkv")}
+
+
+def test_finished_frames_made_with_other_options_are_not_deleted(start, tmp_path, expected):
+    """One option after the other, and what is said names it; --restart discards them, the same options resume."""
+    work = tmp_path / "out.mp4.work"
+    frames = kill_after(start("--deinterlace", "off", fault="slow:0"), work, 2)
+    before = segment_files(work)
+    for change, words in (
+        (("--crf", "30"), "made with --crf 0;"),
+        (("--preset", "medium", "--codec", "libx265"), "made with --preset ultrafast and without --codec;"),
+        (("--frame-format", "png"), "made without --frame-format;"),
+        (("--frames", "1:80"), "made without --frames;"),
+        (("--pix-fmt", "yuv444p"), "made without --pix-fmt;"),
+    ):
+        line = start("--deinterlace", "off", *change).fail(2)
+        assert f"holds {frames} finished frames {words} repeat that, or add --restart" in line
+    assert segment_files(work) == before
+    # What changes nothing in the result may change.
+    again = start("--codec", "libx264", "--device", "cpu", "--batch-size", "3", "--pix-fmt", "yuv420p").succeed()
+    assert int(RESUMED.search(again.errors)[1]) == frames
+    check(tmp_path / "out.mp4", expected)
+
+
+def test_restart_discards_and_nothing_finished_is_not_asked_about(start, tmp_path, expected):
+    work = tmp_path / "out.mp4.work"
+    run = start("--crf", "30", "--segment-frames", "1000", fault="slow:0")
+    wait_until(lambda: list((work / "output_frames").glob("*")), "frames")
+    run.signal(signal.SIGKILL)
+    run.wait()
+    kill_after(start("--crf", "20", fault="slow:0"), work, 2)
+    assert "made with --crf 20" in start().fail(2)
+    assert "starting over" in start("--restart").succeed().errors
+    check(tmp_path / "out.mp4", expected)
+
+
+def test_an_input_that_changed_since_is_not_resumed(tmp_path, source):
+    copy = Path(shutil.copy(source, tmp_path / "copy.mkv"))
+    arguments = (copy, tmp_path / "out.mp4", *LOSSLESS)
+    run = Run(tmp_path, *arguments, script=FAULTY, env={"FAULT": f"slow:0:{tmp_path}"})
+    frames = kill_after(run, tmp_path / "out.mp4.work", 1)
+    make_input(copy, frames=50)
+    line = Run(tmp_path, *arguments).fail(2)
+    assert f"holds {frames} finished frames of the input as it was before it changed; to discard them add" in line
+    Run(tmp_path, *arguments, "--restart").succeed()
+    assert len(frames_of(tmp_path / "out.mp4")) == 50
+
+
+def test_an_upgrade_of_the_encoder_is_found_when_a_segment_is_opened(start, tmp_path, expected):
+    work = tmp_path / "out.mp4.work"
+    frames = kill_after(start(fault="slow:0"), work, 2)
+    before = segment_files(work)
+    line = start(fault="upgrade:0").fail(2)
+    assert f"holds {frames} finished frames made with another version of libx264" in line
+    assert segment_files(work) == before and records(work) * 16 == frames
+    start().succeed()
     check(tmp_path / "out.mp4", expected)
 
 

@@ -5,7 +5,7 @@ import os
 import pytest
 
 from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line, replacing
-from upscaling.job.work_dir import differences
+from upscaling.job.identity import differences
 
 
 def test_a_file_is_replaced_at_the_end_of_the_block(tmp_path):

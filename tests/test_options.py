@@ -1,5 +1,6 @@
 """Options: scales, sizes, ranges, one-line errors, the generated documentation, and --help without heavy imports."""
 
+import math
 import re
 import subprocess
 import sys
@@ -12,8 +13,17 @@ import pytest
 from upscaling.cli.arguments import Query, flag, parse_arguments, with_options_table
 from upscaling.common.errors import InputError
 from upscaling.encode.codecs import ENCODERS, find_encoder
-from upscaling.job.notation import FrameRange, TimeRange, parse_bytes, parse_frames, parse_rate, parse_scale, parse_time
-from upscaling.job.options import Options, declared
+from upscaling.job.notation import (
+    FrameRange,
+    Scale,
+    TimeRange,
+    parse_bytes,
+    parse_frames,
+    parse_rate,
+    parse_scale,
+    parse_time,
+)
+from upscaling.job.options import Options, declared, make_options
 
 ROOT = Path(__file__).parent.parent
 
@@ -146,6 +156,36 @@ def test_wrong_time(text):
 @pytest.mark.parametrize(("text", "rate"), [("25", 25), ("30000/1001", Fraction(30000, 1001)), ("0.5", Fraction(1, 2))])
 def test_rate(text, rate):
     assert parse_rate(text) == rate
+
+
+@pytest.mark.parametrize(
+    ("scale", "factor"), [(4 / 3, Fraction(4, 3)), (Fraction(4, 3), Fraction(4, 3)), (1.1, Fraction(11, 10)),
+                          (2, 2), (2.0, 2), ("1.5", Fraction(3, 2)), (7.123456, Fraction(7123456, 1000000))],
+)  # fmt: skip
+def test_scale_from_python(scale, factor):
+    assert make_options(input="a.mp4", output="b.mp4", scale=scale).scale == Scale(factor)
+
+
+@pytest.mark.parametrize(
+    ("rate", "exact"), [(30000 / 1001, Fraction(30000, 1001)), (Fraction(24000, 1001), Fraction(24000, 1001)),
+                        (23.976, Fraction("23.976")), (24, 24), (1 / 3, Fraction(1, 3))],
+)  # fmt: skip
+def test_frame_rate_from_python(rate, exact):
+    assert make_options(input="a.mp4", output="b.mp4", frame_rate=rate).frame_rate == exact
+
+
+@pytest.mark.parametrize(
+    "values", [{"scale": 9.5}, {"scale": 0.99}, {"scale": math.inf}, {"scale": math.nan}, {"frame_rate": 1001.0},
+               {"frame_rate": 0}, {"frame_rate": -math.inf}],
+)  # fmt: skip
+def test_wrong_numbers_from_python(values):
+    with pytest.raises(InputError, match=rf"{next(iter(values))}: invalid value"):
+        make_options(input="a.mp4", output="b.mp4", **values)
+
+
+@pytest.mark.parametrize("text", ["2", "3/2", "1920x1080", "x1080", "1280x", "4k", "720p"])
+def test_a_scale_is_written_as_it_is_read(text):
+    assert str(parse_scale(text)) == text
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "1e3", "2000", "24/0", "nan", ""])

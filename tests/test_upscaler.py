@@ -70,7 +70,7 @@ def test_precisions_agree(tiny):
 
 def test_auto_precision_takes_bf16_only_where_the_cpu_has_it(monkeypatch):
     for flag, expected in ((True, "bf16"), (False, "fp32")):
-        monkeypatch.setattr(model, "_cpu_has_bf16", lambda flag=flag: flag)
+        monkeypatch.setattr(model, "cpu_has_bf16", lambda flag=flag: flag)
         assert choose_precision("auto", CPU) == expected
     assert choose_precision("fp32", CPU) == "fp32"
 

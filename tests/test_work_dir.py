@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from upscaling.common.errors import BusyError, InputError
+from upscaling.job.identity import ANY, what_changed
 from upscaling.job.work_dir import Earlier, WorkDir, open_work_dir
 
 ROOT = Path(__file__).parent.parent
@@ -58,20 +60,57 @@ def test_closed_segments_are_resumed(directory):
 
 
 @pytest.mark.parametrize(
-    ("change", "why"),
+    ("change", "words"),
     [
-        ({"model": "other"}, "changed: model"),
-        ({"input": {"size": 2}}, "changed: input.size"),
-        ({"new": 1}, "changed: new"),
+        ({"model": "other"}, "holds 3 finished frames made with --model lanczos; repeat that, or add --restart"),
+        ({"input": {"size": 2}}, "holds 3 finished frames of the input as it was before it changed; to discard"),
+        ({"new": 1}, "holds 3 finished frames made with another new; repeat"),
     ],
 )
-def test_anything_different_starts_over_and_says_why(directory, change, why):
+def test_finished_frames_of_other_parameters_are_refused_and_kept(directory, change, words):
+    work_dir = opened(directory, asked={"model": "lanczos", "scale": "2"})
+    add_segments(work_dir, [3])
+    work_dir.close()
+    with pytest.raises(InputError, match=re.escape(words)):
+        opened(directory, {**IDENTITY, **change}, asked={"model": "other", "scale": "2"})
+    assert opened(directory).frames_done == 3
+
+
+def test_without_finished_frames_it_starts_over_in_silence(directory):
+    opened(directory).close()
+    again = opened(directory, {**IDENTITY, "model": "other"})
+    assert not again.discarded and again.frames_done == 0
+
+
+def test_another_version_of_the_program_is_refused(directory):
     work_dir = opened(directory)
     add_segments(work_dir, [3])
     work_dir.close()
-    again = opened(directory, {**IDENTITY, **change})
-    assert again.discarded == why and again.frames_done == 0
-    assert list(again.folder("segments").iterdir()) == []
+    job = directory / "job.json"
+    job.write_text(job.read_text().replace('"version": 2', '"version": 1'))
+    with pytest.raises(InputError, match="3 finished frames made by another version of this program; to discard them"):
+        opened(directory)
+    assert opened(directory, restart=True).discarded == "--restart"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "then", "now", "words"),
+    [
+        ({"encoding": {"options": {"crf": "18"}}}, {"encoding": {"options": {"crf": "20"}}},
+         {}, {"crf": "20"}, "made without --crf"),
+        ({"encoding": {"options": {"crf": "18"}}}, {"encoding": {"options": {"crf": "20"}}},
+         {}, {}, "made with --crf 18"),  # another default
+        ({"model": {"device": "cuda", "precision": "fp16"}}, {"model": {"device": "cpu", "precision": "bf16"}},
+         {}, {}, "made with --device cuda --precision fp16"),  # auto, on a machine that has lost its GPU
+        ({"model": {"device": "cpu"}}, {"model": {"device": "cpu"}}, {}, {"device": "cpu"}, ""),
+        ({"model": {"device": "cuda"}}, {"model": {"device": ANY}}, {}, {}, ""),
+        ({"part": ["1", "80"]}, {"part": None}, {"frames": "1:80"}, {}, "made with --frames 1:80"),
+        ({"model": {"sha256": ["a"]}}, {"model": {"sha256": ["b"]}},
+         {"model": "my model.pth", "crf": "3"}, {"crf": "4"}, "made with --model 'my model.pth'"),
+    ],
+)  # fmt: skip
+def test_what_changed_is_said_in_the_words_of_the_command(old, new, then, now, words):
+    assert what_changed(old, new, then, now) == words
 
 
 def test_restart_and_damaged_job_start_over(directory):
@@ -108,7 +147,8 @@ def test_opening_tells_what_an_earlier_run_left_and_touches_nothing(directory):
     assert contents() == before
     for damaged in (b"{", b"[]", b'{"output": 1}', b'{"identity": 1}', b'{"output": "zz"}', b'{"version": 0}', b"\xff"):
         (directory / "job.json").write_bytes(damaged)
-        assert found(IDENTITY, output) is Earlier.UNREADABLE
+        expected = Earlier.OTHER_PARAMETERS if b"version" in damaged else Earlier.UNREADABLE
+        assert found(IDENTITY, output) is expected
     (directory / "job.json").unlink()
     assert found(IDENTITY, output) is Earlier.NOTHING
 

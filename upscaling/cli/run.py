@@ -112,6 +112,7 @@ def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -
 
 def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
+    from upscaling.job.identity import given_options
     from upscaling.job.plan import make_plan
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
@@ -123,7 +124,7 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
     if options.part is not None and (finished := finished_part(plan)) is not None:
         progress.say(f"this part is finished already: {printable(plan.output)}")
         return Result(plan.output, finished, 0.0, plan.warnings)
-    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, given_options(options))
     try:
         counts, late_warnings = complete(plan, work_dir, pool_cache or PoolCache(), progress, signals)
     except BaseException as error:
@@ -149,13 +150,14 @@ def complete(
 ) -> "tuple[RunCounts, list[str]]":
     """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
     from upscaling.cli.compare import write_comparison
+    from upscaling.job.identity import given_options
     from upscaling.job.parts import begin_part, done_line
     from upscaling.job.stages import RunCounts
 
     options = plan.options
     part_run = None
     if options.part is not None:
-        part_run = begin_part(plan.output, plan.identity, work_dir, options.restart)
+        part_run = begin_part(plan.output, plan.identity, work_dir, options.restart, given_options(options))
     if plan.part is not None and plan.part.is_empty:
         counts, warnings = RunCounts(0), []
     else:
@@ -189,10 +191,17 @@ def upscale(
 
 
 def finished_part(plan: "Plan") -> int | None:
-    """The frames of a part that an earlier run has finished; None if it is not finished or is to be done again."""
-    from upscaling.job.parts import finished_run
+    """The frames of a part that an earlier run has finished; None if it is not finished or is to be done again.
 
-    finished = None if plan.options.restart else finished_run(plan.output, plan.identity)
+    InputError if earlier runs have finished frames with other parameters.
+    """
+    from upscaling.job.identity import given_options
+    from upscaling.job.parts import check_earlier_runs, finished_run
+
+    if plan.options.restart:
+        return None
+    check_earlier_runs(plan.output, plan.identity, given_options(plan.options))
+    finished = finished_run(plan.output, plan.identity)
     return finished.frames if finished is not None else None
 
 

@@ -82,6 +82,16 @@ def core_limit() -> int:
     return cores if cores < len(os.sched_getaffinity(0)) else 0
 
 
+def cpu_has_bf16() -> bool:
+    """Whether the CPU has bf16 instructions (proc_cpuinfo(5)); without them torch emulates bf16, slower than fp32."""
+    try:
+        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
+            words = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
+    except OSError:
+        return False
+    return any(flag in words for flag in ("avx512_bf16", "amx_bf16", "bf16"))
+
+
 # Memory
 
 

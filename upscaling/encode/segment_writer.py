@@ -5,6 +5,7 @@ segment's packets carry no times: their timestamp is the frame's index in presen
 `FRAME_INDEX_OFFSET`. The true times are in `video_track.Segment.pts`. The encoder itself sees true times.
 """
 
+import hashlib
 from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -68,6 +69,16 @@ class SegmentWriter:
             stream.metadata["alpha_mode"] = "1"  # without it no demuxer returns the alpha channel
         context.open()
         return stream
+
+    @property
+    def encoder(self) -> str:
+        """SHA-256 of what the encoder puts into the file's header, in hexadecimal.
+
+        Segments that differ in it cannot be joined; another version of an encoder may write another header.
+        """
+        context = self._stream.codec_context
+        facts = f"{context.name} {context.pix_fmt} {context.width}x{context.height} {context.codec_tag!r}"
+        return hashlib.sha256(facts.encode() + (context.extradata or b"")).hexdigest()
 
     def write(self, planes: Sequence[np.ndarray], pts: int) -> None:
         """Encodes a frame that is shown `pts` ticks of the settings' time base after zero.

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from upscaling.common.errors import InputError
-from upscaling.common.system import retain_freed_memory
+from upscaling.common.system import cpu_has_bf16, retain_freed_memory
 from upscaling.inference import weights
 from upscaling.inference.memory import (
     MEMORY_FRACTION,
@@ -126,7 +126,7 @@ def choose_precision(asked: str, device: torch.device) -> str:
     if cuda and not torch.cuda.is_available():
         raise InputError(f"no CUDA device here for --device {device}; use --device cpu")
     if asked == "auto":
-        return "fp16" if cuda else ("bf16" if _cpu_has_bf16() else "fp32")
+        return "fp16" if cuda else ("bf16" if cpu_has_bf16() and torch.backends.mkldnn.is_available() else "fp32")
     if asked not in DTYPES:
         raise InputError(f"unknown precision {asked!r} (choose from auto, {', '.join(DTYPES)})")
     if asked == "fp16" and not cuda and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
@@ -134,16 +134,6 @@ def choose_precision(asked: str, device: torch.device) -> str:
     if asked == "bf16" and cuda and not torch.cuda.is_bf16_supported():
         raise InputError("this GPU does not support bf16; use --precision fp16 or fp32")
     return asked
-
-
-def _cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 instructions; without them torch emulates bf16, slower than fp32."""
-    try:
-        with open("/proc/cpuinfo", encoding="ascii", errors="replace") as file:
-            words = next((line.split() for line in file if line.startswith(("flags", "Features"))), [])
-    except OSError:
-        return False
-    return any(flag in words for flag in ("avx512_bf16", "amx_bf16", "bf16")) and torch.backends.mkldnn.is_available()
 
 
 def _configure(device: torch.device, threads: int) -> None:

@@ -8,6 +8,7 @@ from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
 from upscaling.decode.packet_index import read_packet_index
 from upscaling.encode.video_track import Segment
+from upscaling.job.identity import given_options, identity_elsewhere
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
@@ -25,7 +26,7 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     plan = whole_plan(options)
     runs = list(chain(plan.output, plan.identity, count))
     segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
-    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output)
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, given_options(options))
     try:
         for line in join_into_output(segments, plan, work_dir):
             say(line)
@@ -48,8 +49,7 @@ def frames_and_keyframes(path: Path) -> tuple[int, int]:
 def whole_plan(options: Options) -> Plan:
     """The plan of the whole video, on a machine that needs none of the devices on which the parts are made."""
     plan = make_plan(replace(options, part=None, join=None, restart=False, device="cpu"))
-    model = plan.identity["model"] | {"device": options.device.partition(":")[0]}
-    return replace(plan, options=options, identity=plan.identity | {"model": model})
+    return replace(plan, options=options, identity=identity_elsewhere(plan.identity, options))
 
 
 def _segments(run: PartRun, number: int, count: int) -> list[Segment]:

@@ -5,6 +5,7 @@ are encoded again.
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -23,6 +24,7 @@ class SegmentRecord:
     pts: tuple[int, ...]
     size: int  # bytes
     sha256: str
+    encoder: str = ""  # SegmentWriter.encoder; empty if unknown
 
     def is_intact(self, path: Path) -> bool:
         """Whether `path` is the file that was entered, with all its bytes."""
@@ -47,6 +49,11 @@ def read_ledger(path: Path) -> list[SegmentRecord]:
             break
         records.append(record)
     return records
+
+
+def frames_in(records: Sequence[SegmentRecord]) -> int:
+    """Frames in closed segments."""
+    return records[-1].first + len(records[-1].pts) - 1 if records else 0
 
 
 def ledger_line(record: SegmentRecord) -> str:

@@ -27,6 +27,14 @@ class Scale:
     height: int | None = None
     within: bool = False
 
+    def __str__(self) -> str:
+        """The notation that `parse_scale` takes."""
+        if self.factor is not None:
+            return str(self.factor)
+        size = (self.width, self.height)
+        names = [name for name, known in NAMED_SIZES.items() if self.within and known == size]
+        return names[-1] if names else f"{self.width or ''}x{self.height or ''}"
+
     def size(self, width: int, height: int) -> tuple[int, int]:
         """(width, height) in pixels of a scaled `width` × `height` frame; InputError if not 1 to 8 times as large."""
         if self.factor is not None:
@@ -49,6 +57,10 @@ class FrameRange:
     first: int = 1
     last: int | None = None
 
+    def __str__(self) -> str:
+        """The notation that `parse_frames` takes."""
+        return str(self.first) if self.first == self.last else f"{self.first}:{self.last or ''}"
+
 
 @dataclass(frozen=True)
 class TimeRange:
@@ -57,14 +69,34 @@ class TimeRange:
     start: Fraction = Fraction(0)
     end: Fraction | None = None
 
+    def __str__(self) -> str:
+        """The notation that `parse_time` takes, in seconds."""
+        start, end = ("" if at is None else f"{float(at):.9f}".rstrip("0").rstrip(".") for at in (self.start, self.end))
+        return f"{start}-{end}"
+
 
 def round_half_up(number: Fraction) -> int:
     """The nearest integer; halves are rounded up."""
     return int(number + Fraction(1, 2))
 
 
-def parse_scale(text: str) -> Scale:
+def exact(number: int | float | Fraction) -> Fraction:
+    """A number as the fraction that it stands for: 4/3 for the float 1.3333333333333333, 2997/125 for 23.976.
+
+    A float is within 1e-16 of the number that was meant, and two fractions with denominators up to a million differ
+    by 1e-12 or more. Raises InputError for infinity and NaN.
+    """
+    try:
+        return Fraction(number).limit_denominator(1_000_000) if isinstance(number, float) else Fraction(number)
+    except (ValueError, OverflowError):
+        raise InputError(f"invalid value {number} (choose a finite number)") from None
+
+
+def parse_scale(value: str | Fraction) -> Scale:
     """`2`, `1.5`, `3/2`, `1920x1080`, `x1080` (height), `1920x` (width) or `4k`; InputError for anything else."""
+    if isinstance(value, Fraction) and 1 <= value <= 8:
+        return Scale(factor=value)
+    text = str(value)
     low = text.strip().lower()
     if low in NAMED_SIZES:
         width, height = NAMED_SIZES[low]
@@ -124,8 +156,11 @@ def _seconds(text: str) -> Fraction | None:
     return int(match[1] or 0) * 3600 + int(match[2] or 0) * 60 + Fraction(match[3]) if match else None
 
 
-def parse_rate(text: str) -> Fraction:
+def parse_rate(value: str | Fraction) -> Fraction:
     """`25`, `23.976` or `30000/1001`: frames per second; InputError for anything else."""
+    if isinstance(value, Fraction) and 0 < value <= MAX_RATE:
+        return value
+    text = str(value)
     if re.fullmatch(r"[0-9]{1,7}(\.[0-9]{1,6}|/[1-9][0-9]{0,6})?", text.strip(), re.ASCII):
         rate = Fraction(text.strip())
         if 0 < rate <= MAX_RATE:

@@ -15,6 +15,7 @@ from upscaling.job.notation import (
     Scale,
     TimeRange,
     choice,
+    exact,
     integer,
     number,
     parse_bytes,
@@ -48,17 +49,19 @@ class Option:
 
     `metavar` is None for a switch. `parse` turns text into the field's value and raises InputError.
     `keyword` says whether `upscale_video` takes it; `default_text` is how the default is written, if str() is not.
+    `parse` of an `exact` option also takes a Fraction; numbers from Python reach it as such.
     """
 
     group: str
     help: str
     metavar: str | None = None
-    parse: Callable[[str], Any] = str
+    parse: Callable[[Any], Any] = str
     keyword: bool = True
     default_text: str = ""
+    exact: bool = False
 
 
-def value(default: Any, metavar: str, group: str, help: str, parse: Callable[[str], Any] = str, **more) -> Any:
+def value(default: Any, metavar: str, group: str, help: str, parse: Callable[[Any], Any] = str, **more) -> Any:
     """A field of an options class that takes a value: `--name METAVAR`."""
     return field(default=default, metadata={"option": Option(group, help, metavar, parse, **more)})
 
@@ -92,7 +95,7 @@ class Options:
     )
     scale: Scale = value(
         Scale(Fraction(2)), "SCALE", FILES, "a number from 1 to 8 (fractions allowed), or a size: 1920x1080, x1080, 4k",
-        parse_scale, default_text="2",
+        parse_scale, default_text="2", exact=True,
     )  # fmt: skip
 
     dry_run: bool = switch(
@@ -175,8 +178,9 @@ class Options:
         "auto", "NAME", DECODING, "auto, on or off; auto: only if frames show combing", choice("auto", "on", "off")
     )
     frame_rate: Fraction | None = value(
-        None, "FPS", DECODING, "frame rate of numbered pictures, such as 24 or 30000/1001 (25 if not given)", parse_rate
-    )
+        None, "FPS", DECODING, "frame rate of numbered pictures, such as 24 or 30000/1001 (25 if not given)",
+        parse_rate, exact=True,
+    )  # fmt: skip
 
     codec: str = value(
         "auto", "NAME", ENCODING, "libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, h264_nvenc, hevc_nvenc or "
@@ -218,10 +222,11 @@ def make_options(**values) -> Options:
     """Options from Python values or from the text that the command takes; InputError names the wrong one."""
     options = declared(Options)
     for name, given in values.items():
+        option = options.get(name)
         text = os.fspath(given) if isinstance(given, os.PathLike) else given
-        if name in options and options[name].metavar and isinstance(text, str | int | float | Fraction):
+        if option is not None and option.metavar and isinstance(text, str | int | float | Fraction):
             try:
-                values[name] = options[name].parse(str(text))
+                values[name] = option.parse(str(text) if isinstance(text, str) or not option.exact else exact(text))
             except InputError as error:
                 raise InputError(f"{name}: {error}") from None
     return Options(**values)

@@ -14,16 +14,17 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import append_synced, remove_empty, remove_files, replace_file, replacing
 from upscaling.common.files import sync_directory as sync
 from upscaling.common.text import many, printable
+from upscaling.job.identity import differences, what_changed
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
 from upscaling.job.options import Options
-from upscaling.job.work_dir import WorkDir, differences
+from upscaling.job.work_dir import WorkDir, refusal
 
 VERSION = 1
 OWN_FILES = r"(job\.json|part\.json|ledger\.jsonl|segment_[0-9]+\.mkv)(\.[0-9]+\.tmp)?|task_[0-9_]+\.log"
@@ -54,7 +55,8 @@ class PartRun:
     def __init__(self, directory: Path):
         self.directory = directory
         self.records = read_ledger(directory / "ledger.jsonl")
-        self.identity = read_json(directory / "job.json").get("identity")
+        job = read_json(directory / "job.json")
+        self.identity, self.asked = job.get("identity"), job.get("options") or {}
 
     @property
     def frames(self) -> int:
@@ -104,7 +106,21 @@ def finished_frames(directory: Path, identity: dict) -> int | None:
     return None
 
 
-def begin_part(directory: Path, identity: dict, work_dir: WorkDir, restart: bool) -> PartRun:
+def check_earlier_runs(directory: Path, identity: dict, asked: Mapping[str, str]) -> None:
+    """Raise InputError if runs of a part have finished frames, but none was made with the same parameters.
+
+    `asked` are the options given that change the result, as text.
+    """
+    runs = runs_of(directory)
+    last = max((run for run in runs if run.identity), key=lambda run: run.frames, default=None)
+    if last is None or not last.frames or any(run.identity == plain(identity) for run in runs):
+        return
+    changed = what_changed(last.identity or {}, plain(identity), last.asked, asked)
+    if changed:
+        raise InputError(refusal(directory, last.frames, changed))
+
+
+def begin_part(directory: Path, identity: dict, work_dir: WorkDir, restart: bool, asked: Mapping[str, str]) -> PartRun:
     """A new run of a part: it and `work_dir` both have all segments that any run has closed.
 
     Segments of earlier runs are taken over if `work_dir` has fewer frames, unless the part is to `restart`.
@@ -114,7 +130,8 @@ def begin_part(directory: Path, identity: dict, work_dir: WorkDir, restart: bool
     if best is not None and best.frames > work_dir.frames_done and not restart:
         _take_over(best, work_dir)
     run = PartRun(_new_run(directory))
-    replace_file(run.directory / "job.json", json.dumps({"version": VERSION, "identity": plain(identity)}) + "\n")
+    job = {"version": VERSION, "identity": plain(identity), "options": dict(asked)}
+    replace_file(run.directory / "job.json", json.dumps(job) + "\n")
     for record in work_dir.records:
         run.add(work_dir.folder("segments") / record.file, record)
     work_dir.on_segment = run.add

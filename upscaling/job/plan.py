@@ -7,7 +7,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from upscaling.common.errors import InputError
-from upscaling.common.system import available_memory, choose_devices, core_share, cuda_device_count
+from upscaling.common.system import available_memory, choose_devices, core_share, cpu_has_bf16, cuda_device_count
 from upscaling.decode.packet_index import Part
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import keeps_alpha
@@ -102,7 +102,7 @@ def make_plan(options: Options) -> Plan:
         encoding=encoding,
         conversion=conversion,
         models=models,
-        identity=job_identity(options, source, encoding, conversion, found),
+        identity=job_identity(options, source, encoding, conversion, found, models),
         work_dir=work_dir,
         batch_size=batch_size,
         window=window,
@@ -201,27 +201,45 @@ def job_identity(
     encoding: EncodeSettings,
     conversion: FrameConversion,
     found: weights.Weights | None,
+    models: Sequence[ModelSettings],
 ) -> dict:
-    """The input and every parameter that changes the result, as JSON has them."""
+    """The input and every parameter that changes the result, as JSON has them. `models` are the workers'."""
     return {
         **source.identity(),
         "frames": source.info.identity(),
         "conversion": asdict(conversion),
         "frame_format": options.frame_format,
-        "model": _model_identity(options, found),
+        "model": _model_identity(found, models[0]),
         "encoding": encoding.identity(),
     }
 
 
+def _model_identity(found: weights.Weights | None, settings: ModelSettings) -> dict:
+    if found is None:
+        return {"sha256": LANCZOS}  # a plain resize is the same on every machine
+    device = settings.device.partition(":")[0]
+    return {
+        "sha256": list(found.sums),
+        "blend": found.blend,
+        "strength": settings.strength,
+        "device": device,
+        "precision": resolved_precision(settings.precision, device),
+        "patch_size": settings.patch_size,
+    }
+
+
+def resolved_precision(asked: str, device: str) -> str:
+    """fp32, bf16 or fp16; the same as `inference.upscaler.choose_precision`, without importing torch."""
+    if asked != "auto":
+        return asked
+    return "fp16" if device == "cuda" else "bf16" if cpu_has_bf16() else "fp32"
+
+
 def requested_parameters(options: Options) -> dict:
-    """Every option that changes a result, as JSON has it; the same for all files of a folder."""
+    """Every option that changes a result, as it was asked for, as JSON has it; the same for all files of a folder."""
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format")
-    return {"model": _model_identity(options, found)} | {name: str(getattr(options, name)) for name in names}
-
-
-def _model_identity(options: Options, found: weights.Weights | None) -> dict:
-    return {
+    model = {
         "sha256": list(found.sums) if found else LANCZOS,
         "blend": found.blend if found else None,
         "strength": options.strength,
@@ -229,3 +247,4 @@ def _model_identity(options: Options, found: weights.Weights | None) -> dict:
         "device": options.device.partition(":")[0],
         "patch_size": options.patch_size,
     }
+    return {"model": model} | {name: str(getattr(options, name)) for name in names}

@@ -7,12 +7,13 @@ from pathlib import Path
 
 import numpy as np
 
-from upscaling.common.errors import UpscaleError
+from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import sync_directory
-from upscaling.common.text import many
+from upscaling.common.text import many, printable
 from upscaling.encode.muxer import join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.video_track import Segment
+from upscaling.job.ledger import frames_in
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
 from upscaling.job.work_dir import WorkDir
@@ -31,9 +32,24 @@ class OpenSegment:
         self._work_dir, self._max_frames = work_dir, plan.options.segment_frames
         self._path = work_dir.folder("segments") / f"segment_{len(work_dir.records):06d}.mkv.tmp"
         self._writer = SegmentWriter(self._path, plan.encoding)
+        self._encoder = self._writer.encoder
         self._pts: list[int] = []
         self._opened = time.monotonic()
         self._failed = False
+        try:
+            self._check_encoder(plan.encoding.codec)
+        except InputError as error:
+            self.__exit__(InputError, error, None)
+            raise
+
+    def _check_encoder(self, codec: str) -> None:
+        """Raise InputError if the encoder's header is not that of the finished segments: they could not be joined."""
+        records = self._work_dir.records
+        if records and records[-1].encoder not in ("", self._encoder):
+            raise InputError(
+                f"{printable(self._work_dir.directory)} holds {frames_in(records):,} finished frames made with another "
+                f"version of {codec}, which do not fit those of this one; install that again, or add --restart"
+            )
 
     def write(self, planes: list[np.ndarray], pts: int) -> None:
         """Encode a frame; `pts` is in ticks of the encoder's time base."""
@@ -53,7 +69,7 @@ class OpenSegment:
             if not self._failed:
                 self._writer.close()
                 if self._pts and self._work_dir.held:
-                    self._work_dir.add_segment(self._path, self._pts)
+                    self._work_dir.add_segment(self._path, self._pts, self._encoder)
         finally:
             self._writer.__exit__(UpscaleError, error, trace)  # closes the file if `close` did not
             self._path.unlink(missing_ok=True)  # frees space on a full disk
@@ -84,7 +100,7 @@ def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
     unnamed file in the output's directory (O_TMPFILE of open(2)).
     """
     if plan.source.identity()["input"] != plan.identity["input"]:
-        raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again")
+        raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again with --restart")
     if plan.target is not None:
         profile = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
         plan.target.write(work_dir, plan.source.numbers, profile)

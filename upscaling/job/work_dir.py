@@ -15,7 +15,7 @@ import json
 import os
 import re
 import stat
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,9 +29,11 @@ from upscaling.common.files import (
     sync_directory,
 )
 from upscaling.common.locks import claim_name, lock_file, wait_for_shared_locks
-from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
+from upscaling.common.text import printable
+from upscaling.job.identity import what_changed
+from upscaling.job.ledger import SegmentRecord, frames_in, ledger_line, read_ledger
 
-VERSION = 1
+VERSION = 2
 OPEN_TRIES = 5
 WORKER_SECONDS = 10.0  # how long the workers of a killed main process may take to end
 
@@ -55,17 +57,18 @@ class Earlier(enum.Enum):
 
     NOTHING = enum.auto()
     RESUMABLE = enum.auto()
-    OTHER_PARAMETERS = enum.auto()
-    UNREADABLE = enum.auto()  # damaged, or written by another version of this program
+    OTHER_PARAMETERS = enum.auto()  # made with other options, from another input, or by another version
+    UNREADABLE = enum.auto()  # damaged
     OTHER_OUTPUT = enum.auto()
 
 
 @dataclass(frozen=True)
 class EarlierRun:
-    """What an earlier run left, and what is wrong with it in a few words for the user."""
+    """What an earlier run left: its finished frames, and what is wrong with it in a few words for the user."""
 
     state: Earlier
     detail: str = ""
+    frames: int = 0  # in closed segments
 
 
 class WorkDir:
@@ -85,9 +88,10 @@ class WorkDir:
 
     # Opening
 
-    def open(self, identity: dict, output: Path) -> EarlierRun:
+    def open(self, identity: dict, output: Path, asked: Mapping[str, str] | None = None) -> EarlierRun:
         """Lock the directory, which is created if needed, and return what an earlier run left in it, untouched.
 
+        `asked` are the options given that change the result, as text: a later run with others is told of them.
         Raises BusyError if another run holds the directory or the output, InputError if the directory is not one
         of this program and user.
         """
@@ -95,6 +99,7 @@ class WorkDir:
             "version": VERSION,
             "output": os.fsencode(output).hex(),  # a path need not be UTF-8
             "identity": json.loads(json.dumps(identity)),  # as it is read again: tuples become lists
+            "options": dict(asked or {}),
         }
         self._claim = claim_name(output)
         try:
@@ -159,18 +164,19 @@ class WorkDir:
         try:
             job = json.loads((self.directory / "job.json").read_bytes())
             output = bytes.fromhex(job.get("output") or self._job["output"])
-            identity = dict(job.get("identity", {}))
+            identity, asked = dict(job.get("identity", {})), dict(job.get("options", {}))
         except FileNotFoundError:
             return EarlierRun(Earlier.NOTHING)
         except (OSError, ValueError, TypeError, AttributeError, RecursionError):
             return EarlierRun(Earlier.UNREADABLE, "its job.json is damaged")
         if output.hex() != self._job["output"]:
             return EarlierRun(Earlier.OTHER_OUTPUT, os.fsdecode(output))
+        frames = frames_in(read_ledger(self.directory / "ledger.jsonl"))
         if job.get("version") != VERSION:
-            return EarlierRun(Earlier.UNREADABLE, "it was made by another version of this program")
-        if changed := differences(identity, self._job["identity"]):
-            return EarlierRun(Earlier.OTHER_PARAMETERS, "changed: " + ", ".join(changed))
-        return EarlierRun(Earlier.RESUMABLE)
+            return EarlierRun(Earlier.OTHER_PARAMETERS, "made by another version of this program", frames)
+        if changed := what_changed(identity, self._job["identity"], asked, self._job["options"]):
+            return EarlierRun(Earlier.OTHER_PARAMETERS, changed, frames)
+        return EarlierRun(Earlier.RESUMABLE, frames=frames)
 
     @property
     def held(self) -> bool:
@@ -185,8 +191,8 @@ class WorkDir:
         replace_file(self.directory / "ledger.jsonl", "".join(map(ledger_line, records)))
         remove_files(self.directory, "segments", FOLDERS["segments"], keep={record.file for record in records})
 
-    def add_segment(self, written: Path, pts: Sequence[int]) -> SegmentRecord:
-        """Move a closed, synced segment into place, then append it to the ledger."""
+    def add_segment(self, written: Path, pts: Sequence[int], encoder: str = "") -> SegmentRecord:
+        """Move a closed, synced segment into place, then append it to the ledger; `encoder`: SegmentWriter's."""
         number = len(self.records)
         path = self.directory / "segments" / f"segment_{number:06d}.mkv"
         record = SegmentRecord(
@@ -196,6 +202,7 @@ class WorkDir:
             pts=tuple(pts),
             size=written.stat().st_size,
             sha256=file_sha256(written),
+            encoder=encoder,
         )
         os.replace(written, path)
         sync_directory(path.parent)
@@ -208,7 +215,7 @@ class WorkDir:
     @property
     def frames_done(self) -> int:
         """Frames in closed segments."""
-        return self.records[-1].first + len(self.records[-1].pts) - 1 if self.records else 0
+        return frames_in(self.records)
 
     # Clean-up
 
@@ -240,40 +247,39 @@ class WorkDir:
         self._lock = self._claim = -1
 
 
-def open_work_dir(directory: Path, identity: dict, output: Path, restart: bool = False) -> WorkDir:
-    """Open a work directory and resume the job in it, or start over if it can't be resumed.
+def open_work_dir(
+    directory: Path, identity: dict, output: Path, restart: bool = False, asked: Mapping[str, str] | None = None
+) -> WorkDir:
+    """Open a work directory and resume the job in it, or start over if nothing is finished or with `restart`.
 
-    Raises BusyError and InputError as `WorkDir.open`, and InputError if the directory belongs to another output.
+    Raises BusyError and InputError as `WorkDir.open`, and InputError if the directory belongs to another output or
+    holds finished frames that this run cannot resume.
     """
     work_dir = WorkDir(directory)
-    earlier = work_dir.open(identity, output)
+    earlier = work_dir.open(identity, output, asked)
     try:
         if earlier.state is Earlier.OTHER_OUTPUT:
             raise InputError(f"{directory} belongs to another output, {earlier.detail!r}; choose another --work-dir")
-        if earlier.state is Earlier.NOTHING:
+        if earlier.state is Earlier.RESUMABLE and not restart:
+            work_dir.resume()
+        elif earlier.state is Earlier.UNREADABLE:
+            work_dir.start_over(earlier.detail)
+        elif not earlier.frames:
             work_dir.start_over()
         elif restart:
             work_dir.start_over("--restart")
-        elif earlier.state is Earlier.RESUMABLE:
-            work_dir.resume()
-        else:  # to refuse instead, raise InputError here
-            work_dir.start_over(earlier.detail)
+        else:
+            raise InputError(refusal(directory, earlier.frames, earlier.detail))
     except BaseException:
         work_dir.close()
         raise
     return work_dir
 
 
-def differences(old: dict, new: dict, prefix: str = "") -> list[str]:
-    """Names of the entries in which two identities differ, dotted."""
-    names = []
-    for key in sorted(old.keys() | new.keys()):
-        a, b = old.get(key), new.get(key)
-        if isinstance(a, dict) and isinstance(b, dict):
-            names += differences(a, b, f"{prefix}{key}.")
-        elif a != b:
-            names.append(f"{prefix}{key}")
-    return names
+def refusal(directory: Path, frames: int, what: str) -> str:
+    """The message for finished frames that a run with other parameters does not delete; `what` says what they are."""
+    repeat = "repeat that, or add" if what.startswith("made with") else "to discard them add"
+    return f"{printable(directory)} holds {frames:,} finished frames {what}; {repeat} --restart"
 
 
 def check_private(directory: Path) -> None:
