@@ -85,9 +85,10 @@ class Task:
 
 @dataclass(frozen=True)
 class Work:
-    """What is to be done: `identity` is the whole video's; `command` and `arguments` are the words of a task's command.
+    """One output to be made in `count` parts, at most `at_once` at the same time.
 
-    `disk` is the directory for frames on the node as a word of the shell, `options` are the words of --sbatch.
+    `identity` is the whole video's. A task runs `command`, then its --part or --join, then `arguments`. `disk` is the
+    node's directory for frames, as a word of the shell; `options` are the words of --sbatch.
     """
 
     output: Path
@@ -101,7 +102,7 @@ class Work:
 
     @property
     def name(self) -> str:
-        """The jobs' name; it depends on the output alone."""
+        """The first part of the jobs' names; it depends on the output alone."""
         return "upscale-" + hashlib.sha256(os.fsencode(os.path.realpath(self.output))).hexdigest()[:16]
 
     @property
@@ -112,7 +113,7 @@ class Work:
     def script(self, template: str) -> str:
         """A batch script."""
         return template.format(
-            output=str(self.output.name).encode("ascii", "replace").decode().replace("\n", "?"),
+            output=self.output.name.encode("ascii", "replace").decode().replace("\n", "?"),
             parts=quoted(parts_directory(self.output)),
             cwd=shlex.quote(os.getcwd()),
             count=self.count,

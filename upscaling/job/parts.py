@@ -18,8 +18,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.files import append_synced, remove_empty, remove_files, replace_file, replacing
-from upscaling.common.files import sync_directory as sync
+from upscaling.common.files import append_synced, remove_empty, remove_files, replace_file, replacing, sync_directory
 from upscaling.common.text import many, printable
 from upscaling.job.identity import differences, what_changed
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
@@ -29,7 +28,6 @@ from upscaling.job.work_dir import WorkDir, refusal
 VERSION = 1
 OWN_FILES = r"(job\.json|part\.json|ledger\.jsonl|segment_[0-9]+\.mkv)(\.[0-9]+\.tmp)?|task_[0-9_]+\.log"
 RUN = re.compile(r"run_[0-9]{4,}")
-PART = re.compile(r"part_[0-9]{4}_of_([0-9]{4})")
 
 
 def parts_directory(output: Path) -> Path:
@@ -50,7 +48,7 @@ def check_part_options(options: Options) -> None:
 
 
 class PartRun:
-    """The directory of one run of a part: `records` are the segments that it has."""
+    """The directory of one run of a part; `records` are its segments."""
 
     def __init__(self, directory: Path):
         self.directory = directory
@@ -158,9 +156,9 @@ def _new_run(directory: Path) -> Path:
             path.mkdir()
         except FileExistsError:
             continue
-        sync(directory)
+        sync_directory(directory)
         return path
-    raise UpscaleError(f"{directory} has too many runs; remove it")
+    raise UpscaleError(f"{printable(directory)} has too many runs; remove it")
 
 
 def link_or_copy(source: Path, target: Path) -> None:
@@ -170,7 +168,7 @@ def link_or_copy(source: Path, target: Path) -> None:
     except OSError:  # another file system, or one without links
         with source.open("rb") as data, replacing(target, sync=True) as file:
             shutil.copyfileobj(data, file, 1 << 20)
-    sync(target.parent)
+    sync_directory(target.parent)
 
 
 def done_line(options: Options, run: PartRun) -> str:
