@@ -119,4 +119,4 @@ if __name__ == "__main__":
     slow_main(fault()[0])
     from upscaling.cli import main
 
-    sys.exit(main.main())
+    main.console()

@@ -262,7 +262,7 @@ def test_what_does_not_come_back_is_not_waited_for_and_a_second_signal_ends_at_o
     for run, name in zip(runs, "ab", strict=True):
         wait_until(lambda name=name: list(tmp_path.glob(f"{name}.mp4.work/segments/*.tmp")), "a segment is open")
         run.signal(signal.SIGTERM)
-    time.sleep(1)
+    time.sleep(1.2)  # before, it would be the same signal
     assert runs[1].process.poll() is None
     runs[1].signal(signal.SIGINT)
     assert runs[1].wait(3) == 130
@@ -270,6 +270,21 @@ def test_what_does_not_come_back_is_not_waited_for_and_a_second_signal_ends_at_o
     assert "SIGHUP" in stuck.fail(129)
     for run in runs:
         run.check_gone()
+
+
+@pytest.mark.parametrize(("first", "second"), [(signal.SIGTERM, signal.SIGTERM), (signal.SIGHUP, signal.SIGTERM)])
+def test_a_double_signal_is_one_signal(start, tmp_path, expected, first, second):
+    """`timeout` and `tmux kill-session` signal the process and then its group."""
+    run = start(fault="slow:0")
+    segments(tmp_path / "out.mp4.work", 2)
+    run.signal(first)
+    time.sleep(0.05)
+    os.killpg(run.pid, second)
+    line = run.fail(STATUS[first])
+    before = records(tmp_path / "out.mp4.work")
+    again = resume(tmp_path, line)
+    assert int(RESUMED.search(again.errors)[1]) > 16 * (before - 1)  # the open segment was closed and kept
+    check(tmp_path / "out.mp4", expected)
 
 
 def test_under_nohup_a_hangup_changes_nothing(start, tmp_path, expected):

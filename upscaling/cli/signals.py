@@ -1,10 +1,12 @@
 """Signals, Ctrl-Z, closed standard streams, and how the command ends and is resumed.
 
-The first SIGINT, SIGTERM or SIGHUP stops a run in good order within `EXIT_SECONDS`, the second one at once.
+The first SIGINT, SIGTERM or SIGHUP stops a run in good order within `EXIT_SECONDS`, a later one at once. Another one
+within `SAME_SIGNAL_SECONDS` is the same request: `timeout` and `tmux kill-session` signal a process and then its group.
 Ctrl-Z clears the bars before the process is stopped; `fg` draws them again.
 """
 
 import os
+import select
 import shlex
 import signal
 import sys
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from upscaling.job.pipeline import Pipeline
 
 EXIT_SECONDS = 9.5  # after a signal, for everything
+SAME_SIGNAL_SECONDS = 1.0  # after the first signal, in which others mean the same
 WATCH_THREAD = "signal watch"
 
 
@@ -78,7 +81,7 @@ class Signals:
 
     def _handle(self, number: int, _frame) -> None:
         if self.received:
-            os._exit(128 + number)  # the workers end with this process
+            return  # `_watch` tells the same request from a second one
         self.received = number
         if self.cleaning_up:
             return
@@ -87,15 +90,20 @@ class Signals:
         self.pipeline.interrupt(number)
 
     def _watch(self, reader: int, argv: Sequence[str]) -> None:
-        """End the process in time, even if the main thread is in a C function or waits for a disk.
+        """End the process in time or at a later signal, even if the main thread is in a C function or waits for a disk.
 
-        Python runs a handler only when that returns; the wake-up descriptor is written to at once.
+        Python runs a handler only when that returns; the wake-up descriptor is written to at once. The workers end
+        with this process.
         """
         while (number := os.read(reader, 1)[0]) not in self.NUMBERS:
             pass
-        time.sleep(EXIT_SECONDS)
-        while self.cleaning_up:
-            time.sleep(0.1)
+        first = time.monotonic()
+        while (left := first + EXIT_SECONDS - time.monotonic()) > 0 or self.cleaning_up:
+            if not select.select([reader], [], [], max(left, 0.1))[0]:
+                continue
+            later = os.read(reader, 1)[0]
+            if later in self.NUMBERS and time.monotonic() - first > SAME_SIGNAL_SECONDS:
+                os._exit(128 + later)
         self.progress.error(stopped_line(number, argv), 128 + number)
         os._exit(128 + number)
 
@@ -150,6 +158,8 @@ def resume_command(argv: Sequence[str]) -> str:
 
 def exit_now(status: int) -> NoReturn:
     """End the process, even if a thread is still in an encoder or waits for a slow disk."""
+    for number in Signals.NUMBERS:
+        signal.signal(number, signal.SIG_IGN)  # Python's way out restores SIG_DFL: a signal would change the status
     if all(thread is threading.main_thread() or thread.name == WATCH_THREAD for thread in threading.enumerate()):
         sys.exit(status)
     for stream in (sys.stdout, sys.stderr):
