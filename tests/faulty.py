@@ -17,6 +17,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent))
 from upscaling.workers import worker
 
 POISON = "frame_000030.npy"
+AT_POISON = ("raise", "die", "exit", "silent", "stuck", "kill_server", "kill_workers")  # happen in read_frame
 FOREVER = 1000  # seconds
 real_run_worker = worker.run_worker
 
@@ -43,6 +44,14 @@ def happen(kind: str) -> None:
         raise RuntimeError("CUDA error: an illegal memory access was encountered\nsecond line")
     if kind == "die":
         os.kill(os.getpid(), signal.SIGKILL)
+    if kind == "kill_server":  # as somebody else would
+        os.kill(os.getppid(), signal.SIGKILL)
+        time.sleep(FOREVER)
+    if kind == "kill_workers":
+        server = os.getppid()
+        workers = map(int, Path(f"/proc/{server}/task/{server}/children").read_text().split())
+        for pid in sorted(workers, key=lambda pid: pid == os.getpid()):  # itself last
+            os.kill(pid, signal.SIGKILL)
     if kind == "exit":
         os._exit(7)
     if kind == "silent":
@@ -59,7 +68,7 @@ def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
     def read_frame(path):
         if kind == "slow":
             time.sleep(0.03)
-        elif kind in ("raise", "die", "exit", "silent", "stuck") and path.name == POISON and claim():
+        elif kind in AT_POISON and path.name == POISON and claim():
             happen(kind)
         return read(path)
 

@@ -357,6 +357,14 @@ def test_the_fork_server_killed(start, tmp_path, expected):
     check(tmp_path / "out.mp4", expected)
 
 
+@pytest.mark.parametrize("what", ["kill_server", "kill_workers"])
+def test_deaths_together_are_no_ones_fault(start, tmp_path, expected, what):
+    """However often it is the same manifest that they were at."""
+    run = start(fault=f"{what}:4").succeed()
+    assert run.errors.count("restarting it") == 8
+    check(tmp_path / "out.mp4", expected)
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [

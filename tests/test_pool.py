@@ -13,9 +13,11 @@ import pytest
 
 from upscaling.common.errors import InputError
 from upscaling.inference.settings import ModelSettings
+from upscaling.workers import retry
 from upscaling.workers.handle import State, Task
 from upscaling.workers.manifest import Manifest, write_manifest
 from upscaling.workers.pool import BatchDone, WorkerError, WorkerLost, WorkerPool
+from upscaling.workers.retry import MAX_FAILURES
 from upscaling.workers.worker import run_worker
 
 
@@ -63,6 +65,19 @@ def works(index, rows, tasks, results, settings, log_folder):
         path = tasks.recv()
         results.send(("batch", path, 0))
         results.send(("done", path))
+
+
+def works_slowly(index, rows, tasks, results, settings, log_folder):
+    results.send(("ready",))
+    while True:
+        path = tasks.recv()
+        time.sleep(0.2)
+        results.send(("batch", path, 0))
+
+
+def never_works(index, rows, tasks, results, settings, log_folder):
+    results.send(("ready",))
+    time.sleep(1000)
 
 
 def dies_after_each_message(index, rows, tasks, results, settings, log_folder):
@@ -183,6 +198,40 @@ def test_the_manifest_that_kills_workers_is_named(workers):
     with pytest.raises(WorkerError, match=r"^frames of poison: given up after 3 tries; the last worker was killed"):
         pool.until(lambda: False)
     assert Counter(pool.done).most_common(1)[0][1] == 1
+
+
+def kill_together(pool: WorkerPool, what: str) -> None:
+    """Kill all workers, or their fork server."""
+    pids = [worker.channels.process.pid for worker in pool.workers if worker.channels is not None]
+    for pid in [pool.server.pid] if what == "server" else pids:
+        os.kill(pid, signal.SIGKILL)
+
+
+def all_busy(pool: WorkerPool):
+    return lambda: all(worker.state is State.BUSY for worker in pool.workers)
+
+
+@pytest.mark.parametrize(("what", "count"), [("server", 1), ("workers", 2)])
+def test_deaths_together_are_no_failures_of_manifests(workers, what, count):
+    pool = workers(works_slowly, count=count)
+    pool.submit(*(f"m{n}" for n in range(6)))
+    for kill in range(1, MAX_FAILURES + 1):
+        pool.until(all_busy(pool.pool))
+        kill_together(pool.pool, what)
+        pool.until(lambda kill=kill: len(pool.lost) == kill * count)
+    assert not any(pool.pool.retries.failures.values())
+    pool.until(lambda: len(pool.done) == 6)
+
+
+def test_deaths_together_without_any_progress_end_the_run(workers, monkeypatch):
+    monkeypatch.setattr(retry, "MAX_FRUITLESS", 2)
+    pool = workers(never_works)
+    pool.submit(*"ab")
+    with pytest.raises(WorkerError, match=r"^workers died together .* no batch finished .* killed by SIGKILL"):
+        while True:
+            pool.until(all_busy(pool.pool))
+            kill_together(pool.pool, "workers")
+            pool.until(lambda: pool.pool.workers[0].state is State.DEAD)
 
 
 def test_a_late_done_message_does_not_end_a_retry(workers):

@@ -86,6 +86,15 @@ class WorkerHandle:
     def is_alive(self) -> bool:
         return self.channels is not None and self.channels.process.is_alive()
 
+    def is_forked(self) -> bool:
+        """Return whether the server has forked the process; it may have ended since."""
+        return self.channels is not None and self.channels.process.pid is not None
+
+    def died_with_server(self) -> bool:
+        """Return whether the process has ended without an exit status: the fork server died, and it with that."""
+        process = self.channels.process if self.channels is not None else None
+        return process is not None and process.pid is not None and not process.is_alive() and process.exit_code is None
+
     def send(self, task: Task) -> None:
         """Send a manifest. If the worker is dead, the pool notices soon and retries the manifest with another."""
         assert self.channels is not None, "the worker was started"
@@ -107,8 +116,7 @@ class WorkerHandle:
 
         `heartbeat` is the one in its status row; `elapsed` are the seconds since the last call.
         """
-        forked = self.channels is not None and self.channels.process.pid is not None
-        if not forked or not self.outstanding or heartbeat != self.heartbeat:
+        if not self.is_forked() or not self.outstanding or heartbeat != self.heartbeat:
             self.heartbeat, self.silent_seconds = heartbeat, 0.0
             return False
         self.silent_seconds += elapsed

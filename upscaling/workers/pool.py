@@ -22,7 +22,7 @@ from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.workers import status
 from upscaling.workers.forkserver import ForkServer
 from upscaling.workers.handle import State, Task, WorkerHandle
-from upscaling.workers.retry import MAX_FAILURES, RetryPolicy
+from upscaling.workers.retry import MAX_FAILURES, MAX_FRUITLESS, Death, RetryPolicy
 
 MAX_OUTSTANDING = 2  # manifests that one worker has: the current one and the next
 MAX_ELAPSED = 2.0  # seconds; if more has passed since the last check, this process was stopped (Ctrl-Z)
@@ -67,6 +67,7 @@ class WorkerPool:
         self.rows_descriptor, self.rows = status.create_rows(len(self.workers))
         self.backlog: deque[Task] = deque()
         self.retries = RetryPolicy()
+        self.kept_back: dict[Path, Task] = {}  # of workers whose death is not judged yet
         self.events: list[BatchDone | WorkerLost] = []
         self.last_check = time.monotonic()
 
@@ -108,6 +109,7 @@ class WorkerPool:
     def discard_tasks(self) -> None:
         """Forget all manifests; workers finish those that they have, but their results are ignored."""
         self.backlog.clear()
+        self.kept_back.clear()
         self.retries.clear()
         for worker in self.workers:
             worker.outstanding.clear()
@@ -115,10 +117,12 @@ class WorkerPool:
     def wait(self, timeout: float, others: Iterable = ()) -> list[BatchDone | WorkerLost]:
         """Wait up to `timeout` seconds for a message or the death of a worker, or for `others`; return the events.
 
-        Raises WorkerError if a manifest failed three times, if no worker can start, or if a worker met an
-        error that another attempt would meet again; InputError if the model cannot be used.
+        Raises WorkerError if a manifest failed three times, if no worker can start, if workers die together again
+        and again with nothing done in between, or if a worker met an error that another attempt would meet again;
+        InputError if the model cannot be used.
         """
         self.events = []
+        self._judge_deaths()
         self._restart_dead()
         self._hand_out()
         for worker in self._wait_for_workers(timeout, others):
@@ -130,9 +134,10 @@ class WorkerPool:
         return self.events
 
     def _restart_dead(self) -> None:
-        # Only at the next wait: a signal that killed all workers may be on its way to this process too.
+        # Not before its death is judged: a signal that killed all workers may be on its way to this process too.
         for worker in self.workers:
-            if worker.state is State.DEAD and self.retries.may_restart(worker.failed_starts):
+            may_restart = self.retries.may_restart(worker.failed_starts)
+            if worker.state is State.DEAD and may_restart and not self.retries.is_unjudged(worker.index):
                 reason = worker.exit_reason
                 self._start(worker)
                 self.events.append(WorkerLost(worker.index, reason, True))
@@ -183,6 +188,7 @@ class WorkerPool:
         if kind == "batch" and task is not None:
             # The encoder may delete these frames at any moment; never hand this batch out again.
             self.events.append(BatchDone(task.path, rest[1]))
+            self.retries.record_progress()
         elif kind == "failed":  # the worker exits now
             worker.exit_reason = f"failed ({rest[1]})"
             if task is not None:
@@ -202,24 +208,42 @@ class WorkerPool:
                 self._replace_dead(worker, f"sent no heartbeat for {worker.silent_seconds:.0f} s")
 
     def _replace_dead(self, worker: WorkerHandle, reason: str = "") -> None:
-        """Return a dead worker's manifests to the backlog; the next wait restarts it."""
+        """Return a dead worker's manifests to the backlog, but for the one to blame; `_restart_dead` restarts it."""
         self._drain_messages(worker)  # what it reported before it died counts
         reported = bool(worker.exit_reason)
         reason = reason or worker.end_reason()
+        forked, with_server = worker.is_forked(), worker.died_with_server()
         worker.close()
         worker.exit_reason = reason
         tasks = list(worker.outstanding)
         worker.outstanding.clear()
-        to_blame = self.retries.record_death([task.path for task in tasks], worker.loaded, reported)
+        to_blame = self.retries.to_blame([task.path for task in tasks], worker.loaded, reported)
         self.backlog.extendleft(task for task in reversed(tasks) if task.path != to_blame)
-        if not worker.loaded:
-            worker.failed_starts += 1
-            self._check_start(worker)
-        for task in tasks:
-            if task.path == to_blame:
-                self._count_failure(task, reason)
+        self.kept_back |= {task.path: task for task in tasks if task.path == to_blame}
+        if not reported and forked:
+            death = Death(worker.index, to_blame, reason, time.monotonic(), worker.loaded, with_server)
+            self.retries.record_death(death)
+        elif not worker.loaded:
+            self._count_failed_start(worker)
 
-    def _check_start(self, worker: WorkerHandle) -> None:
+    def _judge_deaths(self) -> None:
+        while (verdict := self.retries.judge(time.monotonic())) is not None:
+            for death in verdict.deaths:
+                task = self.kept_back.pop(death.manifest, None) if death.manifest else None
+                if verdict.forgiven and task is not None:
+                    self.backlog.appendleft(task)
+                elif task is not None:
+                    self._count_failure(task, death.reason)
+                elif not verdict.forgiven and not death.loaded:
+                    self._count_failed_start(self.workers[death.worker])
+            if not self.retries.may_go_on():
+                raise WorkerError(
+                    f"workers died together {MAX_FRUITLESS} times with no batch finished in between; the last one "
+                    f"{verdict.deaths[-1].reason}; rerun to resume"
+                )
+
+    def _count_failed_start(self, worker: WorkerHandle) -> None:
+        worker.failed_starts += 1
         if self.retries.may_restart(worker.failed_starts):
             return
         if not any(other.state in (State.READY, State.BUSY) for other in self.workers):
