@@ -75,11 +75,24 @@ class Round:
         if server is not None:
             _send(server, signal.SIGKILL)
 
+    def kill_all_workers(self) -> None:
+        """All workers or the fork server, up to four times in a row: nobody's fault, so that the run goes on."""
+        for _ in range(self.chance.randint(1, 4)):
+            workers = self.run.workers()
+            if self.chance.random() < 0.5:
+                self.kill_fork_server()
+            for pid in workers:
+                _send(pid, signal.SIGKILL)
+            self.pause()
+        if (status := self.run.process.poll()) is not None:
+            assert status == 0, f"exit status {status} after workers were killed together: {self.run.errors}"
+
     def end(self) -> None:
         number = self.chance.choice((signal.SIGINT, signal.SIGTERM, signal.SIGHUP))
-        if self.chance.random() < 0.5:
+        to_process, to_group = self.chance.choice(((True, False), (False, True), (True, True)))
+        if to_process:
             self.run.signal(number)
-        else:
+        if to_group:
             try:
                 os.killpg(self.run.pid, number)
             except ProcessLookupError:
@@ -138,8 +151,8 @@ class Round:
 
 
 FAULTS: tuple[Callable[[Round], None], ...] = (
-    Round.kill_main, Round.kill_all, Round.kill_worker, Round.stop_worker, Round.kill_fork_server, Round.end,
-    Round.second_run, Round.tear, Round.faulty_worker,
+    Round.kill_main, Round.kill_all, Round.kill_worker, Round.stop_worker, Round.kill_fork_server,
+    Round.kill_all_workers, Round.end, Round.second_run, Round.tear, Round.faulty_worker,
 )  # fmt: skip
 
 
