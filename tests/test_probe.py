@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 from upscaling.decode.deinterlace import FieldDetector
+from upscaling.decode.input_file import VideoError, display_name
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe
-from upscaling.decode.reader import VideoError, display_name
 from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
@@ -334,7 +334,7 @@ def _no_frame(path: Path) -> None:
         (os.mkfifo, "not a regular file"),
         (lambda p: p.write_bytes(b"no video at all, just words\n" * 50), "not a video"),
         (lambda p: p.write_bytes(bytes(range(256)) * 40), "not a video"),
-        (lambda p: p.write_bytes(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"), "not a video"),
+        (lambda p: p.write_bytes(b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n#EXT-X-ENDLIST\n"), "is a playlist"),
         (_sound_only, "no video stream"),
         (_cover_only, "cover art but no video"),
         (_too_large, "larger than 8192x8192"),

@@ -15,7 +15,7 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import clock, many, printable
-from upscaling.decode.reader import open_input
+from upscaling.decode.input_file import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.stream_copy import describe
 from upscaling.encode.stream_selection import select_streams

@@ -14,9 +14,10 @@ import numpy as np
 
 from upscaling.common.text import many
 from upscaling.decode.deinterlace import Deinterlacer
+from upscaling.decode.input_file import VideoError, display_name
 from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import Reader, VideoError, display_name, no_frames
+from upscaling.decode.reader import Reader, no_frames
 from upscaling.decode.timestamps import TimedFrame, Timestamps
 from upscaling.frames.pixel_formats import pixel_format
 
@@ -124,3 +125,9 @@ class Decoder:
         self.warnings[:] = warnings
         if not last and not self._times.total:
             raise no_frames(self._info.path)
+        if self._stop is None and reader.damaged > reader.frames_out:
+            raise VideoError(
+                f"{display_name(self._info.path)}: less than half of its video decodes "
+                f"({many(reader.frames_out, 'frame')}; {many(reader.damaged, 'packet')} failed); "
+                "it is damaged or encrypted: repair or replace it"
+            )

@@ -66,7 +66,7 @@ class SeekingReader(Reader):
         if not self._reached and (self.damaged or any(frame.is_corrupt for frame in early)):
             raise SeekFailed("the video is damaged at the start of the part")
         self.corrupt -= sum(frame.is_corrupt for frame in frames) - sum(frame.is_corrupt for frame in whole)
-        self._frames_out -= len(frames) - len(whole)
+        self.frames_out -= len(frames) - len(whole)
         self._reached |= len(whole) > len(early)
         return whole
 

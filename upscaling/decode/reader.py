@@ -1,75 +1,28 @@
-"""A video file opened safely, its main stream chosen, and its frames decoded in order, even if it is damaged.
+"""The main stream of a video file chosen, and its frames decoded in order, even if the file is damaged.
 
-The file is opened as a local file only: its name goes to FFmpeg as `file:/absolute/path`, and nothing inside
-it (such as a playlist) can open a network address. Frames larger than MAX_PIXELS are refused before memory is
-allocated for them.
+Frames larger than MAX_PIXELS are refused before memory is allocated for them.
 """
 
 import contextlib
-import os
-import stat
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
 
 import av
-import av.container
 import av.error
 from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
-from upscaling.common.errors import InputError
 from upscaling.common.system import core_limit
-from upscaling.common.text import one_line, printable
+from upscaling.decode.input_file import MAX_PIXELS, VideoError, display_name, open_input, read_packets
 
-MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
-MAX_READ_ERRORS = 100  # of a file, which then counts as ended
 MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 MAX_PACKET_TIMES = 250  # kept for the frame rate
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
+_ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")  # of ISO 14496-12, and of iTunes
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the alpha channel
-
-
-class VideoError(InputError):
-    """The input is not a video that can be decoded; the message is one line that names the file."""
-
-
-def display_name(path: Path | str) -> str:
-    """The path as one line of text for a message."""
-    return one_line(printable(path))
-
-
-def open_input(path: Path | str) -> InputContainer:
-    """Opens a file for reading, whatever its name looks like; close it after use.
-
-    Metadata that is not UTF-8 is returned with surrogate escapes: an output that it is copied to needs
-    metadata_errors="surrogateescape" as well. VideoError: the file is missing, a directory, empty, unreadable,
-    or not a video.
-    """
-    path, name = Path(path), display_name(path)
-    try:
-        status = path.stat()
-        if stat.S_ISREG(status.st_mode) and status.st_size:
-            path.open("rb").close()
-    except (OSError, ValueError) as error:
-        raise VideoError(f"cannot read {name}: {getattr(error, 'strerror', None) or error}") from error
-    if not stat.S_ISREG(status.st_mode):
-        kind = "a directory" if stat.S_ISDIR(status.st_mode) else "not a regular file"
-        raise VideoError(f"{name} is {kind}; give a video file")
-    if not status.st_size:
-        raise VideoError(f"{name} is empty")
-    options = {
-        "protocol_whitelist": "file",
-        "pattern_type": "none",  # a % in the name is a %, not the number of an image sequence
-        "max_pixels": str(MAX_PIXELS),
-    }
-    try:
-        return av.open(f"file:{os.path.abspath(path)}", options=options, metadata_errors="surrogateescape", mode="r")
-    except (av.error.FFmpegError, ValueError, MemoryError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise VideoError(f"{name} is not a video that can be read ({reason})") from error
 
 
 def main_stream(container: InputContainer, path: Path | str) -> av.VideoStream:
@@ -91,6 +44,8 @@ def main_stream(container: InputContainer, path: Path | str) -> av.VideoStream:
         return main, bool(flags & Disposition.default), context.width * context.height, -stream.index
 
     stream = max(decodable, key=priority)
+    if is_encrypted(stream):
+        raise encrypted(path)
     check_size(stream.codec_context.width, stream.codec_context.height, path)
     return stream
 
@@ -104,6 +59,11 @@ def check_size(width: int, height: int, path: Path | str) -> None:
         )
 
 
+def encrypted(path: Path | str) -> VideoError:
+    """The error for a video whose frames can't be decoded without a key."""
+    return VideoError(f"{display_name(path)} is encrypted; decrypt it first")
+
+
 def no_frames(path: Path | str) -> VideoError:
     """The error for a video without any frame that decodes."""
     return VideoError(
@@ -115,19 +75,20 @@ def no_frames(path: Path | str) -> VideoError:
 class Reader:
     """The decoded frames of a file's main stream, in presentation order; a context manager, iterable once.
 
-    `damaged` counts packets that did not decode or could not be read, `corrupt` frames that came out damaged;
-    both are complete after the iteration. `packet_times` are the pts of the first MAX_PACKET_TIMES packets,
-    `bytes_read` is the size of all packets, as far as read.
+    `damaged` counts packets that did not decode or could not be read, `frames_out` frames that decoded, `corrupt`
+    those of them that came out damaged; all are complete after the iteration. `packet_times` are the pts of the
+    first MAX_PACKET_TIMES packets, `bytes_read` is the size of all packets, as far as read.
     """
 
     def __init__(self, path: Path | str, *, alpha: bool = False, threads: int = 0):
         """`alpha`: decode an alpha channel that is coded apart (VP8, VP9); `threads`: 0 is one per core."""
         self.path = Path(path)
-        self.container = open_input(path)
+        self._input = open_input(path)
+        self.container = self._input.container
         self.damaged = self.corrupt = 0
         self.packet_times: list[int] = []
         self.bytes_read = 0
-        self._packets_in = self._frames_out = 0
+        self._packets_in = self.frames_out = 0
         try:
             self.stream = main_stream(self.container, path)
             for stream in self.container.streams:
@@ -135,7 +96,7 @@ class Reader:
                     stream.discard = Discard.all  # the demuxer does not even read what it can skip
             self.decoder = _decoder(self.stream, alpha and has_hidden_alpha(self.stream), threads)
         except BaseException:
-            self.container.close()
+            self.close()
             raise
 
     def __enter__(self) -> "Reader":
@@ -145,7 +106,7 @@ class Reader:
         self.close()
 
     def close(self) -> None:
-        self.container.close()
+        self._input.close()
 
     def __iter__(self) -> Iterator[av.VideoFrame]:
         last = None
@@ -153,7 +114,7 @@ class Reader:
             if frame.pts is not None:
                 last = frame.pts if last is None else max(last, frame.pts)
             yield frame
-        if last is not None and self._frames_out < self._packets_in:
+        if last is not None and self.frames_out < self._packets_in:
             yield from self._decode_end_again(last)
 
     def _frames(self) -> Iterator[av.VideoFrame]:
@@ -165,20 +126,16 @@ class Reader:
 
     def packets(self) -> Iterator[av.Packet]:
         """The stream's packets in file order, without empty ones, which would end the decoder."""
-        errors = 0
-        while errors < MAX_READ_ERRORS:
-            try:
-                for packet in self.container.demux(self.stream):
-                    if not packet.size:
-                        continue
-                    self.bytes_read += packet.size
-                    if packet.pts is not None and len(self.packet_times) < MAX_PACKET_TIMES:
-                        self.packet_times.append(packet.pts)
-                    yield packet
-                return
-            except (av.error.FFmpegError, ValueError):
-                errors += 1
-                self.damaged += errors == 1
+        for packet in read_packets(self.container, self.stream, self._count_read_error):
+            if packet.has_sidedata("encryption_info"):
+                raise encrypted(self.path)
+            self.bytes_read += packet.size
+            if packet.pts is not None and len(self.packet_times) < MAX_PACKET_TIMES:
+                self.packet_times.append(packet.pts)
+            yield packet
+
+    def _count_read_error(self, consecutive: int) -> None:
+        self.damaged += consecutive == 1
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder returns for this packet, or at the end (None) those still inside it."""
@@ -189,7 +146,7 @@ class Reader:
         except (av.error.FFmpegError, ValueError, MemoryError):
             self.damaged += 1
             return []
-        self._frames_out += len(frames)
+        self.frames_out += len(frames)
         self.corrupt += sum(frame.is_corrupt for frame in frames)
         return frames
 
@@ -215,6 +172,12 @@ def seconds_per_tick(stream: Stream) -> Fraction:
     """The time base of a stream of an open file."""
     assert stream.time_base is not None  # libavformat sets one for every stream that it reads
     return stream.time_base
+
+
+def is_encrypted(stream: Stream) -> bool:
+    """Whether the file's header marks the stream as encrypted; in MP4 files often only the packets are marked."""
+    tag = stream.codec_context.codec_tag if stream.codec_context is not None else ""
+    return tag in _ENCRYPTED_TAGS or "enc_key_id" in stream.metadata  # the latter is Matroska's
 
 
 def has_hidden_alpha(stream: av.VideoStream) -> bool:

@@ -14,8 +14,8 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
+from upscaling.decode.input_file import open_input, read_packets
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import open_input
 from upscaling.encode import matroska, subtitles
 from upscaling.encode.containers import (
     CONTAINERS,
@@ -28,6 +28,7 @@ from upscaling.encode.containers import (
     muxer_options,
 )
 from upscaling.encode.output_file import OutputFile
+from upscaling.encode.read_damage import UnreadablePlaces
 from upscaling.encode.settings import EncodeSettings
 from upscaling.encode.stream_copy import CoverStream, StreamCopier
 from upscaling.encode.stream_selection import select_streams
@@ -91,6 +92,7 @@ class _Join:
     def __init__(self, track: VideoTrack, info: VideoInfo, container: str, clip: Clip | None, types: set[str]) -> None:
         self._track, self._info, self._container, self._types = track, info, container, types
         self._timeline = Timeline.starting_at(track.start, clip)
+        self._damage = UnreadablePlaces()
         self._is_matroska = container in ("mkv", "webm")
 
     def write(self, target: Path) -> list[str]:
@@ -102,6 +104,7 @@ class _Join:
                 copiers = [copier for copier in copiers if copier.stream.type in self._types]
                 self._mux(file, source, copiers)
                 reports = [copier.report() for copier in copiers]
+                reports.append(self._damage.report(copiers))
             file.close()
             return [report for report in reports if report]
         finally:
@@ -168,8 +171,9 @@ class _Join:
         for stream in source.streams:
             if stream.index not in readers:
                 stream.discard = Discard.all  # the demuxer does not even read what it can skip
-        for packet in _readable(source, [copier.stream for copier in readers.values()]):
-            if packet.size and not subtitles.is_gap(packet):
+        for packet in read_packets(source, [copier.stream for copier in readers.values()], self._damage.count):
+            self._damage.read(packet)
+            if not subtitles.is_gap(packet):
                 yield from readers[packet.stream_index].copy(packet, self._timeline)
         for copier in readers.values():
             yield from copier.copy(None, self._timeline)
@@ -178,13 +182,3 @@ class _Join:
 def _decoding_time(packet: av.Packet) -> Fraction:
     assert packet.dts is not None  # PacketRepair and VideoTrack set it
     return packet.dts * packet.time_base
-
-
-def _readable(source: InputContainer, wanted: list[Stream]) -> Iterator[av.Packet]:
-    """Packets of those streams up to the end, or to the first read error."""
-    packets = source.demux(wanted)
-    while True:
-        try:
-            yield next(packets)
-        except (StopIteration, av.error.FFmpegError):
-            return

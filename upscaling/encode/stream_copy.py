@@ -13,7 +13,7 @@ from av.container import OutputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
-from upscaling.decode.reader import open_input
+from upscaling.decode.input_file import open_input, read_packets
 from upscaling.encode import subtitles
 from upscaling.encode.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
 from upscaling.encode.packet_repair import PacketRepair
@@ -204,6 +204,6 @@ def is_cover(stream: Stream) -> bool:
 
 
 def first_packet(path: Path, index: int) -> av.Packet | None:
-    """The first packet of a file's stream that is not empty, read from a handle of its own."""
+    """The first packet of a file's stream that can be read and is not empty, read from a handle of its own."""
     with open_input(path) as source:
-        return next((packet for packet in source.demux(source.streams[index]) if packet.size), None)
+        return next(read_packets(source, source.streams[index], lambda _: None), None)

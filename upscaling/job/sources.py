@@ -15,10 +15,10 @@ from pathlib import Path
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import file_identity
 from upscaling.decode.decoder import DecodedFrame, Decoder
+from upscaling.decode.input_file import VideoError
 from upscaling.decode.packet_index import PacketIndex, Part, read_packet_index
 from upscaling.decode.part_decoder import PartDecoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.decode.reader import VideoError
 from upscaling.frames import image_files
 from upscaling.job import images
 from upscaling.job.images import PictureTarget

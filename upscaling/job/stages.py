@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from upscaling.decode.reader import VideoError
+from upscaling.decode.input_file import VideoError
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.frame_store import FrameStore
