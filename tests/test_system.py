@@ -12,6 +12,7 @@ from upscaling.common.system import (
     core_limit,
     core_share,
     cuda_device_count,
+    exit_seconds,
     torch_cuda_version,
 )
 
@@ -48,6 +49,12 @@ def test_a_slurm_task_takes_the_cores_it_is_given(monkeypatch):
     for given, share, limit in (("4", 2, 4), ("16", 8, 0), ("64", 8, 0), ("", 8, 0), ("x", 8, 0)):
         monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
         assert (core_share(2), core_limit()) == (share, limit), given
+
+
+def test_a_slurm_task_has_more_time_to_end(monkeypatch):
+    for given, seconds in (("45", 45.0), ("1", 9.5), ("", 9.5), ("soon", 9.5)):
+        monkeypatch.setenv("UPSCALE_EXIT_SECONDS", given)
+        assert exit_seconds() == seconds, given
 
 
 def test_device_count_is_torchs():

@@ -1,6 +1,6 @@
 """Signals, Ctrl-Z, closed standard streams, and how the command ends and is resumed.
 
-The first SIGINT, SIGTERM or SIGHUP stops a run in good order within `EXIT_SECONDS`, a later one at once. Another one
+The first SIGINT, SIGTERM or SIGHUP stops a run in good order within `exit_seconds`, a later one at once. Another one
 within `SAME_SIGNAL_SECONDS` is the same request: `timeout` and `tmux kill-session` signal a process and then its group.
 Ctrl-Z clears the bars before the process is stopped; `fg` draws them again.
 """
@@ -18,12 +18,12 @@ from typing import TYPE_CHECKING, NoReturn
 
 from upscaling.cli.progress import Progress
 from upscaling.common.errors import Stopped, UpscaleError, full_disk
+from upscaling.common.system import exit_seconds
 from upscaling.common.text import one_line
 
 if TYPE_CHECKING:
     from upscaling.job.pipeline import Pipeline
 
-EXIT_SECONDS = 9.5  # after a signal, for everything
 SAME_SIGNAL_SECONDS = 1.0  # after the first signal, in which others mean the same
 WATCH_THREAD = "signal watch"
 
@@ -98,7 +98,7 @@ class Signals:
         while (number := os.read(reader, 1)[0]) not in self.NUMBERS:
             pass
         first = time.monotonic()
-        while (left := first + EXIT_SECONDS - time.monotonic()) > 0 or self.cleaning_up:
+        while (left := first + exit_seconds() - time.monotonic()) > 0 or self.cleaning_up:
             if not select.select([reader], [], [], max(left, 0.1))[0]:
                 continue
             later = os.read(reader, 1)[0]

@@ -20,7 +20,7 @@ from upscaling.common.text import printable
 from upscaling.job.parts import finished_frames, part_directory, parts_directory
 
 COMMAND_SECONDS = 60.0  # for one of Slurm's commands: its own timeouts are 10 s, and some are repeated
-SIGNAL_SECONDS = 60  # before a task's time limit it is told to end; it needs ten seconds at most
+SIGNAL_SECONDS, EXIT_SECONDS = 60, 45  # before its time limit a task is told to end, and the time that it has for it
 NODE_DISK = '"${TMPDIR:-/tmp}"'  # a word of the shell: where a task keeps its frames
 NO_STORAGE = 3  # exit status of a task that does not see the output's directory
 # States of squeue(1) in which a task runs or will run.
@@ -41,6 +41,7 @@ cd {cwd} || exit {no_storage}
 task="$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
 disk={disk}/upscale-"$task"
 mkdir -p "$disk" || exit 1
+export UPSCALE_EXIT_SECONDS={exit_seconds}
 again=
 trap '[ "$(squeue --noheader --jobs="$task" --format=%T)" = RUNNING ] && again=yes && kill -TERM $child' TERM
 {command} --part "$SLURM_ARRAY_TASK_ID/{count}" --work-dir "$disk" {arguments} &
@@ -121,6 +122,7 @@ class Work:
             command=shlex.join(self.command),
             arguments=shlex.join(self.arguments),
             no_storage=NO_STORAGE,
+            exit_seconds=EXIT_SECONDS,
         )
 
     def frames_of(self, number: int) -> int | None:
@@ -167,7 +169,10 @@ def check_options(text: str) -> list[str]:
 def find(work: Work) -> Jobs:
     """The jobs for this output that Slurm has not ended; BusyError if they were submitted with other options."""
     names = {f"{work.name}-parts": "array", f"{work.name}-join": "join"}
-    command = ["squeue", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}", "--format=%F|%j|%k"]
+    command = [
+        "squeue", "--noheader", f"--user={os.getuid()}", f"--name={','.join(names)}", "--format=%F|%j|%k",
+        "--states=PENDING,CONFIGURING,RUNNING,SUSPENDED",  # not those that were cancelled and are still ending
+    ]  # fmt: skip
     jobs = Jobs()
     for line in _run(command).splitlines():
         number, name, comment = line.split("|", 2)

@@ -92,6 +92,17 @@ def cpu_has_bf16() -> bool:
     return any(flag in words for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
+EXIT_SECONDS = 9.5  # after a signal, for everything
+
+
+def exit_seconds() -> float:
+    """Seconds until a run has ended after a signal: UPSCALE_EXIT_SECONDS, which a Slurm task's script sets, or 9.5."""
+    try:
+        return max(EXIT_SECONDS, float(os.environ.get("UPSCALE_EXIT_SECONDS", "")))
+    except ValueError:
+        return EXIT_SECONDS
+
+
 # Memory
 
 

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from upscaling.common.errors import Stopped
+from upscaling.common.system import exit_seconds
 from upscaling.job.frame_store import FrameStore
 from upscaling.job.plan import Plan
 from upscaling.job.segments import finish
@@ -30,7 +31,7 @@ from upscaling.workers.manifest import write_manifest
 from upscaling.workers.pool import BatchDone, WorkerLost, WorkerPool
 
 GRACE_SECONDS = 4.0  # after a stop, for encoding the frames that are upscaled
-CLOSE_SECONDS = 8.0  # after a stop, for that and for closing the open segment; a slower encoder loses the segment
+MARGIN_SECONDS = 1.5  # of exit_seconds, for what comes after closing the open segment; a slower encoder loses it
 LOOK_SECONDS = 0.25  # between updates of the progress
 STATUS_SECONDS = 1.0  # between writes of the status files
 
@@ -193,7 +194,7 @@ class Pipeline:
         deadline = None
         while decode.is_alive() or encode.is_alive():
             if deadline is None and (self._signal or not encode.is_alive()):
-                deadline = time.monotonic() + CLOSE_SECONDS
+                deadline = time.monotonic() + exit_seconds() - MARGIN_SECONDS
             if deadline is not None and time.monotonic() > deadline:
                 return False
             (encode if encode.is_alive() else decode).join(0.05)
