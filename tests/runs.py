@@ -88,6 +88,7 @@ class Run:
         environment = {
             **os.environ,
             "TMPDIR": str(self.temp),
+            "XDG_CACHE_HOME": str(place / "cache"),
             MARK: self.mark,
             "PYTHONWARNINGS": "error",
             **(env or {}),

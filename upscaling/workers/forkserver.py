@@ -26,7 +26,7 @@ import subprocess
 import sys
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
@@ -42,9 +42,12 @@ PR_SET_PDEATHSIG = 1  # prctl(2)
 class ForkServer:
     """The main process's side: starts the server when it is needed and asks it to fork workers."""
 
-    def __init__(self, modules: Sequence[str]):
-        """`modules` are imported once, in the server. If one fails to import, no worker starts."""
-        self.modules = tuple(modules)
+    def __init__(self, modules: Sequence[str], environment: Mapping[str, str] | None = None):
+        """`modules` are imported once, in the server. If one fails to import, no worker starts.
+
+        `environment` has variables for the server and its workers, beside those of this process.
+        """
+        self.modules, self.environment = tuple(modules), dict(environment or {})
         self._process: subprocess.Popen | None = None
         self._socket: socket.socket | None = None
 
@@ -85,7 +88,10 @@ class ForkServer:
             mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # the server inherits it
             try:
                 self._process = subprocess.Popen(
-                    [sys.executable, *flags, "-c", code], stdin=subprocess.DEVNULL, pass_fds=[remote.fileno()]
+                    [sys.executable, *flags, "-c", code],
+                    stdin=subprocess.DEVNULL,
+                    pass_fds=[remote.fileno()],
+                    env={**os.environ, **self.environment},
                 )
             finally:
                 signal.pthread_sigmask(signal.SIG_SETMASK, mask)

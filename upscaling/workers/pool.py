@@ -19,6 +19,7 @@ from typing import Any
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.inference.weights import WeightsError, cache_dir
 from upscaling.workers import status
 from upscaling.workers.forkserver import ForkServer
 from upscaling.workers.handle import State, Task, WorkerHandle
@@ -62,7 +63,7 @@ class WorkerPool:
         heartbeat for `stall_timeout` seconds counts as dead.
         """
         self.target, self.log_folder, self.stall_timeout = target, log_folder, stall_timeout
-        self.server = ForkServer(preload_modules(settings[0].model))
+        self.server = ForkServer(preload_modules(settings[0].model), worker_environment())
         self.workers = [WorkerHandle(index, one) for index, one in enumerate(settings)]
         self.rows_descriptor, self.rows = status.create_rows(len(self.workers))
         self.backlog: deque[Task] = deque()
@@ -268,3 +269,15 @@ def preload_modules(model: str) -> tuple[str, ...]:
     if model in REALESRGAN_MODELS and find_spec("realesrgan") is not None:
         return network
     return (*network, "spandrel")  # imports torchvision: two seconds
+
+
+def worker_environment() -> dict[str, str]:
+    """Variables for the workers. torch's compiler keeps its cache where ours is, not in the temp directory.
+
+    It makes its directory as soon as torchvision is imported, and would leave it in $TMPDIR after every run.
+    """
+    name = "TORCHINDUCTOR_CACHE_DIR"
+    try:
+        return {} if name in os.environ else {name: str(cache_dir() / "torchinductor")}
+    except WeightsError:  # no home directory: torch's own choice
+        return {}
