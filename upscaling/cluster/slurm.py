@@ -36,7 +36,7 @@ TASK = """\
 #!/bin/sh
 # One part of {output}. SIGTERM before the time limit closes the open segment and requeues the task.
 cd {parts}/part_$(printf %04d "$SLURM_ARRAY_TASK_ID")_of_{count:04d} || exit {no_storage}
-exec >>task_"$SLURM_ARRAY_JOB_ID".log 2>&1 </dev/null
+exec >>task_"$SLURM_ARRAY_JOB_ID"_"${{SLURM_RESTART_COUNT:-0}}".log 2>&1 </dev/null
 cd {cwd} || exit {no_storage}
 task="$SLURM_ARRAY_JOB_ID"_"$SLURM_ARRAY_TASK_ID"
 disk={disk}/upscale-"$task"

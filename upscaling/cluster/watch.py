@@ -82,7 +82,9 @@ class Watch:
     def _failures(self) -> str:
         shown = []
         for number, task in list(self.failed.items())[:FAILED_SHOWN]:
-            log = part_directory(self.work.output, number, self.work.count) / f"task_{self.jobs.array}.log"
+            place = part_directory(self.work.output, number, self.work.count)
+            logs = sorted(place.glob(f"task_{self.jobs.array}_*.log"), key=lambda path: path.stat().st_mtime)
+            log = logs[-1] if logs else place / f"task_{self.jobs.array}_0.log"
             shown.append(f"part {number}: {_last_error(log, task)}")
         more = f" and {len(self.failed) - FAILED_SHOWN} more" if len(self.failed) > FAILED_SHOWN else ""
         return f"{'; '.join(shown)}{more}; run the same command to do them again"
