@@ -2,7 +2,8 @@
 
 A worker meets the fault when it reads the frame POISON, TIMES times in all; files in FOLDER count. `slow` adds 30 ms
 to each frame, so that a test can act during the run. Faults of the main process: `slow_join`, `slow_close`,
-`slow_load`, `stuck_load`, `upgrade` (of the encoder, which then writes another header).
+`slow_load`, `stuck_load`, `upgrade` (of the encoder, which then writes another header). Faults of file systems are
+those of tests/file_systems.py.
 """
 
 import ctypes
@@ -13,6 +14,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
+
+import file_systems
 
 from upscaling.workers import worker
 
@@ -63,6 +66,7 @@ def happen(kind: str) -> None:
 def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
     """worker.run_worker with the fault."""
     kind = fault()[0]
+    file_systems.simulate(kind)
     read, write, make = worker.read_frame, worker.write_frame, worker.make_upscaler
 
     def read_frame(path):
@@ -126,6 +130,7 @@ if __name__ == "__main__":
 
     worker.run_worker = faulty.run_worker
     slow_main(fault()[0])
+    file_systems.simulate(fault()[0])
     from upscaling.cli import main
 
     main.console()

@@ -67,12 +67,14 @@ def is_folder_run(options: Options) -> bool:
 def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], progress: Progress) -> tuple[int, dict]:
     """Do every file of a folder with `run`; (exit status, facts for Progress.done).
 
-    An error is reported and the next file is done. Stopped (a signal) ends the whole run.
+    An error is reported and the next file is done. Stopped (a signal) ends the whole run. The exit status is 1 if a
+    file failed, and 75 if other runs held all files that were due.
     """
     started = time.monotonic()
     check_folders(options)
     finished = Finished(options.output / RECORD_NAME)
-    items = list_items(options, finished)
+    unreadable: list[OSError] = []
+    items = list_items(options, finished, unreadable.append)
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{printable(options.input)}: {many(len(items), 'video or picture file')}")
@@ -83,9 +85,15 @@ def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], pr
             facts = {"input": printable(item.source), "output": printable(item.output), "status": status, **facts}
             if status != "skipped" or options.verbosity > 0:
                 progress.file(**facts)
+    for error in unreadable:
+        counts["failed"] += 1
+        folder = printable(error.filename)
+        message = f"cannot read {folder}: {error.strerror}"
+        progress.file(input=folder, output=printable(options.output), status="failed", message=message)
     summary = {f"files_{name}": counts[name] for name in FILE_COUNTS}
     seconds = round(time.monotonic() - started, 3)
-    return (1 if counts["failed"] else 0), {"output": printable(options.output), **summary, "seconds": seconds}
+    status = 1 if counts["failed"] else BusyError.exit_status if counts["busy"] and not counts["done"] else 0
+    return status, {"output": printable(options.output), **summary, "seconds": seconds}
 
 
 def check_folders(options: Options) -> None:
@@ -172,10 +180,13 @@ def job_key(source: Path, options: Options) -> str:
 # Sources and the names of their results
 
 
-def find_sources(options: Options) -> Iterator[Path]:
-    """Videos and pictures of the folder, without hidden files, work directories and the results."""
+def find_sources(options: Options, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+    """Videos and pictures of the folder, without hidden files, work directories and the results.
+
+    `unreadable` is called with the error of each folder that cannot be listed.
+    """
     results = options.output.resolve()
-    for folder, folders, files in os.walk(options.input):
+    for folder, folders, files in os.walk(options.input, onerror=unreadable):
         here = Path(folder)
         ours = (name for name in folders if not name.startswith(".") and not name.endswith(OWN_FOLDERS))
         folders[:] = sorted(name for name in ours if options.recursive and (here / name).resolve() != results)
@@ -185,12 +196,14 @@ def find_sources(options: Options) -> Iterator[Path]:
                 yield here / name
 
 
-def list_items(options: Options, finished: "Finished") -> list[Item]:
+def list_items(
+    options: Options, finished: "Finished", unreadable: Callable[[OSError], None] | None = None
+) -> list[Item]:
     """Every source with its output, videos first.
 
     Pictures run on the worker pool of a video, a video does not run on that of a picture, which may be smaller.
     """
-    sources = {source.relative_to(options.input).as_posix(): source for source in find_sources(options)}
+    sources = {source.relative_to(options.input).as_posix(): source for source in find_sources(options, unreadable)}
     names = result_names(sources, finished.outputs(), options.container)
     return [
         Item(source, name, options.output.absolute() / names[name])

@@ -34,6 +34,7 @@ class Progress:
     def __init__(self, verbosity: int = 0, loggers: Sequence[logging.Logger] = (LOGGER,)):
         self.verbosity = verbosity
         self.loggers = loggers
+        self.warned: set[str] = set()
         self._logged = time.monotonic()
 
     def log(self, level: int, line: str, **more) -> None:
@@ -52,6 +53,12 @@ class Progress:
         """One line about something that the user should look at; the run goes on."""
         self.log(logging.WARNING, line)
         self.write(line)
+
+    def warn_once(self, line: str) -> None:
+        """A warning that is the same for every file of a folder run: only the first is shown."""
+        if line not in self.warned:
+            self.warned.add(line)
+            self.warn(line)
 
     def detail(self, line: str) -> None:
         """One line that only -v shows."""

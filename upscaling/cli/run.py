@@ -112,7 +112,6 @@ def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -
 
 def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
-    from upscaling.job.identity import given_options
     from upscaling.job.plan import make_plan
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
@@ -124,7 +123,7 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
     if options.part is not None and (finished := finished_part(plan)) is not None:
         progress.say(f"this part is finished already: {printable(plan.output)}")
         return Result(plan.output, finished, 0.0, plan.warnings)
-    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, given_options(options))
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, plan.asked)
     try:
         counts, late_warnings = complete(plan, work_dir, pool_cache or PoolCache(), progress, signals)
     except BaseException as error:
@@ -150,14 +149,13 @@ def complete(
 ) -> "tuple[RunCounts, list[str]]":
     """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
     from upscaling.cli.compare import write_comparison
-    from upscaling.job.identity import given_options
     from upscaling.job.parts import begin_part, done_line
     from upscaling.job.stages import RunCounts
 
     options = plan.options
     part_run = None
     if options.part is not None:
-        part_run = begin_part(plan.output, plan.identity, work_dir, options.restart, given_options(options))
+        part_run = begin_part(plan.output, plan.identity, work_dir, options.restart, plan.asked)
     if plan.part is not None and plan.part.is_empty:
         counts, warnings = RunCounts(0), []
     else:
@@ -171,7 +169,7 @@ def complete(
     for line in warnings:
         progress.warn(line)
     if not options.keep_work:
-        clean_up(work_dir, progress, signals)
+        clean_up(work_dir, pool_cache, progress, signals)
     return counts, warnings
 
 
@@ -195,12 +193,11 @@ def finished_part(plan: "Plan") -> int | None:
 
     InputError if earlier runs have finished frames with other parameters.
     """
-    from upscaling.job.identity import given_options
     from upscaling.job.parts import check_earlier_runs, finished_run
 
     if plan.options.restart:
         return None
-    check_earlier_runs(plan.output, plan.identity, given_options(plan.options))
+    check_earlier_runs(plan.output, plan.identity, plan.asked)
     finished = finished_run(plan.output, plan.identity)
     return finished.frames if finished is not None else None
 
@@ -240,10 +237,14 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, sign
     return Result(output, frames, round(seconds, 3), warnings, frames_per_second=round(frames / seconds, 3))
 
 
-def clean_up(work_dir: "WorkDir", progress: Progress, signals: Signals) -> None:
+def clean_up(work_dir: "WorkDir", pool_cache: "PoolCache", progress: Progress, signals: Signals) -> None:
     """Remove the work directory of a job whose output is in place."""
     with signals.too_late():
-        if not work_dir.remove():
+        if work_dir.remove():
+            return
+        if work_dir.is_held_open():  # NFS: the workers, which go on with the next job, have their logs open
+            pool_cache.when_stopped(work_dir.remove)
+        else:
             progress.warn(f"{printable(work_dir.directory)} is not removed: it holds files that are not this job's")
 
 
@@ -269,6 +270,8 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
     """Report what is resumed, how much space the frames take, and warnings about the input."""
     from upscaling.job.segments import verify
 
+    for note in work_dir.notes:
+        progress.warn_once(note)
     if work_dir.discarded:
         progress.say(f"starting over, the earlier run is discarded ({work_dir.discarded})")
     elif work_dir.records:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
 
+from upscaling.common.locks import try_lock
 from upscaling.common.text import printable
 from upscaling.job.ledger import read_ledger
 
@@ -71,12 +72,12 @@ def is_running(work_dir: Path) -> bool:
     """Whether a main process holds the job's lock (job/work_dir.py)."""
     try:
         with (work_dir / "lock").open("rb") as lock:
-            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    except OSError:
+            locked = try_lock(lock.fileno(), fcntl.LOCK_SH)
+            if locked is not None:
+                return not locked
+            return Path(f"/proc/{int(lock.read(32))}").exists()  # a file system without locks: is its process alive?
+    except (OSError, ValueError):
         return False
-    return False
 
 
 def read_statuses(work_dir: Path, running: bool = True) -> list[dict]:

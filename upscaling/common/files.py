@@ -9,10 +9,11 @@ import re
 import secrets
 import stat
 import zlib
-from collections.abc import Container, Iterator
+from collections.abc import Collection, Container, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
+NFS_NAME = r"\.nfs[0-9a-f]+"  # NFS's name for a removed file that a process has open; it goes when that closes it
 HASHED_ENDS = 1 << 20  # bytes at each end of a file that identify it
 
 
@@ -79,8 +80,8 @@ def sync_directory(directory: Path) -> None:
     try:
         os.fsync(fd)
     except OSError as error:
-        if error.errno != errno.EINVAL:  # the file system cannot sync directories
-            raise
+        if error.errno not in (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.EOPNOTSUPP):
+            raise  # else the file system cannot sync directories
     finally:
         os.close(fd)
 
@@ -127,6 +128,14 @@ def remove_files(directory: Path, folder: str, pattern: str, keep: Container[str
         os.close(fd)
 
 
+def list_directory(directory: Path) -> list[str]:
+    """The names in a directory; none if it does not exist."""
+    try:
+        return os.listdir(directory)
+    except FileNotFoundError:
+        return []
+
+
 def remove_empty(directory: Path) -> bool:
     """Remove a directory; return False if it is not empty or cannot be removed."""
     try:
@@ -134,6 +143,13 @@ def remove_empty(directory: Path) -> bool:
     except OSError:
         return False
     return True
+
+
+def is_held_open(directory: Path, folders: Collection[str]) -> bool:
+    """Whether nothing is left in `directory` and its `folders` but files that NFS keeps until a process closes them."""
+    left = [name for folder in (".", *folders) for name in list_directory(directory / folder)]
+    files = [name for name in left if name not in folders]
+    return bool(files) and all(re.fullmatch(NFS_NAME, name) for name in files)
 
 
 def file_identity(path: Path) -> dict:

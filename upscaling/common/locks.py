@@ -7,6 +7,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from upscaling.common.errors import BusyError
@@ -14,30 +15,49 @@ from upscaling.common.errors import BusyError
 BUSY = "another run (pid {}) is writing this output; wait for it or stop it"
 LOCK_SECONDS = 0.5  # --status holds the lock for a moment when it looks
 RETRY_SECONDS = 0.02
-# flock(2) on NFS needs a descriptor that is open for writing, which a directory's cannot be.
-NO_DIRECTORY_LOCKS = (errno.EBADF, errno.ENOLCK, errno.EINVAL, errno.EOPNOTSUPP)
+# A file system without locks: Lustre without -o flock, NFS without a lock daemon, some of SMB and FUSE. EBADF: flock(2)
+# on NFS needs a descriptor that is open for writing, which a directory's cannot be.
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF)
 
 
-def lock_file(path: Path) -> int:
+def try_lock(fd: int, operation: int) -> bool | None:
+    """Lock an open file (flock(2), LOCK_EX or LOCK_SH) if nobody holds it; None if its file system has no locks."""
+    try:
+        fcntl.flock(fd, operation | fcntl.LOCK_NB)
+        return True
+    except BlockingIOError:  # EWOULDBLOCK: the only error that means another owner
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        return None
+
+
+def lock_file(path: Path, without: Callable[[], None] = lambda: None) -> int:
     """Lock a file, which is created if needed, and write this process's pid into it.
 
     The lock lasts until the returned descriptor is closed or the process ends. Raises BusyError with the owner's pid.
+    On a file system that has no locks the file is not locked, and `without` is called.
     """
     deadline = time.monotonic() + LOCK_SECONDS
     while True:
         lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+            locked = try_lock(lock, fcntl.LOCK_EX)
             pid = os.pread(lock, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            current = _is_name_of(lock, path)  # else a run that has just ended removed the file between open and flock
+        except BaseException:
             os.close(lock)
-            if time.monotonic() > deadline:
-                raise BusyError(BUSY.format(pid)) from error
-            time.sleep(RETRY_SECONDS)
-            continue
-        if _is_name_of(lock, path):  # else a run that has just ended removed the file between open and flock
+            raise
+        if locked is not False and current:
             break
         os.close(lock)
+        if locked is False:
+            if time.monotonic() > deadline:
+                raise BusyError(BUSY.format(pid))
+            time.sleep(RETRY_SECONDS)
+    if locked is None:
+        without()
     os.ftruncate(lock, 0)
     os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
     return lock
@@ -54,23 +74,16 @@ def _is_name_of(fd: int, path: Path) -> bool:
 def wait_for_shared_locks(directory: Path, seconds: float) -> bool:
     """Wait until no process holds a shared lock on a directory; return False if one still does after `seconds`.
 
-    On a file system without locks on directories (NFS) it returns True at once.
+    On a file system without locks on directories it returns True at once.
     """
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
     deadline = time.monotonic() + seconds
     try:
-        while True:
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                return True
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    return False
-                time.sleep(RETRY_SECONDS)
-            except OSError as error:
-                if error.errno not in NO_DIRECTORY_LOCKS:
-                    raise
-                return True
+        while try_lock(fd, fcntl.LOCK_EX) is False:
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(RETRY_SECONDS)
+        return True
     finally:
         os.close(fd)
 
@@ -78,9 +91,9 @@ def wait_for_shared_locks(directory: Path, seconds: float) -> bool:
 def claim_name(path: Path) -> int:
     """Claim a file's name, which need not exist, until the returned descriptor is closed or this process ends.
 
-    Raises BusyError with the owner's pid. Two runs for one output may have different work directories, and nothing
-    may be created beside the output, so the claim is an abstract Unix socket (unix(7)): no file system shows it, and
-    the kernel releases it.
+    Raises BusyError with the owner's pid; returns -1 if the system allows no such socket. Two runs for one output may
+    have different work directories, and nothing may be created beside the output, so the claim is an abstract Unix
+    socket (unix(7)): no file system shows it, and the kernel releases it.
     """
     place = Path(os.path.realpath(path))
     folder = os.stat(place.parent) if place.parent.is_dir() else None
@@ -93,7 +106,9 @@ def claim_name(path: Path) -> int:
         return claim.detach()
     except OSError as error:
         claim.close()
-        raise BusyError(BUSY.format(_owner(address))) from error
+        if error.errno == errno.EADDRINUSE:
+            raise BusyError(BUSY.format(_owner(address))) from error
+        return -1
 
 
 def _owner(address: bytes) -> int | str:

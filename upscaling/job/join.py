@@ -8,7 +8,7 @@ from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
 from upscaling.decode.packet_index import read_packet_index
 from upscaling.encode.video_track import Segment
-from upscaling.job.identity import given_options, identity_elsewhere
+from upscaling.job.identity import identity_elsewhere
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
 from upscaling.job.plan import Plan, make_plan
@@ -26,9 +26,9 @@ def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]
     plan = whole_plan(options)
     runs = list(chain(plan.output, plan.identity, count))
     segments = [segment for number, run in enumerate(runs, 1) for segment in _segments(run, number, count)]
-    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, given_options(options))
+    work_dir = open_work_dir(plan.work_dir, plan.identity, plan.output, options.restart, plan.asked)
     try:
-        for line in join_into_output(segments, plan, work_dir):
+        for line in (*work_dir.notes, *join_into_output(segments, plan, work_dir)):
             say(line)
         work_dir.remove()
     finally:

@@ -21,6 +21,7 @@ from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS, ModelSettings, tile_size
 from upscaling.job import images
 from upscaling.job.checks import check_paths, picture_target, work_directory
+from upscaling.job.identity import given_options
 from upscaling.job.images import PictureTarget
 from upscaling.job.ledger import SegmentRecord
 from upscaling.job.options import Options
@@ -52,6 +53,11 @@ class Plan:
     @property
     def info(self) -> VideoInfo:
         return self.source.info
+
+    @property
+    def asked(self) -> dict[str, str]:
+        """The options given that change the result, as text."""
+        return given_options(self.options)
 
     @property
     def part(self) -> Part | None:

@@ -14,21 +14,25 @@ import enum
 import json
 import os
 import re
-import stat
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from upscaling.common.errors import BusyError, InputError
+from upscaling.common.errors import BusyError, InputError, full_disk
 from upscaling.common.files import (
+    NFS_NAME,
     append_synced,
     file_sha256,
+    is_held_open,
+    list_directory,
     remove_empty,
     remove_files,
     replace_file,
     sync_directory,
 )
 from upscaling.common.locks import claim_name, lock_file, wait_for_shared_locks
+from upscaling.common.privacy import check_private
 from upscaling.common.text import printable
 from upscaling.job.identity import what_changed
 from upscaling.job.ledger import SegmentRecord, frames_in, ledger_line, read_ledger
@@ -36,6 +40,15 @@ from upscaling.job.ledger import SegmentRecord, frames_in, ledger_line, read_led
 VERSION = 2
 OPEN_TRIES = 5
 WORKER_SECONDS = 10.0  # how long the workers of a killed main process may take to end
+NFS_SECONDS = 1.0  # how long files that were just closed may take to vanish from a directory on NFS
+NO_LOCKS = (
+    "the work directory's file system has no locks: start no other run for this output on another machine, or choose "
+    "a --work-dir on a local disk"
+)
+NO_MODES = (
+    "the work directory's file system has no owners and modes of its own: other users may be able to write there; "
+    "choose a --work-dir on a local disk if they are not to be trusted"
+)
 
 # Names of the files that the program makes. Clean-up removes nothing else.
 TEMPORARY = r"((\.[0-9]+)?\.tmp)?"  # of files.replacing, and of open segments
@@ -49,7 +62,7 @@ FOLDERS = {
 }
 JOINED = r"joined\.[a-z0-9]{1,8}"
 OWN_FILES = rf"(job\.json|ledger\.jsonl){TEMPORARY}|{JOINED}"
-OWN_NAMES = re.compile(rf"{OWN_FILES}|lock|{'|'.join(FOLDERS)}")
+OWN_NAMES = re.compile(rf"{OWN_FILES}|lock|{NFS_NAME}|{'|'.join(FOLDERS)}")
 
 
 class Earlier(enum.Enum):
@@ -77,11 +90,13 @@ class WorkDir:
     def __init__(self, directory: Path):
         self.directory = directory
         self.records: list[SegmentRecord] = []
+        self.notes: list[str] = []  # what could not be checked on this file system
         self.discarded = ""  # why nothing of an earlier run was kept; empty if there was none, or it is resumed
         self._job: dict = {}  # the content of job.json for this run
         self.on_segment: Callable[[Path, SegmentRecord], None] | None = None  # called with each segment added
         self._lock = -1
         self._claim = -1
+        self._created = False  # by this object
 
     def folder(self, name: str) -> Path:
         return self.directory / name
@@ -106,8 +121,14 @@ class WorkDir:
             self._lock_directory()
             return self._earlier_run()
         except BaseException:
-            self.close()
+            self.abandon()
             raise
+
+    def abandon(self) -> None:
+        """Release the directory, and remove it if this run made it: nothing in it is worth keeping."""
+        if self._created and self.held:
+            self.remove()
+        self.close()
 
     def resume(self) -> None:
         """Keep the closed segments of the earlier run, and remove everything else that it left."""
@@ -130,25 +151,32 @@ class WorkDir:
         for tries_left in reversed(range(OPEN_TRIES)):
             self._make_directory()
             try:
-                self._lock = lock_file(self.directory / "lock")
+                self._lock = lock_file(self.directory / "lock", without=lambda: self.notes.append(NO_LOCKS))
                 break
             except FileNotFoundError:  # a run that has just ended removed the directory
                 if not tries_left:
                     raise
+            except OSError as error:
+                if self._created:
+                    remove_files(self.directory, ".", "lock")
+                    remove_empty(self.directory)
+                if full_disk(error):
+                    raise
+                what = f"cannot lock work directory {self.directory}: {error.strerror}"
+                raise InputError(f"{what}; choose a --work-dir on a local disk") from error
         if not wait_for_shared_locks(self.directory, WORKER_SECONDS):
             raise BusyError(f"workers of an earlier run are still running in {self.directory}; stop them first")
 
     def _make_directory(self) -> None:
         try:
             os.mkdir(self.directory, 0o700)
+            self._created = True
         except FileExistsError:
-            check_private(self.directory)
+            pass
         except OSError as error:
             raise InputError(f"cannot create work directory {self.directory}: {error.strerror}") from error
-        try:
-            entries = os.listdir(self.directory)
-        except FileNotFoundError:
-            entries = []
+        self._check_private(self.directory)
+        entries = list_directory(self.directory)
         if foreign := sorted(name for name in entries if not OWN_NAMES.fullmatch(name)):
             raise InputError(
                 f"{self.directory} is not a work directory of this program: it contains {foreign[0]!r}; "
@@ -158,7 +186,12 @@ class WorkDir:
     def _make_folders(self) -> None:
         for name in FOLDERS:
             (self.directory / name).mkdir(mode=0o700, exist_ok=True)
-            check_private(self.directory / name)
+            self._check_private(self.directory / name)
+
+    def _check_private(self, directory: Path) -> None:
+        """InputError unless nobody else may write to `directory`, as far as its file system can tell."""
+        if not check_private(directory) and NO_MODES not in self.notes:
+            self.notes.append(NO_MODES)
 
     def _earlier_run(self) -> EarlierRun:
         try:
@@ -237,7 +270,19 @@ class WorkDir:
         for name in FOLDERS:
             remove_empty(self.directory / name)
         remove_files(self.directory, ".", "lock")  # last and while it is locked, so that no other run comes between
-        return remove_empty(self.directory)
+        deadline = time.monotonic() + NFS_SECONDS
+        while not remove_empty(self.directory):
+            if not self.is_held_open() or time.monotonic() > deadline:
+                return not self.directory.exists()
+            self.close()  # the lock file is one of them
+            time.sleep(NFS_SECONDS / 20)
+            for name in FOLDERS:
+                remove_empty(self.directory / name)
+        return True
+
+    def is_held_open(self) -> bool:
+        """Whether the directory is only left because processes have removed files open (NFS)."""
+        return is_held_open(self.directory, FOLDERS)
 
     def close(self) -> None:
         """Release the directory and the output."""
@@ -271,7 +316,7 @@ def open_work_dir(
         else:
             raise InputError(refusal(directory, earlier.frames, earlier.detail))
     except BaseException:
-        work_dir.close()
+        work_dir.abandon()
         raise
     return work_dir
 
@@ -280,15 +325,3 @@ def refusal(directory: Path, frames: int, what: str) -> str:
     """The message for finished frames that a run with other parameters does not delete; `what` says what they are."""
     repeat = "repeat that, or add" if what.startswith("made with") else "to discard them add"
     return f"{printable(directory)} holds {frames:,} finished frames {what}; {repeat} --restart"
-
-
-def check_private(directory: Path) -> None:
-    """Raise InputError unless `directory` is a directory (no link) of this user that nobody else may write to."""
-    info = os.lstat(directory)
-    if not stat.S_ISDIR(info.st_mode):
-        kind = "a link" if stat.S_ISLNK(info.st_mode) else "not a directory"
-        raise InputError(f"work directory {directory} is {kind}; remove it or choose another --work-dir")
-    if info.st_uid != os.geteuid():
-        raise InputError(f"work directory {directory} belongs to another user; choose another --work-dir")
-    if info.st_mode & 0o022:
-        raise InputError(f"others may write to work directory {directory}; run chmod go-w on it, or remove it")

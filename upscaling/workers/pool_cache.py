@@ -1,6 +1,6 @@
 """Keeps a worker pool from one job to the next, so that the model is loaded once."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ class PoolCache:
         self._keep = keep
         self._pool: WorkerPool | None = None
         self._models: tuple[ModelSettings, ...] = ()
+        self._when_stopped: list[Callable[[], object]] = []
 
     @contextmanager
     def borrow(self, models: tuple[ModelSettings, ...], stall_timeout: float, directory: Path) -> Iterator[WorkerPool]:
@@ -41,10 +42,16 @@ class PoolCache:
         else:
             self._stop()
 
+    def when_stopped(self, action: Callable[[], object]) -> None:
+        """Call `action` once the workers have ended; while they live they keep a job's log files open."""
+        self._when_stopped.append(action)
+
     def _stop(self) -> None:
         if self._pool is not None:
             self._pool.stop()
         self._pool = None
+        while self._when_stopped:
+            self._when_stopped.pop()()
 
     def __enter__(self) -> "PoolCache":
         return self

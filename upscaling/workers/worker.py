@@ -28,6 +28,7 @@ from typing import Any, NoReturn, Protocol
 import numpy as np
 
 from upscaling.common.errors import UpscaleError, full_disk
+from upscaling.common.locks import try_lock
 from upscaling.common.system import retain_freed_memory
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
@@ -213,7 +214,7 @@ class Worker:
         if job == self.job:
             return
         lock = os.open(job, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        try_lock(lock, fcntl.LOCK_SH)
         if self.job_lock >= 0:
             os.close(self.job_lock)
         self.job, self.job_lock = job, lock
