@@ -139,7 +139,7 @@ def read_packet_index(path: Path) -> PacketIndex:
         if reader.damaged:
             fault = "it is damaged"
         elif not (codec.intra_only or codec.canonical_name in _RANDOM_ACCESS):
-            fault = f"{codec.canonical_name} video has no keyframes to start from"
+            fault = f"{codec.canonical_name} video may depend on frames before a keyframe"
         elif reader.container.format.name == "avi" and not intra:
             fault = "AVI files have decoding times only"
     columns = [list(column) for column in zip(*packets, strict=True)] or [[], [], [], []]
