@@ -73,7 +73,7 @@ class VideoTrack:
     def add_to(self, out: OutputContainer, container: str) -> Stream:
         """Adds the track's stream to the output: everything but tags and disposition."""
         settings = self.settings
-        with av.open(str(self.segments[0].path.absolute())) as first:
+        with open_input(self.segments[0].path) as first:
             stream = first.streams.video[0]
             family, tag = stream.codec_context.codec.canonical_name, stream.codec_context.codec_tag
             if settings.side_data:
@@ -167,12 +167,12 @@ def _packets(segments: Sequence[Segment]) -> Iterator[tuple[av.Packet, int]]:
 def _segment_packets(segment: Segment) -> Iterator[tuple[av.Packet, Stream]]:
     """A segment's packets in decoding order, with their stream; SegmentError if it can't be read."""
     try:
-        with av.open(str(segment.path.absolute())) as container:
+        with open_input(segment.path) as container:
             stream = container.streams.video[0]
             for packet in container.demux(stream):
                 if packet.size:
                     yield packet, stream
-    except (av.error.FFmpegError, IndexError) as error:
+    except (av.error.FFmpegError, VideoError, IndexError) as error:
         raise SegmentError(f"cannot read segment {segment.path.name}: {error}") from error
 
 
