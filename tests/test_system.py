@@ -1,9 +1,12 @@
 """Which worker gets which device, and what is known of the machine's memory; tested without a GPU."""
 
 import os
+import resource
 
 import pytest
+from runs import ROOT, Run
 
+from upscaling.common import memory_limits
 from upscaling.common.errors import InputError
 from upscaling.common.system import (
     available_memory,
@@ -73,3 +76,48 @@ def test_available_memory_is_part_of_the_machines():
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     assert 0 < available_memory() <= total
     assert (cgroup_memory_left() or 0) <= total
+
+
+def run_with_memory(tmp_path, megabytes: int, *arguments: str) -> Run:
+    limit = megabytes << 20
+    return Run(tmp_path, ROOT / "elk.mp4", tmp_path / "out.mp4", "2", "--workers", "1", *arguments,
+               preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (limit, limit)))  # fmt: skip
+
+
+@pytest.mark.parametrize("megabytes", [120, 300])
+def test_too_little_memory_to_start_is_said_as_that(tmp_path, megabytes):
+    """FFmpeg would say that the input is damaged, or crash."""
+    line = run_with_memory(tmp_path, megabytes, "--model", "lanczos").fail(1)
+    assert "too little memory" in line and "ulimit -v" in line
+
+
+def test_too_little_memory_for_pytorch_is_said_as_that(tmp_path):
+    line = run_with_memory(tmp_path, 800).fail(1)
+    assert "could not start" in line and "too little memory: the limit is 800 MiB (ulimit -v)" in line
+
+
+class InvalidData(ValueError):
+    __module__ = "av.error"  # a stand-in for FFmpeg's
+
+
+@pytest.mark.parametrize(
+    ("error", "short", "expected"),
+    [
+        (MemoryError(), "", True),
+        (OSError(12, "Cannot allocate memory"), "", True),
+        (RuntimeError("can't start new thread"), "", True),
+        (ImportError("libx.so: failed to map segment from shared object"), "", True),
+        (InvalidData("Invalid data found"), "", False),  # the file is damaged
+        (InvalidData("Invalid data found"), "the limit is 300 MiB", True),
+        (FileNotFoundError(2, "No such file"), "the limit is 300 MiB", False),
+        (InputError("no such option"), "the limit is 300 MiB", False),
+    ],
+)
+def test_errors_that_mean_too_little_memory(monkeypatch, error, short, expected):
+    monkeypatch.setattr(memory_limits, "shortage", lambda: short)
+    wrapped = InputError("in.mp4 is damaged")
+    wrapped.__cause__ = error
+    for one in (error, wrapped):
+        found = memory_limits.memory_error(one)
+        assert (found is not None) == expected
+        assert found is None or (found.exit_status == 1 and short in str(found))

@@ -22,6 +22,7 @@ from upscaling.cli.run import Result
 from upscaling.cli.signals import error_line
 from upscaling.common.errors import BusyError, InputError, Stopped
 from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line
+from upscaling.common.memory_limits import memory_error
 from upscaling.common.text import many, printable
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
@@ -160,7 +161,7 @@ def do_item(item: Item, options: Options, finished: "Finished", run: Callable[[O
     except Stopped:
         raise
     except Exception as error:  # whatever is wrong with one file, the others must not wait for the next night
-        return "failed", {"message": error_line(error)}
+        return "failed", {"message": error_line(memory_error(error) or error)}
 
 
 def options_for(item: Item, options: Options) -> Options:

@@ -12,6 +12,7 @@ from upscaling.cli.progress import Progress
 from upscaling.cli.run import Result, join, make_progress, run, run_on_slurm
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
+from upscaling.common.memory_limits import check_limits, memory_error
 from upscaling.common.system import retain_freed_memory
 from upscaling.job.options import Options
 
@@ -41,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if signals.received:  # whatever exception it has become on its way
             signals.progress.error(stopped_line(signals.received, argv), 128 + signals.received)
             return 128 + signals.received
+        error = memory_error(error) or error
         if not isinstance(error, UpscaleError) and signals.progress.verbosity > 0:
             traceback.print_exc()
         status = error.exit_status if isinstance(error, UpscaleError) else 1
@@ -77,6 +79,7 @@ def is_same_file(first: Path, second: Path) -> bool:
 
 def run_command(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> int:
     """A dry run, a folder or one job; the exit status. `argv` are the command's words."""
+    check_limits()  # before FFmpeg is imported
     from upscaling.cli import dry_run, folder
 
     retain_freed_memory()

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from upscaling.cli.progress import LOGGER, Json, Plain, Progress, file_logger, put
 from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
+from upscaling.common.memory_limits import memory_error
 from upscaling.common.text import many, printable
 from upscaling.job.notation import Scale
 from upscaling.job.options import Options, make_options
@@ -90,7 +91,10 @@ def upscale_video(
         reporter.done(**result.facts())
         return result
     except Exception as error:
-        reporter.log(logging.ERROR, error_line(error))
+        found = memory_error(error) or error
+        reporter.log(logging.ERROR, error_line(found))
+        if found is not error:
+            raise found from error
         raise
     finally:
         reporter.finish()

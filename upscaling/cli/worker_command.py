@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import cuda_device_count
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status
@@ -74,6 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"worker: {len(manifest.frames)} frames done: {manifest.output_dir}", file=sys.stderr)
         return 0
     except Exception as error:
+        error = memory_error(error) or error
         print(f"worker: error: {error_text(error)}", file=sys.stderr)
-        bad_input = isinstance(error, UpscaleError | ManifestError) and not results.ready
+        known = isinstance(error, UpscaleError | ManifestError) and not isinstance(error, OutOfMemory)
+        bad_input = known and not results.ready
         return 2 if bad_input else 1

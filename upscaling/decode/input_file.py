@@ -18,6 +18,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import one_line, printable
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
@@ -182,6 +183,7 @@ def read_packets(
                 errors = ends = 0
                 yield packet
             ends += 1  # MP4's demuxer says so, too, for one packet whose damaged position is after the end
-        except (av.error.FFmpegError, ValueError):
+        except (av.error.FFmpegError, ValueError) as error:
+            check_memory(error)
             errors += 1
             failed(errors)

@@ -15,6 +15,7 @@ from av.codec.context import Flags
 from av.container import InputContainer
 from av.stream import Discard, Disposition, Stream
 
+from upscaling.common.memory_limits import check_memory
 from upscaling.common.system import core_limit
 from upscaling.decode.input_file import MAX_PIXELS, VideoError, display_name, open_input, read_packets
 
@@ -158,7 +159,8 @@ class Reader:
             frames = self.decoder.decode(packet)
         except av.error.EOFError:
             raise
-        except (av.error.FFmpegError, ValueError, MemoryError):
+        except (av.error.FFmpegError, ValueError, MemoryError) as error:
+            check_memory(error)
             self.damaged += 1
             return []
         self.frames_out += len(frames)

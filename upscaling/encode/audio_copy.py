@@ -13,6 +13,7 @@ from av.audio.stream import AudioStream
 from av.container import OutputContainer
 from av.stream import Stream
 
+from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import many
 from upscaling.decode.reader import seconds_per_tick
 from upscaling.encode import matroska
@@ -121,7 +122,8 @@ class EncodedAudio(StreamCopier):
                 self._set_time(frame)
                 for packet in cast(AudioStream, self.target).encode(frame):
                     yield self.to_target(packet)
-        except (av.error.FFmpegError, ValueError):
+        except (av.error.FFmpegError, ValueError) as error:
+            check_memory(error)
             self._damaged += 1
 
     def _set_time(self, frame: av.AudioFrame) -> None:

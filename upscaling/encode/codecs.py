@@ -12,6 +12,7 @@ import av.error
 from av.codec.codec import Codec, UnknownCodecError
 
 from upscaling.common.errors import InputError
+from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import did_you_mean
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
 
@@ -142,6 +143,7 @@ def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options:
         context.options = dict(options)
         context.open()
     except (av.error.FFmpegError, ValueError) as error:
+        check_memory(error)
         return getattr(error, "strerror", None) or str(error)
     return None
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.common.memory_limits import check_memory
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
@@ -102,6 +103,7 @@ class FrameStore:
         try:
             samples = read_frame(self._file("output_frames", number))
         except (OSError, InputError) as error:
+            check_memory(error)
             raise WorkerError(f"upscaled frame {number} is damaged: {error}") from error
         if samples.dtype != self._output.format.dtype or samples.size != self._output.sample_count:
             raise WorkerError(f"upscaled frame {number} has the wrong size")

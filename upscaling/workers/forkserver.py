@@ -31,6 +31,8 @@ from multiprocessing.connection import Connection, Pipe
 from pathlib import Path
 from typing import NoReturn
 
+from upscaling.common.memory_limits import memory_error
+
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 START_TRIES = 3
 KILL_SECONDS = 3.0  # for a process to end after SIGKILL; one in an uninterruptible wait is left behind
@@ -191,11 +193,19 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
             if import_error:
                 with pipe:
                     _report(pipe, import_error)
+                _close(descriptors[1:])
                 continue
             server_pid = os.getpid()
             # Blocked until the worker is entered in `status_pipes`: it may end before that.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-            pid = os.fork()
+            try:
+                pid = os.fork()
+            except OSError as error:  # no memory, or too many processes
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+                with pipe:
+                    _report(pipe, f"cannot fork: {error.strerror}")
+                _close(descriptors[1:])
+                continue
             if pid == 0:
                 requests.close()
                 for other in (pipe, *status_pipes.values()):
@@ -204,8 +214,12 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
             status_pipes[pid] = pipe
             _report(pipe, pid)
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-            for number in descriptors[1:]:
-                os.close(number)
+            _close(descriptors[1:])
+
+
+def _close(descriptors: Sequence[int]) -> None:
+    for number in descriptors:
+        os.close(number)
 
 
 def _import_modules(modules: Sequence[str]) -> str:
@@ -214,7 +228,8 @@ def _import_modules(modules: Sequence[str]) -> str:
         for name in modules:
             importlib.import_module(name)
     except Exception as error:  # a broken library raises whatever it likes
-        return f"{type(error).__name__}: {' '.join(str(error).split())}"
+        found = memory_error(error)
+        return str(found) if found else f"{type(error).__name__}: {' '.join(str(error).split())}"
     return ""
 
 

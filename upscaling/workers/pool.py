@@ -7,6 +7,7 @@ killed leaves no lock behind. At most two manifests are outstanding at a worker,
 dead one leaves little to repeat. The pool waits for messages and for deaths together.
 """
 
+import math
 import os
 import time
 from collections import deque
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.memory_limits import oom_kills
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.inference.weights import WeightsError, cache_dir
 from upscaling.workers import status
@@ -26,6 +28,7 @@ from upscaling.workers.handle import State, Task, WorkerHandle
 from upscaling.workers.retry import MAX_FAILURES, MAX_FRUITLESS, Death, RetryPolicy
 
 MAX_OUTSTANDING = 2  # manifests that one worker has: the current one and the next
+OOM_SECONDS = 2.0  # after the kernel has killed a process for lack of memory, in which deaths are due to that
 MAX_ELAPSED = 2.0  # seconds; if more has passed since the last check, this process was stopped (Ctrl-Z)
 REALESRGAN_MODELS = ("realesr-animevideov3", "realesr-general-x4v3")  # whose network is in realesrgan itself
 
@@ -71,6 +74,7 @@ class WorkerPool:
         self.kept_back: dict[Path, Task] = {}  # of workers whose death is not judged yet
         self.events: list[BatchDone | WorkerLost] = []
         self.last_check = time.monotonic()
+        self.oom_kills, self.oom_time = oom_kills(), -math.inf
 
     # Start and stop
 
@@ -212,7 +216,7 @@ class WorkerPool:
         """Return a dead worker's manifests to the backlog, but for the one to blame; `_restart_dead` restarts it."""
         self._drain_messages(worker)  # what it reported before it died counts
         reported = bool(worker.exit_reason)
-        reason = reason or worker.end_reason()
+        reason = reason or worker.end_reason() + self._out_of_memory()
         forked, with_server = worker.is_forked(), worker.died_with_server()
         worker.close()
         worker.exit_reason = reason
@@ -226,6 +230,13 @@ class WorkerPool:
             self.retries.record_death(death)
         elif not worker.loaded:
             self._count_failed_start(worker)
+
+    def _out_of_memory(self) -> str:
+        """Why workers were killed, if the kernel has killed any since the last death: to be added to the reason."""
+        before, self.oom_kills = self.oom_kills, oom_kills()
+        self.oom_time = time.monotonic() if self.oom_kills > before else self.oom_time
+        recent = time.monotonic() - self.oom_time < OOM_SECONDS  # with the fork server several die of one kill
+        return ": out of memory, the limit is the control group's; use fewer workers or raise it" if recent else ""
 
     def _judge_deaths(self) -> None:
         while (verdict := self.retries.judge(time.monotonic())) is not None:

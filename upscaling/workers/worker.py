@@ -29,6 +29,7 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError, full_disk
 from upscaling.common.locks import try_lock
+from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import retain_freed_memory
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
@@ -198,11 +199,13 @@ class Worker:
 
     def report_error(self, error: BaseException) -> None:
         """Write the error that ends this worker to the log, the status row and the result pipe."""
+        error = memory_error(error) or error
         text = error_text(error)
         log.error("manifest %s: %s\n%s", self.manifest_path or "none", text, traceback.format_exc())
         self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
         kind = "failed"
-        if full_disk(error) or isinstance(error, UpscaleError | ManifestError):
+        final = isinstance(error, UpscaleError | ManifestError) and not isinstance(error, OutOfMemory)
+        if full_disk(error) or final:
             kind = "fatal" if self.manifest_path else "unusable"
         try:
             self.results.send((kind, self.manifest_path, text))
