@@ -1,7 +1,5 @@
 """Inputs that can be read only in part, through the command: failing disks, damage, encryption, playlists."""
 
-import os
-import re
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -81,16 +79,6 @@ def test_damaged_packets_all_over_a_film_are_skipped(tmp_path):
     assert len(frames_of(tmp_path / "out.mkv")) == FRAMES - 138
     assert "138 packets could not be decoded" in run.errors
     assert streams_of(tmp_path / "out.mkv")[1] == sound
-
-
-def test_a_file_that_lists_more_frames_than_it_has_is_called_incomplete(tmp_path):
-    source = make_clip(tmp_path / "in.mp4", FRAMES, options=EXACT, container_options={"movflags": "faststart"})
-    os.truncate(source, source.stat().st_size * 2 // 3)
-    run = upscale(tmp_path, source).succeed()
-    found = len(frames_of(tmp_path / "out.mkv"))
-    assert 180 < found < 220
-    missing = int(re.search(r"incomplete: (\d+) frames that it lists cannot be read", run.errors).group(1))
-    assert abs(FRAMES - found - missing) <= 1
 
 
 def test_sound_goes_on_after_a_place_that_cannot_be_read(tmp_path):

@@ -43,7 +43,6 @@ class Decoder:
         """
         self._info, self._skip, self._stop = info, skip, stop
         self.warnings: list[str] = []  # complete after the iteration, one line each
-        self.missing = 0  # after the iteration: frames that the container lists and the file lacks, if they are many
         self._reader = self._open_reader(threads)
         if self._reader.stream.index != info.stream_index:
             self._reader.close()
@@ -123,9 +122,6 @@ class Decoder:
                 f"size or pixel format changes within the video: {self._viewer.changed} frames were converted to "
                 f"{info.source_width}x{info.source_height} {info.pixel_format}"
             )
-        if self._stop is None and (missing := reader.listed_but_missing()):
-            self.missing = missing
-            warnings.append(f"the file is incomplete: {many(missing, 'frame')} that it lists cannot be read")
         self.warnings[:] = warnings
         if not last and not self._times.total:
             raise no_frames(self._info.path)

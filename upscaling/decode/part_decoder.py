@@ -44,10 +44,6 @@ class SeekingReader(Reader):
         if at < len(self._index.pts):
             raise SeekFailed("packets are missing after a seek")
 
-    def listed_but_missing(self) -> int:
-        """0: packets before the start are not read."""
-        return 0
-
     def _packets_from_start(self) -> Iterator[av.Packet]:
         """Packets from the start packet on; if the demuxer seeks past it, an earlier keyframe is tried."""
         keys = [at for at in range(self._start, -1, -1) if self._index.key[at]]

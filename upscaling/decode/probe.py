@@ -18,15 +18,7 @@ from upscaling.decode.deinterlace import bwdif_options
 from upscaling.decode.input_file import VideoError, display_name
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
-from upscaling.decode.reader import (
-    MAX_REORDER,
-    Reader,
-    check_size,
-    has_hidden_alpha,
-    no_frames,
-    seconds_per_tick,
-    statistics_count,
-)
+from upscaling.decode.reader import MAX_REORDER, Reader, check_size, has_hidden_alpha, no_frames, seconds_per_tick
 from upscaling.frames.layout import FrameLayout
 
 _RATE_PACKETS = 120  # packets whose times the frame rate is measured on
@@ -246,6 +238,8 @@ def _snap(rate: Fraction, tick: Fraction) -> Fraction:
 
 
 def _frame_count(path: Path, stream: av.VideoStream, rate: Fraction | None, duration: Fraction | None) -> int | None:
+    tags = {key.upper(): value for key, value in stream.metadata.items()}
+    statistics = next((value for key, value in tags.items() if key.startswith("NUMBER_OF_FRAMES")), "")
     by_rate = round(rate * duration) if rate and duration else 0
-    count = stream.frames or statistics_count(stream) or by_rate
+    count = stream.frames or (int(statistics) if statistics.isdecimal() else 0) or by_rate
     return count if 0 < count <= path.stat().st_size else None  # no frame is smaller than a byte

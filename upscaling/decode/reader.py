@@ -20,7 +20,6 @@ from upscaling.common.system import core_limit
 from upscaling.decode.input_file import MAX_PIXELS, VideoError, display_name, open_input, read_packets
 
 MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
-FEW = 0.9  # of the frames that the container lists: with fewer the file is incomplete
 MAX_PACKET_TIMES = 250  # kept for the frame rate
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 _ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")  # of ISO 14496-12, and of iTunes
@@ -90,7 +89,7 @@ class Reader:
         self.damaged = self.corrupt = 0
         self.packet_times: list[int] = []
         self.bytes_read = 0
-        self._packets_read = self._packets_in = self.frames_out = 0
+        self._packets_in = self.frames_out = 0
         try:
             self.stream = main_stream(self.container, path)
             for stream in self.container.streams:
@@ -132,26 +131,12 @@ class Reader:
             if packet.has_sidedata("encryption_info"):
                 raise encrypted(self.path)
             self.bytes_read += packet.size
-            self._packets_read += 1
             if packet.pts is not None and len(self.packet_times) < MAX_PACKET_TIMES:
                 self.packet_times.append(packet.pts)
             yield packet
 
     def _count_read_error(self, consecutive: int) -> None:
         self.damaged += consecutive == 1
-
-    def listed_but_missing(self) -> int:
-        """Frames that the container lists and that are not in the file, after the iteration; 0 if they are few.
-
-        AVI counts frames without data. Matroska's statistics are believed if the duration agrees: programs that cut
-        files copy them as they are.
-        """
-        listed = 0 if self.container.format.name == "avi" else self.stream.frames or statistics_count(self.stream)
-        rate, duration = self.stream.average_rate, self.container.duration
-        if not self.stream.frames and listed and rate and duration:
-            by_duration = rate * duration / 1_000_000  # AV_TIME_BASE
-            listed = listed if abs(listed - by_duration) <= by_duration / 20 else 0
-        return listed - self._packets_read if self._packets_read < listed * FEW else 0
 
     def _decode(self, packet: av.Packet | None) -> list[av.VideoFrame]:
         """The frames that the decoder returns for this packet, or at the end (None) those still inside it."""
@@ -189,13 +174,6 @@ def seconds_per_tick(stream: Stream) -> Fraction:
     """The time base of a stream of an open file."""
     assert stream.time_base is not None  # libavformat sets one for every stream that it reads
     return stream.time_base
-
-
-def statistics_count(stream: Stream) -> int:
-    """The number of frames in the statistics that mkvmerge writes as tags (NUMBER_OF_FRAMES-eng); 0 if unknown."""
-    tags = {key.upper(): value for key, value in stream.metadata.items()}
-    count = next((value for key, value in tags.items() if key.startswith("NUMBER_OF_FRAMES")), "")
-    return int(count) if count.isdecimal() else 0
 
 
 def is_encrypted(stream: Stream) -> bool:
