@@ -1,4 +1,4 @@
-"""image_files.py, av_images.py and icc_profiles.py: what is written is what other programs read, profile included."""
+"""Picture files as bytes: what is written is what other programs read, profile and software included."""
 
 import io
 import re
@@ -9,8 +9,8 @@ from PIL import Image
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.frames.av_images import decode_png, encode_png
-from upscaling.frames.icc_profiles import read_profile
 from upscaling.frames.image_files import ALPHA, DEEP, EXTENSIONS, write_picture
+from upscaling.frames.picture_metadata import read_profile
 
 
 def profile(space: bytes) -> bytes:

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from upscaling.cli.signals import invocation
 from upscaling.common.errors import InputError
-from upscaling.common.text import did_you_mean
+from upscaling.common.text import did_you_mean, one_line
 from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
 
 QUERIES = "other commands"
@@ -77,9 +77,12 @@ class Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (--?[\w-]+)", message):
             known = [name for action in self._actions for name in action.option_strings]
-            near = did_you_mean(match[1].replace("_", "-"), known) or " (--help lists the options)"
-            message = f"unrecognized option {match[1]}{near}"
-        self.exit(2, f"upscale: error: {message.removeprefix('argument ')}\n")
+            if match[1] in known:  # argparse takes every word after -- for a name
+                message = f"{match[1]} is after --, where only file names may be; put it before"
+            else:
+                near = did_you_mean(match[1].replace("_", "-"), known) or " (--help lists the options)"
+                message = f"unrecognized option {match[1]}{near}"
+        self.exit(2, f"upscale: error: {one_line(message.removeprefix('argument '))}\n")
 
 
 class _Help(argparse.HelpFormatter):

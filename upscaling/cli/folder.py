@@ -11,9 +11,10 @@ and costs no more than doing that one file again.
 import hashlib
 import json
 import os
+import stat
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -27,6 +28,7 @@ from upscaling.common.text import many, printable
 from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
+from upscaling.job.checks import check_overwritten, check_writes
 from upscaling.job.options import Options
 from upscaling.job.plan import requested_parameters
 from upscaling.workers.pool_cache import PoolCache
@@ -38,6 +40,7 @@ VIDEOS = {
     "ts", "vob", "webm", "wmv", "y4m",
 }  # fmt: skip
 CONTAINER_ALIASES = {"m4v": "mp4", "qt": "mov"}  # other extensions of containers that can be written
+NOT_REGULAR = "is not a regular file and is passed over"
 DEFAULT_CONTAINER = "mkv"  # for sources whose container cannot be written: it holds every kind of stream
 OWN_FOLDERS = (".work", ".parts")  # ends of the names of work directories and of parts
 
@@ -76,11 +79,14 @@ def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], pr
     finished = Finished(options.output / RECORD_NAME)
     unreadable: list[OSError] = []
     items = list_items(options, finished, unreadable.append)
+    check_items(items)
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{printable(options.input)}: {many(len(items), 'video or picture file')}")
     with PoolCache(keep=True) as pool_cache:
         for item in items:
+            if is_special(item.source):
+                progress.warn(f"{printable(item.source)} {NOT_REGULAR}")
             status, facts = do_item(item, options, finished, lambda one: run(one, pool_cache))
             counts[status] += 1
             facts = {"input": printable(item.source), "output": printable(item.output), "status": status, **facts}
@@ -112,25 +118,48 @@ def check_folders(options: Options) -> None:
         raise InputError(f"{options.output} is the input folder; choose another folder for the results")
 
 
+def check_items(items: Sequence[Item]) -> None:
+    """InputError if the result of one file would replace a source, also through a link."""
+    check_writes((("result", item.output) for item in items), (("a source", item.source) for item in items))
+
+
+def is_special(path: Path) -> bool:
+    """Whether a path is that of a FIFO, socket or device, which must not even be opened: that could wait for ever."""
+    try:
+        return not stat.S_ISREG(path.stat().st_mode)
+    except OSError:
+        return False  # the error shows when it is opened
+
+
 def dry_run(options: Options) -> tuple[list[str], dict]:
     """What a run would do with each file, as lines of text and as facts for JSON; nothing is changed."""
     check_folders(options)
     finished = Finished(options.output / RECORD_NAME)
     found = []
-    for item in list_items(options, finished):
+    items = list_items(options, finished)
+    check_items(items)
+    for item in items:
         facts = {"input": printable(item.source), "output": printable(item.output)}
         try:
             due_key(item, options, finished)
             found.append({**facts, "status": "due"})
         except SkipFile as skip:
             found.append({**facts, "status": skip.status, "message": str(skip)})
-    lines = [f"{one['status']:<8} {one['input']} -> {one['output']}" for one in found]
+        except (InputError, OSError) as error:
+            found.append({**facts, "status": "failed", "message": error_line(error)})
+    lines = [
+        f"{one['status']:<8} {one['input']} -> {one['output']}"
+        + (f" ({one['message']})" if one["status"] in ("failed", "skipped") else "")
+        for one in found
+    ]
     lines.append("Use --dry-run with one of the files to see its streams, time and disk space.")
     return lines, {"files": found}
 
 
 def due_key(item: Item, options: Options, finished: "Finished") -> str:
     """The key of a file's result (`job_key`); SkipFile if this run has nothing to do for the file."""
+    if is_special(item.source):
+        raise SkipFile("skipped", f"{printable(item.source)} {NOT_REGULAR}")
     age = time.time() - item.source.stat().st_mtime
     if 0 <= age < options.settle:
         raise SkipFile("waiting", f"modified {age:.0f} s ago, may be incomplete (--settle); the next run takes it")
@@ -139,6 +168,7 @@ def due_key(item: Item, options: Options, finished: "Finished") -> str:
         raise SkipFile("skipped", "finished before with the same parameters")
     if options.no_clobber and item.output.exists():
         raise SkipFile("skipped", f"{printable(item.output)} exists, skipped (--no-clobber)")
+    check_overwritten([item.output], options.overwrite)
     return key
 
 

@@ -4,12 +4,11 @@ import os
 import sys
 import traceback
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from upscaling.cli.arguments import Query, flag, parse_arguments
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import Result, join, make_progress, run, run_on_slurm
+from upscaling.cli.run import Result, join, make_reporter, run, run_on_slurm
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.memory_limits import check_limits, memory_error
@@ -63,18 +62,6 @@ def options_of_run(argv: Sequence[str]) -> Options | int:
     except BrokenPipeError:  # the reader has closed the pipe, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # for the flush when Python ends
         return 0
-
-
-def make_reporter(options: Options) -> Progress:
-    """The run's reporter; InputError if the log file would overwrite the input."""
-    if options.log_file is not None and is_same_file(options.log_file, options.input):
-        raise InputError(f"--log-file {options.log_file} is the input file; choose another name")
-    return make_progress(options.progress, options.verbosity, options.log_file)
-
-
-def is_same_file(first: Path, second: Path) -> bool:
-    """Whether two names are those of one existing file."""
-    return first.exists() and second.exists() and os.path.samefile(first, second)
 
 
 def run_command(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> int:

@@ -85,7 +85,7 @@ def upscale_video(
     """
     inspect.signature(upscale_video).bind(source, output, scale, **keywords)  # TypeError: unknown keyword
     options = make_options(**{"input": source, "output": output, "scale": scale, "progress": "none", **keywords})
-    reporter = make_progress(options.progress, options.verbosity, options.log_file)
+    reporter = make_reporter(options)
     try:
         result = run(options, reporter, Signals())
         reporter.done(**result.facts())
@@ -98,6 +98,15 @@ def upscale_video(
         raise
     finally:
         reporter.finish()
+
+
+def make_reporter(options: Options) -> Progress:
+    """The run's reporter; InputError if the log file is read or written otherwise, or cannot be written."""
+    if options.log_file is not None:
+        from upscaling.job.checks import check_log_file
+
+        check_log_file(options)
+    return make_progress(options.progress, options.verbosity, options.log_file)
 
 
 def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -> Progress:
@@ -262,10 +271,10 @@ def skipped_output(options: Options, progress: Progress) -> Result | None:
 
 def output_exists(output: Path) -> bool:
     """Whether the output exists: the file, or any file of a pattern."""
-    from upscaling.job.images import files_of_pattern, is_pattern
+    from upscaling.job.images import existing_files, is_pattern
 
     try:
-        return bool(files_of_pattern(output)) if is_pattern(output) else output.exists()
+        return bool(existing_files(output)) if is_pattern(output) else output.exists()
     except InputError:
         return False
 

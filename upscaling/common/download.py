@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from upscaling.common.errors import UpscaleError
-from upscaling.common.files import replacing
+from upscaling.common.files import replace_file, replacing
 
 CHUNK = 1 << 20  # bytes
 TIMEOUT = 30  # seconds without data
@@ -50,7 +50,7 @@ def fetch(url: str, target: Path, expected: str | None, report: Callable[[int, i
             if expected is not None and digest != expected:
                 raise DownloadError(f"{url} is not the official file (its SHA-256 is {digest}, not {expected})")
             if expected is None:
-                _record(target).write_text(f"{digest}  {target.name}\n", encoding="ascii")
+                replace_file(_record(target), f"{digest}  {target.name}\n")
     except OSError as error:
         raise DownloadError(f"cannot write {target}: {error.strerror or error}") from error
     return digest

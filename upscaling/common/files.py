@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 NFS_NAME = r"\.nfs[0-9a-f]+"  # NFS's name for a removed file that a process has open; it goes when that closes it
 HASHED_ENDS = 1 << 20  # bytes at each end of a file that identify it
+MAX_NAME = 255  # bytes of a file name (NAME_MAX of limits.h on Linux)
 
 
 def file_sha256(path: Path) -> str:
@@ -23,7 +24,26 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def fitting_name(name: str, ending: str) -> str:
+    """`name` + `ending`; if that is too long for a file name, `name` is cut and a hash of all of it added."""
+    data = os.fsencode(name)
+    room = MAX_NAME - len(os.fsencode(ending))
+    if len(data) <= room:
+        return name + ending
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    return data[: room - len(digest) - 1].decode("utf-8", "ignore") + f"~{digest}{ending}"
+
+
 # Writing
+
+
+def create_file(path: Path) -> int:
+    """A descriptor of a new empty file, to read and write; whatever had its name is removed, and no link is followed.
+
+    For names that only this program gives: a file of such a name is what a killed run has left.
+    """
+    path.unlink(missing_ok=True)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
 
 
 @contextlib.contextmanager
@@ -31,15 +51,11 @@ def replacing(path: Path, *, sync: bool = False, temporary: Path | None = None) 
     """A new file to write to; it replaces `path` at the end of the block, and an exception leaves `path` as it was.
 
     `sync` waits until the data is on the disk (fsync) before the rename; the rename itself is only durable after
-    `sync_directory`. The temporary file is in the same directory and is created exclusively. By default its name is
-    unique: NAME.DIGITS.tmp. A caller that is the only writer of `path` may name it instead: a file of that name is
-    what a killed run has left, and is removed.
+    `sync_directory`. The temporary file is in the same directory, see `create_file`. By default its name is
+    unique: NAME.DIGITS.tmp. A caller that is the only writer of `path` may name it instead.
     """
-    if temporary is not None:
-        temporary.unlink(missing_ok=True)
-    else:
-        temporary = path.with_name(f"{path.name}.{secrets.randbits(64)}.tmp")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    temporary = temporary or path.with_name(fitting_name(path.name, f".{secrets.randbits(64)}.tmp"))
+    fd = create_file(temporary)
     try:
         with os.fdopen(fd, "wb") as file:
             yield file

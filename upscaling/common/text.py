@@ -4,6 +4,10 @@ import difflib
 import os
 from collections.abc import Sequence
 
+# The mark of a result: the encoder tag of a video (at most 31 bytes in MP4), the software field of a picture.
+# It stays the same in all versions, because it tells this program's files from others.
+SOFTWARE = "upscale (Real-ESRGAN)"
+
 
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be encoded: bytes that are not UTF-8 become replacement characters (U+FFFD)."""

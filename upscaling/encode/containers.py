@@ -10,6 +10,8 @@ import av
 from av.stream import Stream
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import SOFTWARE
+from upscaling.decode.reader import VideoError, open_input
 from upscaling.encode.codecs import ENCODERS
 
 # Extension of the output → libavformat's muxer.
@@ -64,6 +66,16 @@ def _holds(container: str, family: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def is_own_video(path: Path) -> bool:
+    """Whether this program has written a video file: the encoder tag of its video stream says so."""
+    try:
+        with open_input(path) as video:
+            tags = [tag for stream in video.streams.video for tag in stream.metadata.items()]
+    except VideoError:
+        return False
+    return any(key.lower() == "encoder" and text == SOFTWARE for key, text in tags)
 
 
 def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:

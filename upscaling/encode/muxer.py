@@ -14,6 +14,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
+from upscaling.common.text import SOFTWARE
 from upscaling.decode.input_file import open_input, read_packets
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode import matroska, subtitles
@@ -59,11 +60,13 @@ def join(
     segments: Sequence[Segment],
     info: VideoInfo,
     settings: EncodeSettings,
-    target: Path,
+    target: Path | int,
     container: str,
     clip: Clip | None = None,
 ) -> list[str]:
-    """Writes `target` (any name): the segments' frames at their times, all other streams of the input, tags, chapters.
+    """Writes the segments' frames at their times, all other streams of the input, tags and chapters.
+
+    `target` is the name of a temporary file, or a descriptor of an unnamed one, see OutputFile.
 
     `container` is one of `containers.CONTAINERS`. With `clip`, only that part of the other streams goes in
     and everything is moved so that the first frame is shown at zero. Returns warnings, one line each. When
@@ -95,7 +98,7 @@ class _Join:
         self._damage = UnreadablePlaces()
         self._is_matroska = container in ("mkv", "webm")
 
-    def write(self, target: Path) -> list[str]:
+    def write(self, target: Path | int) -> list[str]:
         """Writes the file; returns what was wrong with the copied streams, one line each."""
         file = OutputFile(target)
         try:
@@ -147,6 +150,7 @@ class _Join:
         video = self._track.add_to(out, self._container)
         if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
             copy_metadata(video, source.streams[self._info.stream_index])
+        video.metadata["encoder"] = SOFTWARE  # libavformat keeps the file's own encoder tag for its name
         if self._needs_display_size():
             video.metadata["title"] = video.metadata.get("title", "") + matroska.DISPLAY_ROOM
         return video

@@ -3,6 +3,8 @@
 import os
 from pathlib import Path
 
+from upscaling.common.files import create_file
+
 
 class OutputFile:
     """A writable, seekable file for `av.open(file, "w", …)`.
@@ -11,9 +13,13 @@ class OutputFile:
     to stderr. So no method that PyAV calls ever raises; `check` raises the first error instead.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.name = os.path.abspath(path)  # libavformat opens it to read back what it wrote (mp4 with faststart)
-        self._file = open(path, "wb", buffering=0)  # noqa: SIM115
+    def __init__(self, target: Path | int) -> None:
+        """`target`: the name of a temporary file, which is created, or a descriptor of an unnamed one."""
+        # libavformat opens the file by its name to read back what it wrote (mp4 with faststart)
+        self.name = f"/proc/self/fd/{target}" if isinstance(target, int) else os.path.abspath(target)
+        self._file = os.fdopen(os.dup(target) if isinstance(target, int) else create_file(target), "wb", buffering=0)
+        self._file.seek(0)
+        self._file.truncate()
         self._error: OSError | None = None
 
     @property

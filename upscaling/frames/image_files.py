@@ -7,16 +7,20 @@ import numpy as np
 from PIL import Image
 
 from upscaling.common.errors import UpscaleError
-from upscaling.common.files import replacing
+from upscaling.common.files import fitting_name, replacing
+from upscaling.common.text import SOFTWARE
 from upscaling.frames.av_images import encode_png, encode_tiff
-from upscaling.frames.icc_profiles import describes, png_with_profile, tiff_with_profile
+from upscaling.frames.picture_metadata import SOFTWARE_TAG, describes, png_with_metadata, tiff_with_metadata
 
 EXTENSIONS = ("png", "jpg", "jpeg", "webp", "tif", "tiff")
 ALPHA = ("png", "webp", "tif", "tiff")  # formats that keep an alpha channel
 DEEP = ("png", "tif", "tiff")  # formats that keep 16 bits a sample
 MAX_SIDE = {"jpg": 65500, "jpeg": 65500, "webp": 16383}  # pixels, of libjpeg and libwebp
 QUALITY = 95  # of JPEG and WebP, from 1 to 100
-_TIFF_PREDICTOR = {317: 2}  # differences of neighbouring samples are compressed (TIFF 6.0, section 14)
+_TIFF_FIELDS = {
+    317: 2,  # differences of neighbouring samples are compressed (TIFF 6.0, section 14)
+    SOFTWARE_TAG: SOFTWARE,
+}
 
 
 def is_picture(path: Path) -> bool:
@@ -40,7 +44,7 @@ def write_picture(path: Path, samples: np.ndarray, profile: bytes | None = None)
     except (OSError, ValueError) as error:  # av.FFmpegError is one of them
         size = f"{samples.shape[1]}x{samples.shape[0]}"
         raise UpscaleError(f"cannot write a picture of {size} as {extension} ({error}); try png") from error
-    with replacing(path, sync=True, temporary=path.with_name(f".{path.name}.tmp")) as file:
+    with replacing(path, sync=True, temporary=path.with_name(fitting_name(f".{path.name}", ".upscale-tmp"))) as file:
         file.write(data)
 
 
@@ -50,16 +54,15 @@ def _encoded(samples: np.ndarray, extension: str, profile: bytes | None) -> byte
         raise ValueError(f"at most {MAX_SIDE[extension]} pixels a side")  # libjpeg would print it to stderr, too
     tiff = extension in ("tif", "tiff")
     if extension == "png":
-        data = encode_png(samples)
-        return png_with_profile(data, profile) if profile else data
+        return png_with_metadata(encode_png(samples), profile)
     if tiff and samples.dtype == np.uint16:
-        data = encode_tiff(samples)
-        return tiff_with_profile(data, profile) if profile else data
-    picture, file = Image.fromarray(samples), io.BytesIO()
+        return tiff_with_metadata(encode_tiff(samples), profile)
+    picture, file, exif = Image.fromarray(samples), io.BytesIO(), Image.Exif()
+    exif[SOFTWARE_TAG] = SOFTWARE
     if tiff:
-        picture.save(file, "TIFF", compression="tiff_lzw", tiffinfo=_TIFF_PREDICTOR, icc_profile=profile)
+        picture.save(file, "TIFF", compression="tiff_lzw", tiffinfo=_TIFF_FIELDS, icc_profile=profile)
     elif extension == "webp":
-        picture.save(file, "WEBP", quality=QUALITY, icc_profile=profile)
+        picture.save(file, "WEBP", quality=QUALITY, icc_profile=profile, exif=exif)
     else:
-        picture.save(file, "JPEG", quality=QUALITY, subsampling="4:4:4", icc_profile=profile)
+        picture.save(file, "JPEG", quality=QUALITY, subsampling="4:4:4", icc_profile=profile, exif=exif)
     return file.getvalue()

@@ -1,10 +1,15 @@
-"""Checks of a run's paths and options before any file is opened; InputError says what is wrong."""
+"""Checks of a run's paths and options before anything is written; InputError says what is wrong."""
 
 import os
+import stat
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError
+from upscaling.common.files import fitting_name
+from upscaling.encode.containers import is_own_video
 from upscaling.frames import image_files
+from upscaling.frames.picture_metadata import is_own_picture
 from upscaling.job import images
 from upscaling.job.images import PictureTarget
 from upscaling.job.options import Options
@@ -17,11 +22,16 @@ def picture_target(options: Options) -> PictureTarget | None:
     for name in ("codec", "crf", "preset", "pix_fmt"):
         if getattr(options, name) not in (None, "auto"):
             raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
-    return PictureTarget(options.output.absolute(), images.is_pattern(options.output))
+    return PictureTarget(resolved(options.output), images.is_pattern(options.output))
+
+
+def resolved(path: Path) -> Path:
+    """The absolute path of a file, in its directory's real path: without `..`, one path however it is written."""
+    return Path(os.path.realpath(path.parent)) / path.name
 
 
 def check_paths(options: Options, target: PictureTarget | None) -> Path:
-    """Check the input's and the output's paths; return the absolute path of the output."""
+    """Check the input's and the output's paths; return the resolved path of the output."""
     source, output = options.input, options.output
     if options.frames and options.time:
         raise InputError("choose --frames or --time, not both")
@@ -31,19 +41,15 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
         raise InputError(f"{output} is a directory; name a file in it")
     if options.compare is not None:
         _check_compare(options.compare)
-    folder = output.absolute().parent
+    output = resolved(output)
+    folder = output.parent
     if target and target.pattern and not folder.exists():
         folder = folder.parent  # the directory of numbered pictures is created
     if not folder.is_dir():
         raise InputError(f"output directory {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write to output directory {folder}: permission denied")
-    if output.exists() and not output.is_file():
-        raise InputError(f"{output} exists and is not a regular file")
-    same = output.absolute() == source.absolute()  # also if both are patterns
-    if same or (output.exists() and source.exists() and os.path.samefile(source, output)):
-        raise InputError(f"{output} is the input itself; name another output")
-    return output.absolute()
+    return output
 
 
 def _check_input(source: Path) -> None:
@@ -63,14 +69,111 @@ def _check_compare(path: Path) -> None:
 
 
 def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
-    """OUTPUT.work beside the output or in --work-dir; for numbered pictures beside their directory."""
-    place = output.parent if target and target.pattern else output
+    """OUTPUT.work beside the output or in --work-dir.
+
+    For numbered pictures it has the name of their directory and is beside it, unless that directory existed before.
+    """
     part = f".{options.part[0]}of{options.part[1]}" if options.part else ""
-    directory = place.with_name(f"{place.name}{part}.work")
+    directory = output.with_name(fitting_name(output.name, f"{part}.work"))
+    if target and target.pattern:
+        beside = output.parent.parent / fitting_name(output.parent.name, ".work")
+        if beside.exists() or options.work_dir is not None or not output.parent.exists():
+            directory = beside
     if options.work_dir is not None:
         if not options.work_dir.is_dir():
             raise InputError(f"--work-dir {options.work_dir} does not exist")
-        directory = options.work_dir.absolute() / directory.name
-    if Path(os.path.realpath(options.input)).is_relative_to(os.path.realpath(directory)):
-        raise InputError(f"{options.input} is in work directory {directory}, which is cleaned up; move it first")
+        directory = Path(os.path.realpath(options.work_dir)) / directory.name
     return directory
+
+
+# Files that are read and files that are written: Named is what a message calls a file, and its path.
+
+Named = tuple[str, Path]
+
+
+def check_writes(written: Iterable[Named], read: Iterable[Named], work_dir: Path | None = None) -> None:
+    """InputError if a file to be written is one that is read, or has two uses, or is in the work directory.
+
+    Files are compared by device and inode, so that another spelling, a link or a second name does not matter.
+    """
+    uses: dict[tuple, str] = {}
+    for what, path in read:
+        uses[identity(path)] = f"is {what} itself"
+        _check_outside(path, work_dir)
+    for what, path in written:
+        use = uses.setdefault(identity(path), f"is {what}, too")
+        if use != f"is {what}, too":
+            raise InputError(f"{what} {path} {use}; choose another name")
+        _check_outside(path, work_dir)
+
+
+def identity(path: Path) -> tuple:
+    """(device, inode) of a file that exists, else its real path."""
+    try:
+        info = os.stat(path)
+        return info.st_dev, info.st_ino
+    except OSError:
+        return (os.path.realpath(path),)
+
+
+def _check_outside(path: Path, work_dir: Path | None) -> None:
+    if work_dir is not None and Path(os.path.realpath(path)).is_relative_to(work_dir):
+        raise InputError(f"{path} is in work directory {work_dir}, which is cleaned up; move it first")
+
+
+def written_files(options: Options, target: PictureTarget | None, numbers: Collection[int] | None) -> Iterator[Named]:
+    """What a run writes: the output, or the files of its pattern that exist; the comparison and the log.
+
+    `numbers` are those of the pictures, None if they count from 1.
+    """
+    if target is not None and target.pattern:
+        wanted = None if numbers is None else set(numbers)
+        for number, path in images.existing_files(target.path):
+            if number in wanted if wanted is not None else number > 0:
+                yield "output", path
+    else:
+        yield "output", options.output
+    if options.compare is not None:
+        yield "--compare", options.compare
+    if options.log_file is not None:
+        yield "--log-file", options.log_file
+
+
+def check_log_file(options: Options) -> None:
+    """`check_writes` for what the log could destroy, before it is opened; InputError also for a FIFO."""
+    log = options.log_file
+    if log is None:
+        return
+    if log.is_fifo():
+        raise InputError(f"--log-file {log} is a FIFO; name a file")
+    read = [("the input", path) for path in _inputs(options)] + [("the model", Path(options.model))]
+    check_writes(written_files(options, picture_target(options), None), read)
+
+
+def _inputs(options: Options) -> Iterator[Path]:
+    """The files that the input's name stands for, without opening any; of a folder all that are no logs."""
+    if images.is_pattern(options.input):
+        yield from (path for _, path in images.existing_files(options.input))
+    elif options.input.is_dir():
+        for folder, folders, files in os.walk(options.input):
+            yield from (Path(folder, name) for name in files if not name.endswith((".log", ".txt")))
+            folders[:] = folders if options.recursive else []
+    else:
+        yield options.input
+
+
+def check_overwritten(paths: Iterable[Path], overwrite: bool) -> None:
+    """InputError for a file that exists and is not regular, or, without --overwrite, is not a result of this program.
+
+    An empty file counts for nothing, as mktemp makes one.
+    """
+    for path in paths:
+        try:
+            info = path.stat()
+        except OSError:
+            continue
+        if not stat.S_ISREG(info.st_mode):
+            raise InputError(f"{path} exists and is not a regular file")
+        is_own = is_own_picture if image_files.is_picture(path) else is_own_video
+        if not overwrite and info.st_size and not is_own(path):
+            raise InputError(f"{path} exists and was not made by this program; add --overwrite to replace it")

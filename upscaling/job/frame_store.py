@@ -4,6 +4,7 @@
 pictures that a person can open, and are converted on the way in and on the way out.
 """
 
+import os
 from collections.abc import Iterable, Sequence
 from fractions import Fraction
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.common.files import create_file
 from upscaling.common.memory_limits import check_memory
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
@@ -54,7 +56,8 @@ class FrameStore:
             self._to_rgb(samples, out)
             write_frame(path, out.reshape(self._input.stored_shape))
             return
-        with path.open("wb") as file:  # no worker knows of the frame yet, so it need not appear atomically
+        # No worker knows of the frame yet, so it need not appear atomically.
+        with os.fdopen(create_file(path), "wb") as file:
             write_npy(file, samples.reshape(self._input.stored_shape))
 
     def manifest(self, batch: int, numbers: Sequence[int]) -> tuple[Path, Manifest]:

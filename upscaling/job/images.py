@@ -14,8 +14,8 @@ from upscaling.common.files import sync_directory
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.encode.settings import EncodeSettings, encode_settings
-from upscaling.frames.icc_profiles import read_profile
 from upscaling.frames.image_files import ALPHA, DEEP, MAX_SIDE, is_picture, write_picture
+from upscaling.frames.picture_metadata import read_profile
 from upscaling.frames.pixel_formats import FORMATS, pixel_format
 from upscaling.job.work_dir import WorkDir
 
@@ -35,17 +35,24 @@ def numbered_name(pattern: str, number: int) -> str:
 
 def files_of_pattern(pattern: Path) -> tuple[tuple[int, Path], ...]:
     """(number, file) of a pattern's files, by number; InputError if no file matches."""
+    found = existing_files(pattern)
+    if not found:
+        raise InputError(f"{pattern}: no file in {pattern.parent} matches")
+    return found
+
+
+def existing_files(pattern: Path) -> tuple[tuple[int, Path], ...]:
+    """(number, file) of a pattern's files, by number; InputError if their directory cannot be read."""
     before, width, after = PATTERN.split(pattern.name)
     digits = rf"[0-9]{{{width}}}|[1-9][0-9]{{{width},11}}" if width else "0|[1-9][0-9]{0,11}"
     form = re.compile(f"{re.escape(before)}({digits}){re.escape(after)}", re.DOTALL)
     try:
         names = os.listdir(pattern.parent)
+    except FileNotFoundError:
+        return ()
     except OSError as error:
         raise InputError(f"cannot read {pattern.parent}: {error.strerror}") from error
-    found = [(int(match[1]), pattern.parent / name) for name in names if (match := form.fullmatch(name))]
-    if not found:
-        raise InputError(f"{pattern}: no file in {pattern.parent} matches")
-    return tuple(sorted(found))
+    return tuple(sorted((int(match[1]), pattern.parent / name) for name in names if (match := form.fullmatch(name))))
 
 
 def numbered_pictures(folder: Path) -> tuple[tuple[int, Path], ...]:

@@ -208,6 +208,7 @@ class Options:
     )  # fmt: skip
     keep_work: bool = switch(JOB, "keep the work directory after success")
     restart: bool = switch(JOB, "discard what an earlier run finished and start again")
+    overwrite: bool = switch(JOB, "replace files that this program did not make; its own results are always replaced")
     no_clobber: bool = switch(JOB, "if the output exists, skip it and exit with status 0")
 
     progress: str = value(

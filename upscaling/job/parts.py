@@ -18,7 +18,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.files import append_synced, remove_empty, remove_files, replace_file, replacing, sync_directory
+from upscaling.common.files import (
+    append_synced,
+    fitting_name,
+    remove_empty,
+    remove_files,
+    replace_file,
+    replacing,
+    sync_directory,
+)
 from upscaling.common.text import many, printable
 from upscaling.job.identity import differences, what_changed
 from upscaling.job.ledger import SegmentRecord, ledger_line, read_ledger
@@ -32,7 +40,7 @@ RUN = re.compile(r"run_[0-9]{4,}")
 
 def parts_directory(output: Path) -> Path:
     """OUTPUT.parts, with the finished parts of an output."""
-    return output.with_name(output.name + ".parts")
+    return output.with_name(fitting_name(output.name, ".parts"))
 
 
 def part_directory(output: Path, number: int, count: int) -> Path:

@@ -20,7 +20,14 @@ from upscaling.frames.layout import FrameLayout
 from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS, ModelSettings, tile_size
 from upscaling.job import images
-from upscaling.job.checks import check_paths, picture_target, work_directory
+from upscaling.job.checks import (
+    check_overwritten,
+    check_paths,
+    check_writes,
+    picture_target,
+    work_directory,
+    written_files,
+)
 from upscaling.job.identity import given_options
 from upscaling.job.images import PictureTarget
 from upscaling.job.ledger import SegmentRecord
@@ -91,6 +98,12 @@ def make_plan(options: Options) -> Plan:
     work_dir = work_directory(options, output, target)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     source = frame_source(options, target, keep_alpha=_keeps_alpha(options, output, target))
+    written = list(written_files(options, target, source.numbers))
+    read = [("the input", path) for path in source.paths] + [
+        ("the model", path) for path in (found.files if found else ())
+    ]
+    check_writes(written, read, work_dir)
+    check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite)
     workers = min(options.workers, source.max_frames or options.workers)  # no worker loads its model for nothing
     models = model_settings(options, workers)
     size = options.scale.size(source.info.width, source.info.height)

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.files import sync_directory
+from upscaling.common.files import fitting_name, sync_directory
 from upscaling.common.text import many, printable
 from upscaling.encode.muxer import join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.video_track import Segment
+from upscaling.job.checks import check_overwritten, written_files
 from upscaling.job.ledger import frames_in
 from upscaling.job.plan import Plan
 from upscaling.job.sources import PictureSource
@@ -102,6 +103,7 @@ def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
     if plan.source.identity()["input"] != plan.identity["input"]:
         raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again with --restart")
     if plan.target is not None:
+        _check_output(plan)
         profile = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
         plan.target.write(work_dir, plan.source.numbers, profile)
     if plan.target is not None or plan.part is not None:
@@ -116,8 +118,9 @@ def join_into_output(segments: Sequence[Segment], plan: Plan, work_dir: WorkDir)
     `work_dir` is held by this process; the output is written there if it is on the same file system.
     """
     container = plan.output.suffix[1:].lower()
+    _check_output(plan)
 
-    def write(target: Path) -> list[str]:
+    def write(target: Path | int) -> list[str]:
         warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(work_dir.records))
         if not work_dir.held:
             raise UpscaleError("the run ended while the output was written")
@@ -132,7 +135,16 @@ def join_into_output(segments: Sequence[Segment], plan: Plan, work_dir: WorkDir)
     return warnings
 
 
-def _write_and_rename(temporary: Path, write: Callable[[Path], list[str]], place: Path) -> list[str]:
+def _check_output(plan: Plan) -> None:
+    """UpscaleError if a file that this program did not make has taken an output's place since the job began."""
+    files = written_files(plan.options, plan.target, plan.source.numbers)
+    try:
+        check_overwritten((path for what, path in files if what == "output"), plan.options.overwrite)
+    except InputError as error:
+        raise UpscaleError(str(error)) from error
+
+
+def _write_and_rename(temporary: Path, write: Callable[[Path | int], list[str]], place: Path) -> list[str]:
     try:
         warnings = write(temporary)
         os.replace(temporary, place)
@@ -142,16 +154,16 @@ def _write_and_rename(temporary: Path, write: Callable[[Path], list[str]], place
         raise
 
 
-def _write_unnamed(write: Callable[[Path], list[str]], place: Path) -> list[str]:
+def _write_unnamed(write: Callable[[Path | int], list[str]], place: Path) -> list[str]:
     """Write an unnamed file beside `place` and give it that name; a named one on file systems without O_TMPFILE."""
-    temporary = place.parent / f".{place.name[:60]}.joined"
+    temporary = place.parent / fitting_name(f".{place.name}", ".joined")
     temporary.unlink(missing_ok=True)  # of a run that was killed just before the rename, or without O_TMPFILE
     try:
         unnamed = os.open(place.parent, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o666)
     except OSError:  # not supported, for instance by NFS and FAT
         return _write_and_rename(temporary, write, place)
     try:
-        warnings = write(Path(f"/proc/self/fd/{unnamed}"))
+        warnings = write(unnamed)
         # `src_dir_fd` does not matter for an absolute path, but without it os.link does not follow the link in /proc.
         os.link(f"/proc/self/fd/{unnamed}", temporary, src_dir_fd=unnamed, follow_symlinks=True)
     finally:

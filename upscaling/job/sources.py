@@ -49,6 +49,11 @@ class VideoSource:
             return selection.last - selection.first + 1
         return None
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.info.path,)
+
     def open(self, skip: int) -> "Decoder | SelectionDecoder":
         """A context manager and iterator of DecodedFrame with `warnings`, without the first `skip` frames."""
         if self.selection is None:
@@ -126,6 +131,11 @@ class VideoPartSource:
         """The number of frames; None if there may be more."""
         return None if self.part.by_number and self.part.end is None else max(1, self.part.frames)
 
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return (self.info.path,)
+
     def open(self, skip: int) -> PartDecoder:
         return PartDecoder(self.info, self.part, self.index, skip)
 
@@ -147,6 +157,11 @@ class PictureSource:
     @property
     def max_frames(self) -> int:
         return len(self.files)
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files that are read."""
+        return self.files
 
     def open(self, skip: int) -> "PictureDecoder":
         return PictureDecoder(self.info, self.files, skip)
