@@ -14,8 +14,9 @@ import field_clips
 import numpy as np
 import pytest
 
+from upscaling.common.text import display_name
 from upscaling.decode.deinterlace import FieldDetector
-from upscaling.decode.input_file import VideoError, display_name
+from upscaling.decode.input_file import VideoError
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe

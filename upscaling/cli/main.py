@@ -2,7 +2,6 @@
 
 import os
 import sys
-import traceback
 from collections.abc import Sequence
 from typing import NoReturn
 
@@ -13,6 +12,7 @@ from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_s
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.memory_limits import check_limits, memory_error
 from upscaling.common.system import retain_freed_memory
+from upscaling.common.text import traceback_text
 from upscaling.job.options import Options
 
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return 128 + signals.received
         error = memory_error(error) or error
         if not isinstance(error, UpscaleError) and signals.progress.verbosity > 0:
-            traceback.print_exc()
+            print(traceback_text(error), end="", file=sys.stderr)
         status = error.exit_status if isinstance(error, UpscaleError) else 1
         signals.progress.error(error_line(error), status)
         return status

@@ -9,12 +9,17 @@ from collections.abc import Sequence
 from fractions import Fraction
 from pathlib import Path
 
+from upscaling.common.text import one_line
 from upscaling.inference.settings import AUTO_TILE
-from upscaling.workers.manifest import FRAME_NAME, MAX_SIDE, Manifest, ManifestError, deal, write_manifest
+from upscaling.workers.manifest import FRAME_NAME, MAX_SIDE, TITLE, Manifest, ManifestError, deal, write_manifest
+
+MANIFEST_NAME = re.compile(r"worker_[0-9]+_manifest\.txt")
 
 
 def npy_header(path: Path) -> tuple[tuple[int, ...], str]:
     """(shape, dtype string) of an `.npy` file, read without numpy. The format is defined in NumPy's NEP 1."""
+    if not path.is_file():  # opening a FIFO would block
+        raise ManifestError(f"{path} is not a regular file")
     with path.open("rb") as file:
         start = file.read(10)
         if start[:6] != b"\x93NUMPY" or start[6] not in (1, 2, 3):
@@ -64,6 +69,7 @@ def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size
                     patch_size: int = AUTO_TILE, pixel_format: str = "", colour: str = "") -> list[Path]:  # fmt: skip
     """Write the manifests of a directory of frames, one for each worker; return their paths.
 
+    Manifests of an earlier call that had more workers are removed. ManifestError if another file has a manifest's name.
     They are in `output_dir`/manifests, and the upscaled frames go to `output_dir`/output_frames. `colour` is
     "MATRIX limited" or "MATRIX full" (default: "bt709 limited" for YUV, "gbr full" for RGB).
     """
@@ -73,6 +79,9 @@ def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size
     folders = output_dir / "manifests", output_dir / "output_frames"
     for folder in folders:
         folder.mkdir(parents=True, exist_ok=True)
+    earlier = {path for path in folders[0].iterdir() if MANIFEST_NAME.fullmatch(path.name)}
+    if foreign := [path for path in earlier if not is_manifest(path)]:
+        raise ManifestError(f"{foreign[0]} exists and is not a manifest; move it away")
     paths = []
     for worker, batches in enumerate(deal(names, batch_size, workers)):
         manifest = Manifest(
@@ -88,7 +97,21 @@ def write_directory(frames_dir: Path, output_dir: Path, workers: int, batch_size
             batches=batches,
         )
         paths.append(write_manifest(manifest, folders[0] / f"worker_{worker}_manifest.txt"))
+    for path in earlier.difference(paths):
+        path.unlink(missing_ok=True)
     return paths
+
+
+def is_manifest(path: Path) -> bool:
+    """Whether a file begins as a manifest does. ManifestError if it cannot be read."""
+    try:
+        if not path.is_file():  # a FIFO would block
+            return False
+        with path.open("rb") as file:
+            line = file.readline(80)
+    except OSError as error:
+        raise ManifestError(f"cannot read {path}: {error.strerror}") from error
+    return TITLE.fullmatch(line.decode("utf-8", "replace").removeprefix("#").strip()) is not None
 
 
 def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -121,11 +144,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9})?", args.scale, re.ASCII) or not 1 <= Fraction(args.scale) <= 8:
             raise ManifestError(f"invalid value {args.scale!r} for --scale (choose a number from 1 to 8)")
         paths = write_directory(
-            args.frames_dir.absolute(), args.output_dir.absolute(), args.workers, args.batch_size,
-            Fraction(args.scale), args.patch_size, args.pixel_format, args.colour,
+            Path(os.path.realpath(args.frames_dir)), Path(os.path.realpath(args.output_dir)),
+            args.workers, args.batch_size, Fraction(args.scale), args.patch_size, args.pixel_format, args.colour,
         )  # fmt: skip
     except (ManifestError, OSError) as error:
-        print(f"manifest: error: {error}", file=sys.stderr)
+        print(one_line(f"manifest: error: {error}"), file=sys.stderr)
         return 2
-    print("\n".join(str(path) for path in paths))
+    for path in paths:
+        print(one_line(str(path)))
     return 0

@@ -1,5 +1,6 @@
 """`upscale --list-models` and `upscale --fetch-model NAME`."""
 
+from upscaling.common.text import display_name
 from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, at_hand, download_url, locate
 
 
@@ -14,5 +15,5 @@ def fetch_model(name: str) -> int:
     """Download a model if it is missing and verify it; the exit status. UpscaleError if that fails."""
     for one in [DENOISE_MODEL, DENOISE_TWIN] if name == DENOISE_MODEL else [name]:
         found = locate(one)
-        print(f"{found.files[0]}  SHA-256 {found.sums[0]}")
+        print(f"{display_name(found.files[0])}  SHA-256 {found.sums[0]}")
     return 0

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from upscaling.common.errors import InputError
-from upscaling.common.text import clock, many, one_line, printable
+from upscaling.common.text import LineFormatter, clock, many, one_line, printable
 
 if TYPE_CHECKING:
     from upscaling.job.stages import RunCounts
@@ -39,7 +39,7 @@ class Progress:
 
     def log(self, level: int, line: str, **more) -> None:
         for logger in self.loggers:
-            logger.log(level, "%s", line, **more)
+            logger.log(level, "%s", one_line(line), **more)
 
     def write(self, line: str) -> None:
         """Show one line to the user; this reporter shows none."""
@@ -128,7 +128,7 @@ def file_logger(path: Path) -> logging.Logger:
         handler = logging.FileHandler(path, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise InputError(f"cannot write --log-file {printable(path)}: {error.strerror}") from error
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.Logger("upscaling")
     logger.addHandler(handler)
     return logger

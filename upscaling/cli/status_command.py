@@ -10,7 +10,7 @@ from datetime import datetime
 from pathlib import Path
 
 from upscaling.common.locks import try_lock
-from upscaling.common.text import printable
+from upscaling.common.text import display_name
 from upscaling.job.ledger import read_ledger
 
 STALLED_SECONDS = 30.0  # a worker that processes a batch without a heartbeat for longer is called stalled
@@ -30,13 +30,13 @@ def show_status(work_dir: Path, watch: bool, as_json: bool) -> int:
     """
     try:
         if not (work_dir / "job.json").is_file():
-            print(f"upscale: error: {printable(work_dir)}: no such job", file=sys.stderr)
+            print(f"upscale: error: {display_name(work_dir)}: no such job", file=sys.stderr)
             return 3
         return _print_until_ended(work_dir, watch, as_json)
     except BrokenPipeError:
         raise  # of stdout: the caller knows what to do
     except OSError as error:
-        print(f"upscale: error: cannot read {printable(work_dir)}: {error.strerror}", file=sys.stderr)
+        print(f"upscale: error: cannot read {display_name(work_dir)}: {error.strerror}", file=sys.stderr)
         return 3
 
 
@@ -64,7 +64,7 @@ def snapshot(work_dir: Path, as_json: bool) -> tuple[bool, str]:
     lines = [table(workers), "running" if running else "not running: rerun the same command to resume"]
     lines.append(f"{frames} frames in closed segments")
     if not running:
-        lines.append(f"logs: {printable(work_dir / 'logs')}")
+        lines.append(f"logs: {display_name(work_dir / 'logs')}")
     return running, "\n".join(lines)
 
 

@@ -10,6 +10,7 @@ import numpy as np
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import cuda_device_count
+from upscaling.common.text import one_line
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status
 from upscaling.workers.manifest import ManifestError, read_manifest
@@ -72,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         row = np.zeros(1, status.row_dtype())[0]
         Worker(manifest.worker, row, OneTask(args.manifest), results, settings, in_job=False).run()
     except EOFError:  # of OneTask
-        print(f"worker: {len(manifest.frames)} frames done: {manifest.output_dir}", file=sys.stderr)
+        print(one_line(f"worker: {len(manifest.frames)} frames done: {manifest.output_dir}"), file=sys.stderr)
         return 0
     except Exception as error:
         error = memory_error(error) or error

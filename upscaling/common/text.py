@@ -1,7 +1,9 @@
 """Text for people: printable paths, numbers of things, times, suggestions."""
 
 import difflib
+import logging
 import os
+import traceback
 from collections.abc import Sequence
 
 # The mark of a result: the encoder tag of a video (at most 31 bytes in MP4), the software field of a picture.
@@ -17,6 +19,30 @@ def printable(path: str | os.PathLike[str]) -> str:
 def one_line(text: str) -> str:
     """Text with control characters and undecodable bytes as escapes; file names may hold line breaks."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+def display_name(path: str | os.PathLike[str]) -> str:
+    """The path as one line of text for a message."""
+    return one_line(printable(path))
+
+
+def traceback_text(error: BaseException) -> str:
+    """The traceback of an exception and its causes; each message is one line, whatever file names are in it."""
+    earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+    before = f"{traceback_text(earlier)}then:\n" if earlier is not None else ""
+    frames = "".join(traceback.format_tb(error.__traceback__))
+    return f"{before}{frames}{type(error).__name__}: {one_line(str(error))}\n"
+
+
+class LineFormatter(logging.Formatter):
+    """Messages and exceptions of which nothing but the program's own line breaks reaches the log."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:
+        record.message = one_line(record.message)
+        return super().formatMessage(record)
+
+    def formatException(self, ei) -> str:
+        return traceback_text(ei[1]).rstrip("\n") if ei[1] is not None else ""
 
 
 def many(count: int, thing: str) -> str:

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 import av
 import numpy as np
 
-from upscaling.common.text import many
+from upscaling.common.text import display_name, many
 from upscaling.decode.deinterlace import Deinterlacer
-from upscaling.decode.input_file import VideoError, display_name
+from upscaling.decode.input_file import VideoError
 from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
 from upscaling.decode.reader import Reader, no_frames

@@ -19,7 +19,7 @@ from av.stream import Stream
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.memory_limits import check_memory
-from upscaling.common.text import one_line, printable
+from upscaling.common.text import display_name
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # one after another; the file then counts as ended
@@ -43,11 +43,6 @@ class VideoError(InputError):
 
 class ReadError(UpscaleError):
     """The file system cannot read the input now; what is done is kept."""
-
-
-def display_name(path: Path | str) -> str:
-    """The path as one line of text for a message."""
-    return one_line(printable(path))
 
 
 class InputFile:

@@ -13,9 +13,10 @@ from pathlib import Path
 import av
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import display_name
 from upscaling.decode.colour_tags import Colour, hdr_metadata, read_colour, side_data_of
 from upscaling.decode.deinterlace import bwdif_options
-from upscaling.decode.input_file import VideoError, display_name
+from upscaling.decode.input_file import VideoError
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
 from upscaling.decode.reader import MAX_REORDER, Reader, check_size, has_hidden_alpha, no_frames, seconds_per_tick

@@ -133,6 +133,8 @@ def read_manifest(path: str | os.PathLike[str], root: Path | None = None) -> Man
     """
     path = Path(path)
     try:
+        if path.exists() and not path.is_file():  # opening a FIFO would block
+            raise ManifestError(f"{path} is not a regular file")
         if path.stat().st_size > MAX_MANIFEST_BYTES:
             raise ManifestError(f"{path}: too large for a manifest (over {MAX_MANIFEST_BYTES >> 20} MiB)")
         text = path.read_bytes().decode("utf-8")

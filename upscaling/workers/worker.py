@@ -17,7 +17,6 @@ import logging
 import os
 import sys
 import time
-import traceback
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -31,6 +30,7 @@ from upscaling.common.errors import UpscaleError, full_disk
 from upscaling.common.locks import try_lock
 from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import retain_freed_memory
+from upscaling.common.text import LineFormatter, one_line
 from upscaling.frames import pixel_formats
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import read_frame, write_frame
@@ -201,7 +201,7 @@ class Worker:
         """Write the error that ends this worker to the log, the status row and the result pipe."""
         error = memory_error(error) or error
         text = error_text(error)
-        log.error("manifest %s: %s\n%s", self.manifest_path or "none", text, traceback.format_exc())
+        log.error("manifest %s: %s", self.manifest_path or "none", text, exc_info=error)
         self.row["error"], self.row["state"] = text.encode("utf-8", "replace")[:255], status.ERROR
         kind = "failed"
         final = isinstance(error, UpscaleError | ManifestError) and not isinstance(error, OutOfMemory)
@@ -235,7 +235,7 @@ class Worker:
         faulthandler.enable()
         if not log.handlers:
             handler = logging.StreamHandler(sys.stderr)
-            handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+            handler.setFormatter(LineFormatter("%(asctime)s %(levelname)s %(message)s"))
             log.addHandler(handler)
             log.setLevel(logging.INFO)
         log.info("worker %d, pid %d, on %s", self.index, os.getpid(), self.settings.device)
@@ -243,7 +243,7 @@ class Worker:
 
 def error_text(error: BaseException) -> str:
     """An exception in one line, with its class unless the message is written for users."""
-    text = " ".join(str(error).split())[:MAX_MESSAGE]
+    text = one_line(" ".join(str(error).split()))[:MAX_MESSAGE]
     if isinstance(error, UpscaleError | ManifestError):
         return text
     return full_disk(error) or f"{type(error).__name__}: {text}"
