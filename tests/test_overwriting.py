@@ -4,8 +4,10 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 from clips import make_clip
 
+from upscaling.cli.main import main
 from upscaling.common.files import create_file, fitting_name
 from upscaling.job.checks import identity
 
@@ -23,9 +26,35 @@ QUICK = ("--model", "lanczos", "--workers", "1")
 def run(*arguments, cwd=None, script="upscale.py"):
     quick = QUICK if script == "upscale.py" else ()
     return subprocess.run(
-        [sys.executable, str(ROOT / script), *map(str, arguments), *quick], cwd=cwd, stdin=subprocess.DEVNULL,
+        [sys.executable, str(ROOT / script), *quick, *map(str, arguments)], cwd=cwd, stdin=subprocess.DEVNULL,
         capture_output=True, text=True, errors="surrogateescape", check=False, timeout=120,
     )  # fmt: skip
+
+
+def quickly(*arguments, cwd):
+    """As `run`, in a fork of this process, which has imported everything: for commands that are refused."""
+    with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
+        if (pid := os.fork()) == 0:
+            status = 99
+            try:
+                signal.alarm(60)
+                os.chdir(cwd)
+                for number, file in enumerate((out, err), 1):
+                    os.dup2(file.fileno(), number)
+                sys.argv = [str(ROOT / "upscale.py"), *QUICK, *map(str, arguments)]
+                sys.stdout, sys.stderr = (open(number, "w", encoding="utf-8") for number in (1, 2))  # noqa: SIM115
+                status = main()
+            except SystemExit as end:
+                status = end.code
+            finally:
+                sys.stdout.flush()
+                os._exit(status)
+        status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+        texts = []
+        for file in (out, err):
+            file.seek(0)
+            texts.append(file.read().decode("utf-8", "surrogateescape"))
+    return subprocess.CompletedProcess(arguments, status, *texts)
 
 
 def content(folder: Path) -> dict[str, str]:
@@ -83,11 +112,13 @@ def assert_refused(done, place, before):
 )
 def test_the_input_is_never_written(place, arguments, says):
     before = content(place)
-    done = run(arguments[0], arguments[1], "1", *arguments[2:], cwd=place)
+    command = (arguments[0], arguments[1], "1", *arguments[2:])
     if says is not None:
+        done = quickly(*command, cwd=place)
         assert says in done.stderr
         assert_refused(done, place, before)
     else:
+        done = run(*command, cwd=place)
         assert done.returncode == 0, done.stderr
         assert before.items() <= content(place).items()
 
@@ -96,7 +127,7 @@ def test_a_file_that_is_in_the_work_directory_is_not_read(place):
     (place / "out.mp4.work").mkdir(mode=0o700)
     shutil.move(place / "in.mp4", place / "out.mp4.work" / "joined.mp4")
     before = content(place)
-    done = run("out.mp4.work/joined.mp4", "out.mp4", cwd=place)
+    done = quickly("out.mp4.work/joined.mp4", "out.mp4", cwd=place)
     assert "work directory" in done.stderr
     assert_refused(done, place, before)
 
@@ -119,13 +150,13 @@ def test_only_results_are_replaced(place, name):
     source = "in.mp4" if name[4:] in ("mp4", "mkv", "mov", "webm") else "a.png"
     (place / name).write_bytes((place / source).read_bytes())
     before = content(place)
-    done = run(source, name, "2", cwd=place)
+    done = quickly(source, name, "2", cwd=place)
     assert "was not made by this program" in done.stderr and "--overwrite" in done.stderr
     assert_refused(done, place, before)
     assert run(source, name, "2", "--overwrite", cwd=place).returncode == 0
-    again = run(source, name, "1.5", cwd=place)  # its own result, with other parameters
-    assert again.returncode == 0, again.stderr
     assert not list(place.glob("*.work"))
+    again = quickly(source, name, "1.5", "--dry-run", cwd=place)  # its own result, with other parameters
+    assert again.returncode == 0, again.stderr
 
 
 def test_sixteen_bits_and_an_empty_file(place):
@@ -144,16 +175,16 @@ def test_a_second_input_is_no_output(place):
     for name in ("a.jpg", "b.jpg"):
         cv2.imwrite(str(two / name), np.full((6, 8, 3), 99, np.uint8))
     before = content(place)
-    assert_refused(run(two / "a.jpg", two / "b.jpg"), place, before)
+    assert_refused(quickly(two / "a.jpg", two / "b.jpg", cwd=place), place, before)
 
 
 def test_numbered_pictures_and_comparisons_of_others(place):
     shutil.copy(place / "a.png", place / "f2.png")
     before = content(place)
-    done = run("in.mp4", "f%d.png", cwd=place)
+    done = quickly("in.mp4", "f%d.png", cwd=place)
     assert "f2.png exists" in done.stderr
     assert_refused(done, place, before)
-    assert_refused(run("in.mp4", "out.mp4", "--compare", "f2.png", cwd=place), place, before)
+    assert_refused(quickly("in.mp4", "out.mp4", "--compare", "f2.png", cwd=place), place, before)
     assert run("in.mp4", "f%d.png", "--overwrite", cwd=place).returncode == 0
     assert run("in.mp4", "f%d.png", cwd=place).returncode == 0
 
@@ -165,7 +196,7 @@ def test_a_folder_run_replaces_results_only(place):
         shutil.copy(place / "in.mp4", place / "incoming" / name)
     (place / "done" / "a.mp4").write_bytes(b"precious")
     arguments = ("incoming", "done", "2", "--settle", "0")
-    looked = run(*arguments, "--dry-run", cwd=place)
+    looked = quickly(*arguments, "--dry-run", cwd=place)
     assert looked.returncode == 0 and "failed" in looked.stdout and "was not made by this program" in looked.stdout
     done = run(*arguments, cwd=place)
     assert done.returncode == 1 and "1 done" in done.stderr and "1 failed" in done.stderr
@@ -182,7 +213,7 @@ def test_a_result_that_is_a_link_to_a_source_is_refused(place):
         shutil.copy(place / "in.mp4", place / "incoming" / name)
     (place / "done" / "a.mp4").symlink_to("../incoming/b.mp4")
     before = content(place)
-    assert_refused(run("incoming", "done", "2", "--settle", "0", "--overwrite", cwd=place), place, before)
+    assert_refused(quickly("incoming", "done", "2", "--settle", "0", "--overwrite", cwd=place), place, before)
 
 
 def test_a_rerun_after_the_output_is_in_place(place):
@@ -247,7 +278,6 @@ def test_a_new_file_is_exclusive(tmp_path):
         ("numbered", ["../in.mp4", "../out.mp4", "--work-dir", ".."], "out.mp4"),
         ("numbered", ["../in.mp4", "out_%d.png"], "numbered/out_3.png"),
         ("numbered", ["../in.mp4", "../new/out_%d.png"], "new/out_3.png"),
-        ("numbered/sub", ["../../in.mp4", "..", "--settle", "0"], None),
         ("other/sub", ["../../incoming", "..", "--settle", "0"], "other/in.mp4"),
         ("incoming/sub", ["..", "../../done", "--settle", "0"], "done/in.mp4"),
     ],
@@ -259,12 +289,9 @@ def test_ways_to_write_a_path(place, cwd, arguments, result):
     shutil.copy(place / "in.mp4", place / "incoming")
     before = content(place)
     done = run(*(word.format(place=place) for word in arguments), cwd=place / cwd)
-    if result is None:  # a video into a folder: a clip's name is missing
-        assert_refused(done, place, before)
-        return
     assert done.returncode == 0, done.stderr
     assert (place / result).stat().st_size > 50
-    assert not [path for path in place.rglob("*.work")] and not [path for path in place.parent.glob("*.work")]
+    assert not list(place.rglob("*.work")) and not list(place.parent.glob("*.work"))
     assert before.items() <= content(place).items()
 
 
@@ -274,14 +301,12 @@ def test_one_output_however_it_is_written_resumes(place):
     assert done.returncode == 0 and "resuming" in done.stderr, done.stderr
 
 
-@pytest.mark.parametrize("length", [250, 251, 253, 255])
-@pytest.mark.parametrize("extension", [".png", ".mp4"])
+@pytest.mark.parametrize(("length", "extension"), [(255, ".png"), (251, ".mp4"), (255, ".mp4")])
 def test_long_names(place, length, extension):
     name = "é" * ((length - 4) // 2) + "e" * (length % 2) + extension
     assert len(os.fsencode(name)) == length
-    for _ in range(2):
-        done = run("a.png" if extension == ".png" else "in.mp4", name, cwd=place)
-        assert done.returncode == 0, done.stderr
+    done = run("a.png" if extension == ".png" else "in.mp4", name, cwd=place)
+    assert done.returncode == 0, done.stderr
     assert (place / name).stat().st_size > 50 and not list(place.glob("*.work"))
 
 
@@ -301,7 +326,7 @@ def test_a_fifo_in_a_folder_is_named_and_passed_over(place):
     for name in ("a.mp4", "p.png"):
         os.mkfifo(place / "incoming" / name)
     arguments = ("incoming", "done", "2", "--settle", "0")
-    looked = run(*arguments, "--dry-run", cwd=place)
+    looked = quickly(*arguments, "--dry-run", cwd=place)
     assert looked.returncode == 0 and looked.stdout.count("is not a regular file") == 2
     done = run(*arguments, cwd=place)
     assert done.returncode == 0 and "1 done, 2 skipped" in done.stderr
@@ -326,7 +351,7 @@ def test_a_fifo_or_device_is_one_line(place, arguments):
     for name in ("pipe.mp4", "pipe.png", "pipe.pth"):
         os.mkfifo(place / name)
     before = content(place)
-    assert_refused(run(*arguments, cwd=place), place, before)
+    assert_refused(quickly(*arguments, cwd=place), place, before)
 
 
 # Logs
@@ -338,7 +363,9 @@ def test_a_name_makes_no_line_of_its_own(place):
     log = place / "log"
     for output, more in ((f"{name}.mkv", ("-v",)), (f"{name}.mkv", ("--dry-run",)), (f"{name}/out.mp4", ())):
         for progress in ("plain", "json"):
-            done = run(f"{name}.mp4", output, "1", "--progress", progress, "--log-file", log, *more, cwd=place)
+            done = (run if more == ("-v",) else quickly)(
+                f"{name}.mp4", output, "1", "--progress", progress, "--log-file", log, *more, cwd=place
+            )
             for text in (done.stdout, done.stderr):
                 assert "\x1b" not in text and "\u2028" not in text
                 assert not [line for line in text.splitlines() if line.startswith("upscale: error: false")]
@@ -346,7 +373,7 @@ def test_a_name_makes_no_line_of_its_own(place):
                 assert all(isinstance(json.loads(line), dict) for line in done.stdout.splitlines())
     text = log.read_text()
     assert "\x1b" not in text and all(line[:2] == "20" for line in text.splitlines())
-    wrong = run("in.mp4", "out.mp4", "1", f"--crf{name}", cwd=place)
+    wrong = quickly("in.mp4", "out.mp4", "1", f"--crf{name}", cwd=place)
     assert wrong.stderr.count("\n") == 1 and "\x1b" not in wrong.stderr
 
 
@@ -367,6 +394,6 @@ def test_a_failure_with_a_traceback_makes_no_line_of_its_own(place):
 
 @pytest.mark.parametrize("typed", ["--crf", "--model", "--keep-work", "--status"])
 def test_the_option_that_was_typed_is_not_suggested(place, typed):
-    done = run("in.mp4", "out.mp4", "2", "--", typed, "18", cwd=place)
+    done = quickly("in.mp4", "out.mp4", "2", "--", typed, "18", cwd=place)
     assert done.returncode == 2 and done.stderr.count("\n") == 1
     assert "did you mean" not in done.stderr and f"{typed} is after --" in done.stderr
