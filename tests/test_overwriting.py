@@ -48,6 +48,7 @@ def quickly(*arguments, cwd):
                 status = end.code
             finally:
                 sys.stdout.flush()
+                sys.stderr.flush()
                 os._exit(status)
         status = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
         texts = []
@@ -161,12 +162,11 @@ def test_only_results_are_replaced(place, name):
 
 def test_sixteen_bits_and_an_empty_file(place):
     cv2.imwrite(str(place / "deep.png"), np.full((6, 8, 3), 30000, np.uint16))
-    for name in ("out.tif", "out.png"):
-        (place / name).touch()  # as mktemp does
-        for _ in range(2):
-            done = run("deep.png", name, cwd=place)
-            assert done.returncode == 0, done.stderr
-            assert cv2.imread(str(place / name), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    (place / "out.tif").touch()  # as mktemp does
+    done = run("deep.png", "out.tif", cwd=place)
+    assert done.returncode == 0, done.stderr
+    assert cv2.imread(str(place / "out.tif"), cv2.IMREAD_UNCHANGED).dtype == np.uint16
+    assert quickly("deep.png", "out.tif", "--dry-run", cwd=place).returncode == 0
 
 
 def test_a_second_input_is_no_output(place):
@@ -186,7 +186,7 @@ def test_numbered_pictures_and_comparisons_of_others(place):
     assert_refused(done, place, before)
     assert_refused(quickly("in.mp4", "out.mp4", "--compare", "f2.png", cwd=place), place, before)
     assert run("in.mp4", "f%d.png", "--overwrite", cwd=place).returncode == 0
-    assert run("in.mp4", "f%d.png", cwd=place).returncode == 0
+    assert quickly("in.mp4", "f%d.png", "--dry-run", cwd=place).returncode == 0
 
 
 def test_a_folder_run_replaces_results_only(place):
@@ -247,10 +247,7 @@ def test_links_at_temporary_names_are_not_followed(place):
     (place / "precious").write_text("precious")
     for name in (".z.png.tmp", ".z.png.upscale-tmp", ".out.mp4.joined", "out.mp4.tmp"):
         (place / name).symlink_to("precious")
-    assert run("a.png", "z.png", cwd=place).returncode == 0
-    work = place / "elsewhere"
-    work.mkdir()
-    assert run("in.mp4", "out.mp4", "--work-dir", work, cwd=place).returncode == 0
+    assert run("in.mp4", "out.mp4", "--compare", "z.png", cwd=place).returncode == 0
     assert (place / "precious").read_text() == "precious" and (place / "z.png").stat().st_size > 50
 
 
