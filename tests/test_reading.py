@@ -118,6 +118,23 @@ def test_an_encrypted_file_ends_with_2_and_leaves_nothing(tmp_path):
     assert not list(tmp_path.glob("out*"))
 
 
+def test_encrypted_sound_is_left_out_of_a_clear_video(tmp_path):
+    """The file is an encrypted one with the samples of a clear one, and without the marks of its video track."""
+    source = encrypted(tmp_path / "in.mp4", sound=True)
+    data, clear = bytearray(source.read_bytes()), make_clip(tmp_path / "clear.mp4", 50, sound=True).read_bytes()
+    ((_, start, end),) = boxes(data, 0, len(data), (b"mdat",))
+    ((_, first, last),) = boxes(clear, 0, len(clear), (b"mdat",))
+    data[start:end] = clear[first:last]
+    video = next(boxes(data, 0, len(data), (b"trak",)))
+    for name in (b"encv", b"sinf", b"senc", b"saiz", b"saio"):
+        at = data.index(name, *video[1:])
+        data[at : at + 4] = b"avc1" if name == b"encv" else b"free"
+    source.write_bytes(data)
+    run = upscale(tmp_path, source).succeed()
+    assert streams_of(tmp_path / "out.mkv") == [("video", 50)]
+    assert "audio stream 1 (aac) is left out: it is encrypted" in run.errors
+
+
 # Playlists
 
 PLAYLISTS = {

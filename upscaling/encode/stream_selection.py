@@ -6,6 +6,7 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from upscaling.decode.probe import VideoInfo
+from upscaling.decode.reader import is_encrypted
 from upscaling.encode.audio_copy import EncodedAudio, PrimedAudio
 from upscaling.encode.stream_copy import (
     Attachment,
@@ -14,6 +15,7 @@ from upscaling.encode.stream_copy import (
     StreamCopier,
     TextSubtitles,
     describe,
+    first_packet,
 )
 
 # In the order in which they are tried.
@@ -27,6 +29,9 @@ def select_streams(source: InputContainer, info: VideoInfo, container: str) -> t
     copiers, warnings = [], []
     for stream in source.streams:
         if stream.index == info.stream_index or _is_written_by_muxer(source, stream):
+            continue
+        if _is_encrypted(stream, info.path):
+            warnings.append(f"{describe(stream)} is left out: it is encrypted")
             continue
         copier = _copier(stream, info.path, container)
         if copier is not None:
@@ -43,6 +48,15 @@ def select_streams(source: InputContainer, info: VideoInfo, container: str) -> t
 
 def _copier(stream: Stream, path: Path, container: str) -> StreamCopier | None:
     return next((copier for kind in _COPIERS if (copier := kind(stream, path, container)).fits()), None)
+
+
+def _is_encrypted(stream: Stream, path: Path) -> bool:
+    """Whether the stream needs a key; MP4's demuxer marks the packets only."""
+    if stream.type == "audio" and "mp4" in stream.container.format.name:
+        packet = first_packet(path, stream.index)
+        if packet is not None and packet.has_sidedata("encryption_info"):
+            return True
+    return is_encrypted(stream)
 
 
 def _is_written_by_muxer(source: InputContainer, stream: Stream) -> bool:
