@@ -5,14 +5,24 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from clips import make_clip
+from nets import compact, save_pth
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("2", "--model", "lanczos", "--workers", "1")
-# Modules that the program, its libraries or an earlier version of it import by these names.
-NAMES = ("argparse", "inspect", "json", "difflib", "tempfile", "selectors", "numpy", "av", "tqdm",
-         "errors", "model", "status", "options", "worker", "manifest", "common", "job")  # fmt: skip
+# Modules that the program or an earlier version of it has by these names, and all that they could import.
+OWN = {"errors", "model", "status", "options", "worker", "manifest", "common", "job"}
+NAMES = OWN | set(sys.stdlib_module_names) | {
+    "numpy", "av", "tqdm", "torch", "cv2", "PIL", "spandrel", "ncnn", "realesrgan", "basicsr", "safetensors",
+    "sitecustomize", "usercustomize",
+}  # fmt: skip
+# What `python -m` itself imports from the current directory before any code of the program runs; not with -P.
+IMPORTED_BY_RUNPY = {
+    "importlib", "runpy", "warnings", "contextlib", "collections", "keyword", "operator", "reprlib", "functools",
+    "types",
+}  # fmt: skip
 
 
 @pytest.fixture
@@ -49,9 +59,26 @@ def test_modules_in_the_current_directory_are_not_run(place, installed, way, saf
     command = {"script": [sys.executable, ROOT / "upscale.py"], "module": [sys.executable, "-m", "upscaling"],
                "installed": [installed]}[way]  # fmt: skip
     environment = safe_path if way == "script" else {**safe_path, "PYTHONPATH": str(ROOT)}
+    if way == "module" and not safe_path:
+        for name in IMPORTED_BY_RUNPY:
+            (place / f"{name}.py").unlink()
     done = run(*command, "in.mp4", "out.mp4", *QUICK, cwd=place, **environment)
     assert done.returncode == 0, done.stderr
     assert (place / "out.mp4").stat().st_size > 0
+
+
+def test_nor_by_workers_with_a_network(place):
+    save_pth(compact(), place / "tiny.pth")
+    (place / "frames").mkdir()
+    np.save(place / "frames" / "frame_000001.npy", np.zeros((8, 8, 3), np.uint8))
+    for script, *arguments in (
+        ("upscale.py", "in.mp4", "out.mp4", "2", "--model", "tiny.pth", "--workers", "1"),
+        ("manifest.py", "frames", "--output-dir", "o", "--workers", "1"),
+        ("worker.py", "o/manifests/worker_0_manifest.txt", "--model", "tiny.pth"),
+    ):
+        done = run(sys.executable, ROOT / script, *arguments, cwd=place)
+        assert done.returncode == 0, done.stderr
+    assert (place / "o" / "output_frames" / "frame_000001.npy").exists()
 
 
 @pytest.mark.parametrize("safe_path", [{}, {"PYTHONSAFEPATH": "1"}])
@@ -62,7 +89,7 @@ def test_the_other_commands_from_the_root_directory(tmp_path, safe_path):
 
 
 def test_a_script_beside_modules_of_its_own(place):
-    for name in set(NAMES) - {"errors", "model", "status", "options", "worker", "manifest", "common", "job"}:
+    for name in NAMES - OWN:
         (place / f"{name}.py").unlink()  # a script's own directory comes first: these would stand in for the libraries
     script = "from upscaling import upscale_video\nif __name__ == '__main__':\n    print(upscale_video('in.mp4', "
     (place / "script.py").write_text(script + "'out.mp4', 2, model='lanczos', workers=1).frames)\n")
