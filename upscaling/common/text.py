@@ -29,9 +29,9 @@ def display_name(path: str | os.PathLike[str]) -> str:
 def traceback_text(error: BaseException) -> str:
     """The traceback of an exception and its causes; each message is one line, whatever file names are in it."""
     earlier = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
-    before = f"{traceback_text(earlier)}then:\n" if earlier is not None else ""
+    before = f"{traceback_text(earlier)}\nDuring that, or because of it:\n\n" if earlier is not None else ""
     frames = "".join(traceback.format_tb(error.__traceback__))
-    return f"{before}{frames}{type(error).__name__}: {one_line(str(error))}\n"
+    return f"{before}Traceback (most recent call last):\n{frames}{type(error).__name__}: {one_line(str(error))}\n"
 
 
 class LineFormatter(logging.Formatter):
