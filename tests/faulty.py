@@ -2,8 +2,8 @@
 
 A worker meets the fault when it reads the frame POISON, TIMES times in all; files in FOLDER count. `slow` adds 30 ms
 to each frame, so that a test can act during the run. Faults of the main process: `slow_join`, `slow_close`,
-`slow_load`, `stuck_load`, `upgrade` (of the encoder, which then writes another header). Faults of file systems are
-those of tests/file_systems.py.
+`slow_load`, `slow_skip`, `stuck_load`, `upgrade` (of the encoder, which then writes another header). Faults of file
+systems are those of tests/file_systems.py.
 """
 
 import ctypes
@@ -103,6 +103,11 @@ def slow_main(kind: str) -> None:
 
         real = muxer.heapq.merge
         muxer.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
+    if kind == "slow_skip":
+        from upscaling.decode import decoder
+
+        frames = decoder.Decoder.numbered_frames
+        decoder.Decoder.numbered_frames = lambda self: (self._skip and time.sleep(3)) or frames(self)
     if kind == "upgrade":
         from upscaling.encode import segment_writer as writer
 

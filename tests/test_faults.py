@@ -3,6 +3,7 @@
 After each test no process is left, and no temporary file outside the work directory.
 """
 
+import json
 import os
 import random
 import re
@@ -161,6 +162,16 @@ def test_finished_frames_made_with_other_options_are_not_deleted(start, tmp_path
     again = start("--codec", "libx264", "--device", "cpu", "--batch-size", "3", "--pix-fmt", "yuv420p").succeed()
     assert int(RESUMED.search(again.errors)[1]) == frames
     check(tmp_path / "out.mp4", expected)
+
+
+def test_the_speed_of_a_resumed_run_is_that_of_its_new_frames(start, tmp_path):
+    """Neither the frames that were done nor the time to decode past them counts."""
+    frames = kill_after(start(fault="slow:0"), tmp_path / "out.mp4.work", 2)
+    with (tmp_path / "events").open("wb") as out:
+        start("--progress", "json", fault="slow_skip:0", stdout=out).succeed()
+    done = json.loads((tmp_path / "events").read_text().splitlines()[-1])
+    assert done["frames"] == 160 and done["frames_per_second"] > 0
+    assert done["seconds"] - (160 - frames) / done["frames_per_second"] >= 3  # seconds of slow_skip
 
 
 def test_restart_discards_and_nothing_finished_is_not_asked_about(start, tmp_path, expected):

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -101,6 +102,27 @@ def test_files_that_may_still_be_written_wait(incoming, tmp_path):
     done = run(incoming, tmp_path / "done", *QUICK, "--settle", "600", "--progress", "json")
     assert outcomes(done) == {"a.mp4": "waiting", "c.avi": "done", "picture.png": "done", "broken.mp4": "failed"}
     assert not (tmp_path / "done" / "a.mp4").exists()
+
+
+def test_a_video_that_lacks_many_of_its_frames_is_told_even_with_q_and_tried_again(tmp_path):
+    """A download that was cut: its header lists all frames."""
+    folder = tmp_path / "incoming"
+    folder.mkdir()
+    clip = make_clip(tmp_path / "whole.mp4", 60, container_options={"movflags": "+faststart"}).read_bytes()
+    (folder / "cut.mp4").write_bytes(clip[: len(clip) * 3 // 4])
+    alone = run(folder / "cut.mp4", tmp_path / "out.mp4", *QUICK, "-q")
+    assert alone.returncode == 0 and re.fullmatch(
+        r"upscale: warning: .*out\.mp4 is incomplete: \d+ of the 60 frames that .*cut\.mp4 lists could not be read\n",
+        alone.stderr,
+    )
+    for _ in range(2):
+        done = run(folder, tmp_path / "done", *QUICK, "--settle", "0", "--progress", "json")
+        assert done.returncode == 1 and outcomes(done) == {"cut.mp4": "failed"}
+        assert any("is incomplete" in event.get("message", "") for event in events(done))
+    (folder / "cut.mp4").write_bytes(clip)
+    assert outcomes(run(folder, tmp_path / "done", *QUICK, "--settle", "0", "--progress", "json")) == {
+        "cut.mp4": "done"
+    }
 
 
 def test_a_job_that_another_run_holds_is_left_to_it(incoming, tmp_path):

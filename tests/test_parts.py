@@ -313,6 +313,7 @@ def test_three_parts_joined_are_what_one_job_gives(job, tmp_path, name):
     clip = CLIPS[name](tmp_path / name)
     alone, output = tmp_path / "alone.mkv", tmp_path / "out.mkv"
     whole, _ = job(clip, alone)
+    assert not whole.missing_frames  # hidden by an edit list, or lost where the container does not list them
     for number in (3, 1, 2):
         job(clip, output, part=(number, 3))
         assert not output.exists()

@@ -62,6 +62,7 @@ class Bars(Plain):
         self._adapt()
         video, *workers = self.bars
         video.total, video.n = counts.total, counts.done
+        video.start_t = time.time() - (counts.seconds - counts.skipping)  # tqdm's rate is (n - initial) / elapsed
         video.set_postfix_str(many(counts.restarts, "restart") if counts.restarts else "", refresh=False)
         assert self.frames is not None  # _open made it
         share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None

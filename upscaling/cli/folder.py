@@ -182,6 +182,8 @@ def do_item(item: Item, options: Options, finished: "Finished", run: Callable[[O
         after = item.source.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             return "waiting", {"message": "it changed while it was upscaled; the next run does it again"}
+        if result.missing_frames:
+            return "failed", {"message": result.warnings[-1]}  # not entered: the next run tries it again
         finished.add(item, key)
         return "done", result.facts()
     except SkipFile as skip:

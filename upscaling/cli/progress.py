@@ -54,6 +54,10 @@ class Progress:
         self.log(logging.WARNING, line)
         self.write(line)
 
+    def alert(self, line: str) -> None:
+        """A warning that says that the result is not what it should be; the command shows it even with -q."""
+        self.warn(line)
+
     def warn_once(self, line: str) -> None:
         """A warning that is the same for every file of a folder run: only the first is shown."""
         if line not in self.warned:
@@ -144,6 +148,14 @@ def put(stream: TextIO | None, line: str) -> None:
         pass
 
 
+class Quiet(Progress):
+    """Nothing but what must not be missed, on stderr."""
+
+    def alert(self, line: str) -> None:
+        super().alert(line)
+        put(sys.stderr, f"upscale: warning: {line}")
+
+
 class Plain(Progress):
     """A line at the start, a line now and then, a line at the end; all to stderr."""
 
@@ -161,7 +173,7 @@ class Plain(Progress):
     def show(self, counts: "RunCounts", rows) -> None:
         super().show(counts, rows)
         now = time.monotonic()
-        share = (counts.done - self.last_done) / counts.total if counts.total else 1.0
+        share = (counts.done - max(self.last_done, counts.resumed)) / counts.total if counts.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
             self.last_time, self.last_done = now, counts.done
             self.write(running_line(counts))
@@ -203,7 +215,7 @@ class Json(Progress):
                 "progress",
                 frames_done=counts.done,
                 frames_total=counts.total,
-                frames_per_second=round(rate(counts), 3),
+                frames_per_second=round(counts.rate, 3),
                 seconds=round(counts.seconds, 1),
                 seconds_left=seconds_left(counts),
                 restarts=counts.restarts,
@@ -246,7 +258,7 @@ def running_line(counts: "RunCounts") -> str:
     """One line about a job that runs."""
     left = f", {clock(seconds)} left" if (seconds := seconds_left(counts)) is not None else ""
     restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
-    return f"{counts.done} of {counts.total or '?'} frames, {rate(counts):.2f} frames/s{left}{restarts}"
+    return f"{counts.done} of {counts.total or '?'} frames, {counts.rate:.2f} frames/s{left}{restarts}"
 
 
 def file_line(facts: dict) -> str:
@@ -268,13 +280,8 @@ def done_line(facts: dict) -> str:
     )
 
 
-def rate(counts: "RunCounts") -> float:
-    """Frames/s of this run."""
-    return (counts.done - counts.resumed) / max(counts.seconds, 1e-9)
-
-
 def seconds_left(counts: "RunCounts") -> int | None:
     """The estimated rest in whole seconds; None if it cannot be estimated."""
     if not counts.total or counts.done <= counts.resumed:
         return None
-    return max(0, int((counts.total - counts.done) / rate(counts)))
+    return max(0, int((counts.total - counts.done) / counts.rate))

@@ -13,7 +13,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from upscaling.cli.progress import LOGGER, Json, Plain, Progress, file_logger, put
+from upscaling.cli.progress import LOGGER, Json, Plain, Progress, Quiet, file_logger, put
 from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.memory_limits import memory_error
@@ -44,6 +44,7 @@ class Result:
     frames_per_second: float = 0.0  # of this run, without frames that were resumed
     repeated_frames: int = 0  # frames equal to the one before: they are upscaled once
     restarts: int = 0  # workers that died and were replaced
+    missing_frames: int = 0  # that the container lists and that were not decoded, if these are many
 
     def facts(self) -> dict:
         """The result for Progress.done; JSON-able."""
@@ -85,7 +86,7 @@ def upscale_video(
     """
     inspect.signature(upscale_video).bind(source, output, scale, **keywords)  # TypeError: unknown keyword
     options = make_options(**{"input": source, "output": output, "scale": scale, "progress": "none", **keywords})
-    reporter = make_reporter(options)
+    reporter = make_reporter(options, quiet=Progress)
     try:
         result = run(options, reporter, Signals())
         reporter.done(**result.facts())
@@ -100,17 +101,22 @@ def upscale_video(
         reporter.finish()
 
 
-def make_reporter(options: Options) -> Progress:
+def make_reporter(options: Options, quiet: type[Progress] = Quiet) -> Progress:
     """The run's reporter; InputError if the log file is read or written otherwise, or cannot be written."""
     if options.log_file is not None:
         from upscaling.job.checks import check_log_file
 
         check_log_file(options)
-    return make_progress(options.progress, options.verbosity, options.log_file)
+    return make_progress(options.progress, options.verbosity, options.log_file, quiet)
 
 
-def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -> Progress:
-    """The reporter for --progress auto, bars, plain, json or none; InputError if the log file cannot be written."""
+def make_progress(
+    mode: str, verbosity: int = 0, log_file: Path | None = None, quiet: type[Progress] = Quiet
+) -> Progress:
+    """The reporter for --progress auto, bars, plain, json or none; InputError if the log file cannot be written.
+
+    `quiet` is the one for none and -q: the library's writes nothing at all.
+    """
     loggers = [LOGGER] if log_file is None else [LOGGER, file_logger(log_file)]
     if mode == "auto":
         mode = "bars" if sys.stderr is not None and sys.stderr.isatty() else "plain"
@@ -120,12 +126,13 @@ def make_progress(mode: str, verbosity: int = 0, log_file: Path | None = None) -
         from upscaling.cli.bars import Bars
 
         return Bars(verbosity, loggers)
-    return {"plain": Plain, "json": Json, "none": Progress}[mode](verbosity, loggers)
+    return {"plain": Plain, "json": Json, "none": quiet}[mode](verbosity, loggers)
 
 
 def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
     from upscaling.job.plan import make_plan
+    from upscaling.job.stages import incomplete_line, missing_frames
     from upscaling.job.work_dir import open_work_dir
     from upscaling.workers.pool_cache import PoolCache
 
@@ -150,10 +157,14 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
         progress.close()
         work_dir.close()
     seconds = time.monotonic() - started
+    missing = missing_frames(plan, work_dir.frames_done)
+    if missing:
+        late_warnings.append(incomplete_line(plan, missing))
+        progress.alert(late_warnings[-1])
     return Result(
         plan.output, work_dir.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings),
-        frames_per_second=round((work_dir.frames_done - counts.resumed) / seconds, 3),
-        repeated_frames=counts.repeated, restarts=counts.restarts,
+        frames_per_second=round((work_dir.frames_done - counts.resumed) / (seconds - counts.skipping), 3),
+        repeated_frames=counts.repeated, restarts=counts.restarts, missing_frames=missing,
     )  # fmt: skip
 
 

@@ -11,6 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from av.container import InputContainer
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import display_name
@@ -57,6 +58,7 @@ class VideoInfo:
     orientation: Orientation = field(default_factory=Orientation)
     alpha: bool = False  # the alpha channel is kept
     bwdif: str | None = None  # the deinterlacer's options
+    listed_frames: int | None = None  # frames that the container says it holds; None if it does not say
 
     @property
     def layout(self) -> FrameLayout:
@@ -73,7 +75,7 @@ class VideoInfo:
     def identity(self) -> str:
         """A JSON line of everything that changes the decoded frames; the file's path is left out."""
         values = asdict(self)
-        for name in ("path", "notes", "frame_count"):
+        for name in ("path", "notes", "frame_count", "listed_frames"):
             del values[name]
         return json.dumps(values, default=str, sort_keys=True)
 
@@ -137,6 +139,7 @@ def _describe(
         orientation=orientation,
         alpha=alpha,
         bwdif=bwdif,
+        listed_frames=_listed_frames(reader.container, stream, rate, duration),
     )
 
 
@@ -239,8 +242,23 @@ def _snap(rate: Fraction, tick: Fraction) -> Fraction:
 
 
 def _frame_count(path: Path, stream: av.VideoStream, rate: Fraction | None, duration: Fraction | None) -> int | None:
+    by_rate = round(rate * duration) if rate and duration else 0
+    count = _container_count(stream) or by_rate
+    return count if 0 < count <= path.stat().st_size else None  # no frame is smaller than a byte
+
+
+def _container_count(stream: av.VideoStream) -> int:
+    """The number of frames in the stream's header, or in Matroska's statistics tags; 0 if there is none."""
     tags = {key.upper(): value for key, value in stream.metadata.items()}
     statistics = next((value for key, value in tags.items() if key.startswith("NUMBER_OF_FRAMES")), "")
-    by_rate = round(rate * duration) if rate and duration else 0
-    count = stream.frames or (int(statistics) if statistics.isdecimal() else 0) or by_rate
-    return count if 0 < count <= path.stat().st_size else None  # no frame is smaller than a byte
+    return stream.frames or (int(statistics) if statistics.isdecimal() else 0)
+
+
+def _listed_frames(
+    container: InputContainer, stream: av.VideoStream, rate: Fraction | None, duration: Fraction | None
+) -> int | None:
+    """The container's count; less if its duration is shorter, or if an edit list of MP4 hides frames."""
+    count = _container_count(stream)
+    if "mp4" in container.format.name:
+        count = min(count, sum(not entry.is_discard for entry in stream.index_entries))
+    return min(count, round(rate * duration)) if count and rate and duration else None

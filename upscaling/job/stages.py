@@ -10,15 +10,18 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from upscaling.common.text import printable
 from upscaling.decode.input_file import VideoError
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.frame_store import FrameStore
 from upscaling.job.plan import Plan
 from upscaling.job.segments import OpenSegment
+from upscaling.job.sources import VideoSource
 from upscaling.job.window import Entry, Window
 from upscaling.job.work_dir import WorkDir
 
+MISSING_FRAMES, MISSING_SHARE = 2, 0.1  # a video that lacks more frames than both is incomplete
 MAX_BATCH_SPAN = 8  # batch sizes: a still must not delay the frames before it for longer
 
 
@@ -32,11 +35,17 @@ class RunCounts:
     repeated: int = 0  # frames of this run that are equal to the one before: no worker gets them
     restarts: int = 0  # of workers
     started: float = field(default_factory=time.monotonic)
+    skipping: float = 0.0  # seconds that a resumed run took to decode the frames that are done
 
     @property
     def seconds(self) -> float:
         """Seconds since the start of the run."""
         return time.monotonic() - self.started
+
+    @property
+    def rate(self) -> float:
+        """Frames/s of this run, without frames that were resumed and the time it took to reach the first new one."""
+        return (self.done - self.resumed) / max(self.seconds - self.skipping, 1e-9)
 
 
 class DecodeStage:
@@ -57,6 +66,8 @@ class DecodeStage:
         previous: np.ndarray | None = None
         with self._plan.source.open(last) as decoder:
             for decoded in decoder:
+                if last == self._counts.resumed > 0:
+                    self._counts.skipping = self._counts.seconds
                 last = decoded.number
                 samples = self._frames.flat(decoded.planes)
                 repeated = previous is not None and pixel_formats.equal(samples, previous)
@@ -78,6 +89,25 @@ class DecodeStage:
             raise VideoError(f"{self._plan.options.input}: no frame can be decoded")
         self._counts.total = last
         self._window.end()
+
+
+def missing_frames(plan: Plan, frames: int) -> int:
+    """How many frames the container lists that a whole video's decoder did not return, if they are far too few; else 0.
+
+    A few more or less are common: counts of containers are not exact.
+    """
+    listed = plan.info.listed_frames or 0
+    whole = isinstance(plan.source, VideoSource) and plan.source.selection is None
+    missing = listed - frames
+    return missing if whole and missing > max(MISSING_FRAMES, listed * MISSING_SHARE) else 0
+
+
+def incomplete_line(plan: Plan, missing: int) -> str:
+    """The warning about a result whose input lacks many of its frames."""
+    return (
+        f"{printable(plan.output)} is incomplete: {missing} of the {plan.info.listed_frames} frames that "
+        f"{printable(plan.options.input)} lists could not be read"
+    )
 
 
 def next_batch_size(plan: Plan, submitted: int) -> int:
