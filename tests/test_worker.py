@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import cv2
+import nets
 import numpy as np
 import pytest
 from realesrgan_reference import enhancer
@@ -131,3 +132,19 @@ def test_sizes_follow_from_the_frames_where_the_manifest_has_none(tmp_path):
     assert (conversion.source.width, conversion.source.height) == (48, 32)
     assert (conversion.target.width, conversion.target.height) == (96, 64)
     assert conversion.target.format.rgb
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("scale", [2, 4])
+def test_a_network_without_finite_values_is_named(tmp_path, value, scale):
+    """At scale 4 the result is reduced, which must not hide infinities."""
+    state = nets.rrdb(scale=4) if scale == 4 else nets.compact(scale=2)
+    state["conv_last.bias" if scale == 4 else "body.6.bias"][0] = value
+    model = nets.save_pth(state, tmp_path / "broken.pth")
+    path = manifests_of(tmp_path, "npy", count=1, workers=1)[0]
+    done = run("worker.py", path, "--model", model, "--device", "cpu")
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].endswith(
+        "broken.pth returns NaN or infinite values, also in fp32; use another model"
+    )
+    assert not list((tmp_path / "out" / "output_frames").iterdir())

@@ -121,14 +121,18 @@ class PlainRunner(nn.Module):
 
 
 class BlockMean(nn.Module):
-    """A network, its output clipped to [0, 1], and the mean of each `size` x `size` block of that."""
+    """A network, its output clipped to [0, 1], and the mean of each `size` x `size` block of that.
+
+    Infinities become NaN: clipped they would pass for black or white.
+    """
 
     def __init__(self, module: nn.Module, size: int):
         super().__init__()
         self.module, self.size = module, size
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return F.avg_pool2d(self.module(x).clamp(0, 1), self.size)
+        picture = self.module(x)
+        return F.avg_pool2d(picture.clamp(0, 1).add_(picture * 0), self.size)
 
 
 def rrdb_overlap(blocks: int) -> int:

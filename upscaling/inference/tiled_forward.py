@@ -31,12 +31,23 @@ class TiledForward:
     def __init__(self, run: RunNetwork, network: Network, limits: PassLimits, heartbeat: Callable[[], None]):
         self.run, self.network, self.limits, self.heartbeat = run, network, limits, heartbeat
         self.computed = self.reused = 0
+        self._checksum: torch.Tensor | None = None
         self._results: torch.Tensor | None = None  # (n, 3, H * scale, W * scale)
         self._previous: tuple[Grid, torch.Tensor, int] | None = None  # last frame (3, H, W), index of its result
 
     def forget(self) -> None:
         """Compute all tiles of the next frame."""
         self._previous = None
+
+    def take_checksum(self) -> torch.Tensor | None:
+        """The sum of all that the network has returned since the last call, (), on the device: NaN or infinite if any
+        value was. None if the network was not run."""
+        checksum, self._checksum = self._checksum, None
+        return checksum
+
+    def release(self) -> None:
+        """Free the result's buffer; the next call computes all tiles."""
+        self._results = self._previous = None
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
         """(N, 3, H, W), float32 in [0, 1], to (N, 3, H * scale, W * scale), clipped to [0, 1].
@@ -109,7 +120,10 @@ class TiledForward:
                 inputs += inputs[-1:] * (self.limits.batch - len(inputs))
             self.heartbeat()
             batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)  # (B, 3, height, width)
-            _paste(runs, self.run(batch).clamp(0, 1), out, self.network.scale)
+            result = self.run(batch)  # (B, 3, height * scale, width * scale)
+            total = result.sum()  # before clipping, which hides infinities
+            self._checksum = total if self._checksum is None else self._checksum + total
+            _paste(runs, result.clamp(0, 1), out, self.network.scale)
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
                 raise

@@ -22,6 +22,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from upscaling.common.errors import UpscaleError
 from upscaling.frames.conversion import FrameConversion, frames_at_once, store_plane
 from upscaling.frames.yuv import from_rgb, to_rgb
 from upscaling.inference.rescale import rescale
@@ -40,6 +41,8 @@ class _BatchBuffers:
     staged: torch.Tensor  # (batch, samples in), on the host
     device_in: torch.Tensor  # (batch, samples in)
     device_out: torch.Tensor  # (batch, samples out)
+    checksum: torch.Tensor | None = None  # (), Upscaler.take_checksum; on the host once the batch is done
+    device_checksum: torch.Tensor | None = None  # (), on CUDA
     outputs: list[np.ndarray] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     done: torch.cuda.Event | None = None
@@ -50,6 +53,7 @@ class TorchEngine:
 
     def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None]):
         self._heartbeat = heartbeat
+        self._model = settings.model
         self._device = torch.device(settings.device)
         self._cuda = self._device.type == "cuda"
         self.depth = 1 if self._cuda else 0
@@ -84,6 +88,7 @@ class TorchEngine:
                 self._start_on_cuda(buffers, len(frames))
             else:
                 self._convert(buffers.staged[: len(frames)], conversion, [torch.from_numpy(out) for out in outputs])
+                buffers.checksum = self._upscaler.take_checksum()
         computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
         buffers.notes = [*self._upscaler.take_notes(), f"tiles: {computed} computed, {reused} reused"]
 
@@ -97,11 +102,15 @@ class TorchEngine:
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(uploaded)
             self._convert(buffers.device_in[:count], buffers.conversion, list(buffers.device_out[:count]))
+            buffers.device_checksum = self._upscaler.take_checksum()
             computed.record()
         with torch.cuda.stream(self._download):
             self._download.wait_event(computed)
             for out, result in zip(buffers.outputs, buffers.device_out, strict=False):
                 torch.from_numpy(out).copy_(result, non_blocking=True)
+            if buffers.device_checksum is not None:
+                buffers.checksum = torch.empty((), pin_memory=True)
+                buffers.checksum.copy_(buffers.device_checksum, non_blocking=True)
             done.record()
 
     def _convert(self, inputs: torch.Tensor, conversion: FrameConversion, outputs: list[torch.Tensor]) -> None:
@@ -137,11 +146,40 @@ class TorchEngine:
         assert buffers is not None  # `start` was called for this slot
         if buffers.done is not None:
             buffers.done.synchronize()
+        if buffers.checksum is not None and not buffers.checksum.isfinite():
+            self._repeat_in_fp32(buffers)
         if buffers.conversion.target.format.alpha:
             for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
                 store_alpha(staged, buffers.conversion, out)
         buffers.outputs, buffers.done = [], None
+        buffers.checksum = buffers.device_checksum = None
         return buffers.notes
+
+    @torch.inference_mode()
+    def _repeat_in_fp32(self, buffers: _BatchBuffers) -> None:
+        """Compute a batch again for which the network returned NaN or infinities, as fp16 does beyond 65504.
+
+        UpscaleError if it does so in fp32, too.
+        """
+        count = len(buffers.outputs)
+        results = [torch.from_numpy(out) for out in buffers.outputs]  # each (samples out,)
+        if self._cuda:
+            with torch.cuda.stream(self._compute):
+                checksum = self._convert_in_fp32(buffers.device_in[:count], buffers, list(buffers.device_out[:count]))
+                for result, computed in zip(results, buffers.device_out, strict=False):
+                    result.copy_(computed)
+        else:
+            checksum = self._convert_in_fp32(buffers.staged[:count], buffers, results)
+        if checksum is not None and not checksum.isfinite():
+            raise UpscaleError(f"model {self._model} returns NaN or infinite values, also in fp32; use another model")
+        buffers.notes.append("the network returned NaN or infinite values: this batch was computed again in fp32")
+
+    def _convert_in_fp32(
+        self, inputs: torch.Tensor, buffers: _BatchBuffers, outputs: list[torch.Tensor]
+    ) -> torch.Tensor | None:
+        with self._upscaler.in_fp32():
+            self._convert(inputs, buffers.conversion, outputs)
+            return self._upscaler.take_checksum()
 
     def _buffers(self, slot: int, conversion: FrameConversion, count: int) -> _BatchBuffers:
         """The slot's buffers, for at least `count` frames; new ones are allocated unless they fit."""

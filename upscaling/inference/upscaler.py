@@ -4,7 +4,8 @@ settings ─► weights.load ─► network.build, with the scale folded in ─�
 frames ─► TiledForward ─► rescale (exact size) ─► blend with a plain resize, if asked
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -43,6 +44,8 @@ class Upscaler:
         self._state: dict[str, torch.Tensor] | None = weights.load(settings.model, settings.denoise)
         self.native_scale = native_scale(self._state)
         self._forward: TiledForward | None = None
+        self._forward_fp32: TiledForward | None = None  # in its place in a block of `in_fp32`
+        self._in_fp32 = False
         self._notes: list[str] = []
 
     @property
@@ -68,6 +71,22 @@ class Upscaler:
         if self._forward:
             self._forward.forget()
 
+    def take_checksum(self) -> torch.Tensor | None:
+        """Of the calls since the last one, as TiledForward has it: not finite if the network returned such values."""
+        forward = self._forward_fp32 if self._in_fp32 else self._forward
+        return forward.take_checksum() if forward else None
+
+    @contextmanager
+    def in_fp32(self) -> Iterator[None]:
+        """Calls in this block run the network in fp32."""
+        self._in_fp32 = True
+        try:
+            yield
+        finally:
+            self._in_fp32 = False
+            if self._forward_fp32:
+                self._forward_fp32.release()  # rarely needed, and as large as the other one's
+
     @torch.inference_mode()
     def __call__(self, rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
         """Frames (N, 3, H, W), float32 in [0, 1] on the device, to (N, 3, height, width), float32 in [0, 1].
@@ -88,12 +107,13 @@ class Upscaler:
 
     def _loaded(self, scale: int, frames: torch.Tensor) -> TiledForward:
         """The network for this scale on the device; loaded once, as frames (N, 3, H, W) of a run have one size."""
-        if self._forward and self._forward.network.scale == scale:
-            return self._forward
+        loaded = self._forward_fp32 if self._in_fp32 else self._forward
+        if loaded and loaded.network.scale == scale:
+            return loaded
         state = self._state or weights.load(self.settings.model, self.settings.denoise)
         self._state = None  # a second scale is rare, and a second copy of the weights takes memory
         network = build(state, scale)
-        dtype = DTYPES[self.precision]
+        dtype = torch.float32 if self._in_fp32 else DTYPES[self.precision]
         if not network.supports(dtype):
             dtype = torch.float32
             self._notes.append(f"{network.architecture} does not support {self.precision}; running in fp32")
@@ -101,8 +121,12 @@ class Upscaler:
         limits = self._pass_limits(module, network, frames.numel() * scale**2 * 4)
         if self.settings.compile and self.device.type == "cuda":
             module = _compiled(module)
-        self._forward = TiledForward(module, network, limits, self.heartbeat)
-        return self._forward
+        forward = TiledForward(module, network, limits, self.heartbeat)
+        if self._in_fp32:
+            self._forward_fp32 = forward
+        else:
+            self._forward = forward
+        return forward
 
     def _pass_limits(self, module: nn.Module, network: Network, result_bytes: int) -> PassLimits:
         """What the settings ask for, or less if that does not fit into the memory that results leave free."""
