@@ -570,12 +570,12 @@ def test_an_existing_output_stays_until_the_new_one_is_complete(start, tmp_path,
     output = tmp_path / "out.mp4"
     output.write_bytes(b"old")
     assert "exists, skipped (--no-clobber)" in start("--no-clobber").succeed().errors
-    run = start(fault="slow_join:0")
+    run = start("--overwrite", fault="slow_join:0")
     wait_until(lambda: list(tmp_path.glob("out.mp4.work/joined.*")), "joining")
     run.signal(signal.SIGKILL)
     run.wait()
     assert output.read_bytes() == b"old"
-    start().succeed()
+    start("--overwrite").succeed()
     check(output, expected)
 
 
