@@ -1,10 +1,13 @@
 """Encoders: which one is chosen, its pixel format and options, and one line for what it does not support."""
 
+import os
+
 import pytest
 from encoding import ENCODERS, settings_of, video
 
 from upscaling.common.errors import InputError
 from upscaling.encode import codecs
+from upscaling.encode.segment_writer import SegmentWriter
 
 
 @pytest.mark.parametrize(
@@ -79,3 +82,11 @@ def test_an_unusable_encoder_is_refused_with_the_usable_ones():
     else:
         with pytest.raises(InputError, match=r"h264_nvenc can't be used here .*libx264"):
             settings_of(video(width=256, height=144), codec="h264_nvenc")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="SVT-AV1 makes threads real-time only if it is run by root")
+def test_an_encoder_does_not_make_this_process_real_time(tmp_path):
+    writer = SegmentWriter(tmp_path / "segment.mkv", settings_of(video("yuv420p"), codec="libsvtav1"))
+    policies = {os.sched_getscheduler(int(thread)) for thread in os.listdir("/proc/self/task")}
+    writer.__exit__(Exception, None, None)  # nothing was written
+    assert policies == {os.SCHED_OTHER}

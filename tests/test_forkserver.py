@@ -163,7 +163,7 @@ def test_the_server_ends_with_the_main_process(moment):
         "server = ForkServer(['upscaling.inference.upscaler'])\n"  # imports torch
         "process = server.fork(time.sleep, (1000,), [])\n"
         "if sys.argv[1] == 'idle':\n"
-        "    while process.is_alive() and process.pid is None: pass\n"
+        "    while process.is_alive() and process.pid is None: time.sleep(0.01)\n"
         "print(server.pid, process.pid, flush=True)\n"
         "time.sleep(1000)\n"
     )

@@ -1,9 +1,11 @@
 """The machine: CUDA devices, CPU cores, memory limits, and glibc's allocator. Never imports torch."""
 
+import contextlib
 import ctypes
 import importlib.util
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError
@@ -141,3 +143,31 @@ def retain_freed_memory() -> None:
         return
     any(mallopt(M_MMAP_THRESHOLD, size) for size in MMAP_THRESHOLDS)  # the first that glibc accepts
     mallopt(M_TRIM_THRESHOLD, (1 << 31) - 1)
+
+
+@contextlib.contextmanager
+def scheduling_kept() -> Iterator[None]:
+    """Within, no library changes how this process is scheduled; threads that it starts are scheduled as the caller.
+
+    SVT-AV1 run by root makes the calling thread and its own threads real-time (SCHED_FIFO, priority 99): they
+    starve everything else, `nice` or not, and processes started later inherit that.
+    """
+    before = {thread: _scheduling(thread) for thread in _threads()}
+    own = _scheduling(0)  # of the calling thread
+    try:
+        yield
+    finally:
+        for thread in _threads():
+            with contextlib.suppress(ProcessLookupError):  # it has just ended
+                wanted = before.get(thread, own)
+                if _scheduling(thread) != wanted:
+                    os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
+
+
+def _threads() -> list[int]:
+    return [int(name) for name in os.listdir("/proc/self/task")]
+
+
+def _scheduling(thread: int) -> tuple[int, int]:
+    """(policy, real-time priority) of a thread."""
+    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority

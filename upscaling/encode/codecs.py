@@ -13,6 +13,7 @@ from av.codec.codec import Codec, UnknownCodecError
 
 from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import check_memory
+from upscaling.common.system import scheduling_kept
 from upscaling.common.text import did_you_mean
 from upscaling.frames.pixel_formats import FORMATS, PixelFormat, pixel_format
 
@@ -132,6 +133,12 @@ def supported_formats(encoder: Encoder) -> list[str]:
     return [name for name in FORMATS if encoder.repacked(name) in own]
 
 
+def open_encoder(context: av.VideoCodecContext) -> None:
+    """Open an encoder; the only way to do so."""
+    with scheduling_kept():
+        context.open()
+
+
 def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options: dict[str, str]) -> str | None:
     """Why the encoder does not open, by trying it, in libav's words; None if it does."""
     if width < encoder.min_size[0] or height < encoder.min_size[1]:
@@ -141,7 +148,7 @@ def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options:
         context.width, context.height, context.pix_fmt = width, height, encoder.repacked(pix_fmt)
         context.time_base, context.framerate = Fraction(1, 25), Fraction(25)
         context.options = dict(options)
-        context.open()
+        open_encoder(context)
     except (av.error.FFmpegError, ValueError) as error:
         check_memory(error)
         return getattr(error, "strerror", None) or str(error)

@@ -16,7 +16,7 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.system import core_limit
-from upscaling.encode.codecs import ENCODERS
+from upscaling.encode.codecs import ENCODERS, open_encoder
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes, libav_options
 from upscaling.frames.av_planes import av_planes
@@ -67,7 +67,7 @@ class SegmentWriter:
         context.options = libav_options(settings)
         if self._format.alpha and settings.codec == "libvpx-vp9":
             stream.metadata["alpha_mode"] = "1"  # without it no demuxer returns the alpha channel
-        context.open()
+        open_encoder(context)
         return stream
 
     @property
