@@ -148,3 +148,32 @@ def test_a_network_without_finite_values_is_named(tmp_path, value, scale):
         "broken.pth returns NaN or infinite values, also in fp32; use another model"
     )
     assert not list((tmp_path / "out" / "output_frames").iterdir())
+
+
+@pytest.mark.parametrize("model", ["lanczos", "realesr-animevideov3"])
+@pytest.mark.parametrize(("channels", "deep"), [(1, False), (4, False), (1, True), (3, True), (4, True)])
+def test_gray_rgba_and_16_bit_png_frames(tmp_path, model, channels, deep):
+    samples = np.dstack([picture(1), picture(2)[..., :1]])[..., :channels]
+    samples = samples.astype(np.uint16) * 257 if deep else samples
+    samples = samples[..., 0] if channels == 1 else samples
+    (tmp_path / "frames").mkdir()
+    write_frame(tmp_path / "frames" / "frame_000001.png", samples)
+    assert run("manifest.py", tmp_path / "frames", "--output-dir", tmp_path / "out").returncode == 0
+    path = tmp_path / "out" / "manifests" / "worker_0_manifest.txt"
+    done = run("worker.py", path, "--model", model, "--device", "cpu", "--precision", "fp32")
+    assert done.returncode == 0, done.stderr
+    result = read_frame(tmp_path / "out" / "output_frames" / "frame_000001.png")
+    assert result.dtype == samples.dtype and result.shape == (64, 96, *samples.shape[2:])
+    means = result.reshape(32, 2, 48, 2, -1).mean((1, 3))
+    assert np.abs(means - samples.reshape(32, 48, -1)).mean() < (2000 if deep else 8)
+
+
+def test_a_png_with_a_transparent_colour_or_a_palette(tmp_path):
+    from PIL import Image
+
+    Image.fromarray(picture(1)).save(tmp_path / "frame_000001.png", transparency=(1, 2, 3))
+    Image.fromarray(picture(1)).quantize(16).save(tmp_path / "frame_000002.png")
+    for number, expected in ((1, "rgba"), (2, "rgb24")):
+        path = tmp_path / f"frame_{number:06d}.png"
+        assert manifest_command.guess_pixel_format(path) == expected
+        assert read_frame(path).shape[2] == len(expected.removesuffix("24"))

@@ -32,13 +32,32 @@ def npy_header(path: Path) -> tuple[tuple[int, ...], str]:
             raise ManifestError(f"{path}: damaged .npy header") from error
 
 
+def png_pixel_format(path: Path) -> str:
+    """The pixel format in which frame_files.read_frame returns a PNG file. The format is defined in RFC 2083."""
+    with path.open("rb") as file:
+        head = file.read(26)
+        depth, colour_type = head[24:26] if len(head) == 26 and head[:8] == b"\x89PNG\r\n\x1a\n" else (0, 0)
+        if not depth:
+            raise ManifestError(f"{path}: not a PNG file")
+        file.seek(33)  # behind the header's checksum
+        transparent = False  # gray or RGB with one transparent colour (tRNS)
+        while len(chunk := file.read(8)) == 8 and chunk[4:] != b"IDAT":
+            transparent |= chunk[4:] == b"tRNS" and colour_type in (0, 2)
+            file.seek(int.from_bytes(chunk[:4], "big") + 4, os.SEEK_CUR)
+    if colour_type in (4, 6) or transparent:
+        return "rgba64le" if depth == 16 else "rgba"
+    if colour_type == 0:
+        return "gray16le" if depth == 16 else "gray"
+    return "rgb48le" if depth == 16 else "rgb24"
+
+
 def guess_pixel_format(path: Path) -> str:
-    """The pixel format of a frame file, from its shape and dtype; `rgb24` for a PNG.
+    """The pixel format of a frame file: a PNG's from its header, an array's from its shape and dtype.
 
     Raises ManifestError if several pixel formats have that shape.
     """
     if path.suffix == ".png":
-        return "rgb24"
+        return png_pixel_format(path)
     shape, dtype = npy_header(path)
     deep = dtype.endswith("u2")
     if not deep and not dtype.endswith("u1"):
