@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from clips import make_clip
+from PIL import Image
 from runs import LOSSLESS, ROOT, Run, frames_of, make_input, streams_of
 
 FAILING = ROOT / "tests" / "failing_disk.py"
@@ -172,3 +173,20 @@ def test_nothing_but_the_named_file_is_opened(tmp_path):
         patch.chdir(tmp_path)
         with pytest.raises(input_file.VideoError, match="is a playlist"):
             input_file.open_input("list.mp4")
+
+
+# Pictures
+
+
+def test_a_picture_file_is_one_picture_whatever_follows_in_it(tmp_path):
+    """Phones append further pictures to a JPEG file (CIPA DC-007), and a PNG file may be animated."""
+    pictures = [Image.new("RGB", (64, 48), colour) for colour in ("red", "green", "blue")]
+    pictures[0].save(tmp_path / "1.mpo", save_all=True, append_images=pictures[1:])
+    (tmp_path / "1.mpo").rename(tmp_path / "in_1.jpg")
+    pictures[0].save(tmp_path / "in_2.jpg")
+    run = Run(tmp_path, tmp_path / "in_%d.jpg", tmp_path / "out.mkv", "2", "--model", "lanczos").succeed()
+    assert len(frames_of(tmp_path / "out.mkv")) == 2, run.errors
+    pictures[0].save(tmp_path / "in.png", save_all=True, append_images=pictures[1:])
+    Run(tmp_path, tmp_path / "in.png", tmp_path / "out.png", "2", "--model", "lanczos").succeed()
+    with Image.open(tmp_path / "out.png") as result:
+        assert result.size == (128, 96) and result.getpixel((64, 48)) == (255, 0, 0)

@@ -28,7 +28,8 @@ _BUFFER = 1 << 17  # bytes a read; FFmpeg reads packets that are larger in one p
 _PLAYLISTS = {
     "concat", "dash", "hls", "imf", "rtp", "rtsp", "sap", "sdp", "smoothstreaming", "vobsub", "webm_dash_manifest",
 }  # fmt: skip
-# How their files begin, for the message.
+_PICTURES = {"png", "jpg", "jpeg", "mpo", "webp", "tif", "tiff", "tga"}
+# How playlists begin, for the message.
 _PLAYLIST_STARTS = (b"ffconcat", b"#EXTM3U", b"v=0", b"# VobSub", b"[playlist]", b"rtsp:")
 _PLAYLIST_ELEMENTS = (b"<MPD", b"<CompositionPlaylist", b"<SmoothStreamingMedia", b"<smil", b"<asx", b"<playlist")
 # Errors that tell of the path, not of the disk or the connection behind it.
@@ -108,13 +109,17 @@ def open_input(path: Path | str) -> Input:
     file = _open_file(path)
     with contextlib.ExitStack() as on_error:
         on_error.callback(file.close)
+        if _is_playlist(file):
+            raise VideoError(f"{display_name(path)} is a playlist; give the video file that it names")
+        # One picture, even if several follow each other in the file (phones' MPO in .jpg, animated PNG).
+        kind = "image2" if path.suffix.lower().lstrip(".") in _PICTURES else None
         try:
-            container = av.open(file, "r", options=_options(), metadata_errors="surrogateescape", buffer_size=_BUFFER)
+            container = av.open(
+                file, "r", format=kind, options=_options(), metadata_errors="surrogateescape", buffer_size=_BUFFER
+            )
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
-            name, reason = display_name(path), getattr(error, "strerror", None) or error
-            if _is_playlist(file):
-                raise VideoError(f"{name} is a playlist; give the video file that it names") from error
-            raise VideoError(f"{name} is not a video that can be read ({reason})") from error
+            reason = getattr(error, "strerror", None) or error
+            raise VideoError(f"{display_name(path)} is not a video that can be read ({reason})") from error
         on_error.pop_all()
     return Input(file, container)
 
@@ -145,9 +150,9 @@ def _options() -> dict[str, str]:
 
 
 def _is_playlist(file: InputFile) -> bool:
-    """Whether a file that is no video begins like a playlist."""
-    file.seek(0)
+    """Whether a file begins like a playlist."""
     head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
+    file.seek(0)
     is_xml = head.startswith(b"<")
     return head.startswith(_PLAYLIST_STARTS) or (is_xml and any(element in head for element in _PLAYLIST_ELEMENTS))
 
