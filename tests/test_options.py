@@ -12,8 +12,7 @@ import pytest
 
 from upscaling.cli.arguments import Query, flag, parse_arguments, with_options_table
 from upscaling.common.errors import InputError
-from upscaling.encode.codecs import ENCODERS, find_encoder
-from upscaling.job.notation import (
+from upscaling.common.notation import (
     FrameRange,
     Scale,
     TimeRange,
@@ -23,6 +22,7 @@ from upscaling.job.notation import (
     parse_scale,
     parse_time,
 )
+from upscaling.encode.codecs import ENCODERS, find_encoder
 from upscaling.job.options import Options, declared, make_options
 
 ROOT = Path(__file__).parent.parent

@@ -20,13 +20,13 @@ from upscaling.cli import run as cli
 from upscaling.cli.progress import Progress
 from upscaling.cli.signals import Signals
 from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.notation import parse_part
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.packet_index import PacketIndex, read_packet_index
 from upscaling.decode.part_decoder import PartDecoder, SeekFailed
 from upscaling.decode.probe import probe
 from upscaling.decode.reader import Reader
 from upscaling.encode.subtitles import ASS_HEADER
-from upscaling.job.notation import parse_part
 from upscaling.job.options import make_options
 from upscaling.workers.pool_cache import PoolCache
 

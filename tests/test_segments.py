@@ -7,8 +7,8 @@ import pytest
 from clips import make_clip
 
 from upscaling.common.errors import Stopped
+from upscaling.common.notation import parse_scale
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.job.notation import parse_scale
 from upscaling.job.options import Options
 from upscaling.job.plan import make_plan
 from upscaling.job.segments import OpenSegment, verify

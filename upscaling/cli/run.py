@@ -17,8 +17,8 @@ from upscaling.cli.progress import LOGGER, Json, Plain, Progress, Quiet, file_lo
 from upscaling.cli.signals import Signals, error_line, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.memory_limits import memory_error
+from upscaling.common.notation import Scale
 from upscaling.common.text import many, printable
-from upscaling.job.notation import Scale
 from upscaling.job.options import Options, make_options
 
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.

@@ -5,9 +5,9 @@ from collections.abc import Callable, Sequence
 from upscaling.cluster import slurm
 from upscaling.cluster.watch import PartsFailed, Watch
 from upscaling.common.errors import BusyError, InputError
+from upscaling.common.notation import MAX_PARTS
 from upscaling.common.text import many
 from upscaling.job.join import frames_and_keyframes, whole_plan
-from upscaling.job.notation import MAX_PARTS
 from upscaling.job.options import Options
 from upscaling.job.parts import remove_parts
 from upscaling.job.plan import Plan

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaling.common.errors import InputError
-from upscaling.job.notation import (
+from upscaling.common.notation import (
     MAX_PARTS,
     FrameRange,
     Scale,

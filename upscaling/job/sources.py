@@ -14,6 +14,7 @@ from pathlib import Path
 
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import file_identity
+from upscaling.common.notation import FrameRange, TimeRange, round_half_up
 from upscaling.decode.decoder import DecodedFrame, Decoder
 from upscaling.decode.input_file import VideoError
 from upscaling.decode.packet_index import PacketIndex, Part, read_packet_index
@@ -22,7 +23,6 @@ from upscaling.decode.probe import VideoInfo, probe
 from upscaling.frames import image_files
 from upscaling.job import images
 from upscaling.job.images import PictureTarget
-from upscaling.job.notation import FrameRange, TimeRange, round_half_up
 from upscaling.job.options import Options
 
 DEFAULT_RATE = Fraction(25)  # frames/s of numbered pictures, as in FFmpeg
