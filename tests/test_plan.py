@@ -7,9 +7,12 @@ import pytest
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.layout import FrameLayout
 from upscaling.inference.settings import ModelSettings
+from upscaling.job.frame_store import FrameStore
 from upscaling.job.options import Options
 from upscaling.job.plan import window_frames
 from upscaling.job.stages import next_batch_size
+from upscaling.workers.manifest import read_manifest, write_manifest
+from upscaling.workers.worker import frame_conversion
 
 
 @pytest.mark.parametrize(
@@ -52,3 +55,20 @@ def test_the_last_batches_of_a_network_on_a_cpu_are_smaller(frames, changes, siz
         size = next_batch_size(plan, sum(found))
         found.append(min(size, there - sum(found)))
     assert found == sizes
+
+
+@pytest.mark.parametrize(("source", "siting"), [("rgb24", "topleft"), ("yuv420p", "center"), ("gray", "topleft")])
+def test_a_manifest_keeps_the_chroma_siting(tmp_path, source, siting):
+    """Of the output if the source is RGB, which has none."""
+    layout = FrameLayout(64, 48, source, chroma_location="center")
+    target = FrameLayout(128, 96, "yuv420p", chroma_location=siting)
+    conversion = FrameConversion(source=layout, target=target)
+    plan = SimpleNamespace(
+        options=Options("a.mp4", "b.mp4", 2), conversion=conversion, stored=conversion, batch_size=8,
+        models=[ModelSettings()],
+    )  # fmt: skip
+    work_dir = SimpleNamespace(folder=lambda name: tmp_path / name)
+    path, manifest = FrameStore(plan, work_dir).manifest(0, [1])
+    (tmp_path / "manifests").mkdir()
+    found = frame_conversion(read_manifest(write_manifest(manifest, path)), layout.empty())
+    assert found.target == target

@@ -74,7 +74,8 @@ class FrameStore:
             colour=_colour(source),
             total_frames=len(numbers),
             batches={batch: tuple(map(self._name, numbers))},
-            chroma_location=source.chroma_location,
+            # A manifest has one; RGB has no chroma planes, so the other side's counts.
+            chroma_location=(source if source.format.chroma else target).chroma_location,
             frame_size=(source.width, source.height),
             output_size=(target.width, target.height),
             output_pixel_format=target.pixel_format,
