@@ -267,3 +267,24 @@ def test_other_commands_need_no_input():
 def test_the_help_names_every_encoder():
     help_text = declared(Options)["codec"].help
     assert set(re.findall(r"\b(?:lib[\w-]+|\w+_(?:ks|nvenc)|ffv1)\b", help_text)) == set(ENCODERS)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "in.mp4 --crf 20 out.mp4 3",
+        "--crf 20 in.mp4 out.mp4 3",
+        "in.mp4 out.mp4 3 --crf 20",
+        "in.mp4 out.mp4 --crf 20 3",
+        "--crf 20 -- in.mp4 out.mp4 3",
+    ],
+)
+def test_options_stand_anywhere(arguments):
+    options = parse_arguments(arguments.split())
+    assert (options.input, options.output, options.crf) == (Path("in.mp4"), Path("out.mp4"), 20)
+    assert options.scale == parse_scale("3")
+
+
+def test_names_that_begin_with_a_dash():
+    options = parse_arguments(["--crf", "20", "--", "-in.mp4", "--out.mp4", "3"])
+    assert (options.input, options.output) == (Path("-in.mp4"), Path("--out.mp4"))

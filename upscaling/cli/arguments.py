@@ -168,7 +168,10 @@ def _joined(argv: Sequence[str]) -> list[str]:
 def parse_arguments(argv: Sequence[str] | None = None) -> Options | Query:
     """What a command line asks for; exits with status 2 and one line if it is wrong."""
     parser = build_parser()
-    given = vars(parser.parse_args(_joined(sys.argv[1:] if argv is None else argv)))
+    words = _joined(sys.argv[1:] if argv is None else argv)
+    # SCALE may follow options; but the intermixed parser takes words after "--" for options if they begin with a dash.
+    parse = parser.parse_args if "--" in words else parser.parse_intermixed_args
+    given = vars(parse(words))
     if given.pop("quiet"):
         given["verbosity"] = -1
     query = Query(**{name: given.pop(name) for name in declared(Query)})
