@@ -9,7 +9,8 @@ __all__ = ["BusyError", "InputError", "Result", "UpscaleError", "__version__", "
 
 TYPE_CHECKING = False  # typing's name for type checkers; importing typing itself is what this file avoids
 if TYPE_CHECKING:
-    from upscaling.cli.run import Result, upscale_video
+    from upscaling.cli.library import upscale_video
+    from upscaling.cli.run import Result
     from upscaling.common.errors import BusyError, InputError, UpscaleError
 
 
@@ -21,7 +22,7 @@ def __getattr__(name: str):
     """
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from upscaling.cli import run
+    from upscaling.cli import library, run
     from upscaling.common import errors
 
-    return getattr(errors if name.endswith("Error") else run, name)
+    return getattr({"Result": run, "upscale_video": library}.get(name, errors), name)

@@ -95,7 +95,7 @@ class _Help(argparse.HelpFormatter):
 
 class _Version(argparse.Action):
     def __call__(self, parser, namespace, values, option_string=None):
-        from upscaling.cli.versions import report
+        from upscaling.common.versions import report
 
         print(report())
         parser.exit(0)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 from upscaling.cli.arguments import Query, flag, parse_arguments
+from upscaling.cli.library import make_reporter
 from upscaling.cli.progress import Progress
-from upscaling.cli.run import Result, join, make_reporter, run, run_on_slurm
+from upscaling.cli.run import Result, join, run, run_on_slurm
 from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.memory_limits import check_limits, memory_error
