@@ -30,7 +30,7 @@ class Terminal:
         os.close(slave)
 
     def resize(self, columns: int, rows: int) -> None:
-        while select.select([self.master], [], [], 0.02)[0]:  # what was written for the old size
+        while select.select([self.master], [], [], 0.05)[0]:  # what was written for the old size
             self.stream.feed(os.read(self.master, 65536))
         self.screen.resize(rows, columns)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))

@@ -134,8 +134,7 @@ def test_sizes_follow_from_the_frames_where_the_manifest_has_none(tmp_path):
     assert conversion.target.format.rgb
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-@pytest.mark.parametrize("scale", [2, 4])
+@pytest.mark.parametrize(("value", "scale"), [(float("nan"), 2), (float("inf"), 4)])
 def test_a_network_without_finite_values_is_named(tmp_path, value, scale):
     """At scale 4 the result is reduced, which must not hide infinities."""
     state = nets.rrdb(scale=4) if scale == 4 else nets.compact(scale=2)
@@ -150,8 +149,14 @@ def test_a_network_without_finite_values_is_named(tmp_path, value, scale):
     assert not list((tmp_path / "out" / "output_frames").iterdir())
 
 
-@pytest.mark.parametrize("model", ["lanczos", "realesr-animevideov3"])
-@pytest.mark.parametrize(("channels", "deep"), [(1, False), (4, False), (1, True), (3, True), (4, True)])
+@pytest.mark.parametrize(
+    ("model", "channels", "deep"),
+    [
+        *(("lanczos", *kind) for kind in ((1, False), (4, False), (1, True), (3, True), (4, True))),
+        ("realesr-animevideov3", 1, False),
+        ("realesr-animevideov3", 4, True),
+    ],
+)
 def test_gray_rgba_and_16_bit_png_frames(tmp_path, model, channels, deep):
     samples = np.dstack([picture(1), picture(2)[..., :1]])[..., :channels]
     samples = samples.astype(np.uint16) * 257 if deep else samples

@@ -190,31 +190,30 @@ def serve(descriptor: int, modules: Sequence[str]) -> NoReturn:
         while True:
             request, descriptors = _receive(requests)
             pipe = Connection(descriptors[0], readable=False)
-            if import_error:
-                with pipe:
-                    _report(pipe, import_error)
-                _close(descriptors[1:])
-                continue
             server_pid = os.getpid()
             # Blocked until the worker is entered in `status_pipes`: it may end before that.
             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
-            try:
-                pid = os.fork()
-            except OSError as error:  # no memory, or too many processes
-                signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
-                with pipe:
-                    _report(pipe, f"cannot fork: {error.strerror}")
-                _close(descriptors[1:])
-                continue
-            if pid == 0:
+            forked = import_error or _fork()
+            if forked == 0:
                 requests.close()
                 for other in (pipe, *status_pipes.values()):
                     other.close()  # so that these pipes end with the server
                 _run_child(server_pid, request, descriptors[1:])
-            status_pipes[pid] = pipe
-            _report(pipe, pid)
+            _report(pipe, forked)
+            if isinstance(forked, int):
+                status_pipes[forked] = pipe
+            else:
+                pipe.close()
             signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
             _close(descriptors[1:])
+
+
+def _fork() -> int | str:
+    """fork(2): the worker's pid, 0 in the worker, or why there is none."""
+    try:
+        return os.fork()
+    except OSError as error:  # no memory, or too many processes
+        return f"cannot fork: {error.strerror}"
 
 
 def _close(descriptors: Sequence[int]) -> None:
