@@ -8,9 +8,9 @@ from runs import ROOT, Run
 
 from upscaling.common import memory_limits
 from upscaling.common.errors import InputError
+from upscaling.common.memory_limits import cgroup_memory_left
 from upscaling.common.system import (
     available_memory,
-    cgroup_memory_left,
     choose_devices,
     core_limit,
     core_share,

@@ -112,6 +112,12 @@ def cgroup_limit() -> int | None:
     return None
 
 
+def cgroup_memory_left() -> int | None:
+    """Bytes that the control group may still allocate, of version 2 only; None without a limit."""
+    limit, used = _read_cgroup("memory.max").strip(), _read_cgroup("memory.current").strip()
+    return int(limit) - int(used) if limit.isdecimal() and used.isdecimal() else None
+
+
 def oom_kills() -> int:
     """How many processes of the control group the kernel has killed because memory ran out."""
     texts = _read_cgroup("memory.events"), _read_cgroup("memory/memory.oom_control")

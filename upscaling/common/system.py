@@ -15,6 +15,9 @@ M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLDS = (1 << 30, 32 << 20)  # bytes; older glibc refuses more than the second (HEAP_MAX_SIZE / 2)
 
+EXIT_SECONDS = 9.5  # after a signal, for everything
+
+
 # Devices
 
 
@@ -94,9 +97,6 @@ def cpu_has_bf16() -> bool:
     return any(flag in words for flag in ("avx512_bf16", "amx_bf16", "bf16"))
 
 
-EXIT_SECONDS = 9.5  # after a signal, for everything
-
-
 def exit_seconds() -> float:
     """Seconds until a run has ended after a signal: UPSCALE_EXIT_SECONDS, which a Slurm task's script sets, or 9.5."""
     try:
@@ -115,20 +115,6 @@ def available_memory() -> int | None:
     except OSError:
         return None
     return int(match[1]) * 1024 if match else None
-
-
-def cgroup_memory_left() -> int | None:
-    """Bytes that the control group (a container, a batch job) may still allocate; None without a limit.
-
-    Control groups of version 2 only: memory.max and memory.current.
-    """
-    root = Path("/sys/fs/cgroup")
-    try:
-        name = Path("/proc/self/cgroup").read_text().strip().split("::", 1)[1].lstrip("/")
-        group = next(g for g in (root / name, root) if (g / "memory.max").is_file())
-        return int((group / "memory.max").read_text()) - int((group / "memory.current").read_text())
-    except (OSError, ValueError, IndexError, StopIteration):  # ValueError: the limit is "max", no limit
-        return None
 
 
 def retain_freed_memory() -> None:

@@ -5,7 +5,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from upscaling.common.system import available_memory, cgroup_memory_left
+from upscaling.common.memory_limits import cgroup_memory_left
+from upscaling.common.system import available_memory
 
 MEMORY_FRACTION = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
 ACTIVATION_MARGIN = 2.0  # times the measured activations: workspaces of the convolutions, fragmentation
