@@ -18,7 +18,7 @@ import numpy as np
 from realesrgan_reference import enhancer
 
 from upscaling.decode.probe import probe
-from upscaling.inference import weights
+from upscaling.models import weights
 
 
 def main() -> None:

@@ -127,10 +127,10 @@ def _bare(width: int, height: int, seconds: float, threads: int, start, rates) -
     import torch
 
     from upscaling.common.system import retain_freed_memory
-    from upscaling.inference.network import build
     from upscaling.inference.settings import ModelSettings
     from upscaling.inference.upscaler import DTYPES, choose_precision
-    from upscaling.inference.weights import load
+    from upscaling.models.network import build
+    from upscaling.models.weights import load
 
     torch.set_num_threads(threads)
     retain_freed_memory()

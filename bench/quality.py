@@ -27,10 +27,10 @@ from upscaling.common.errors import InputError, UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
 from upscaling.frames.yuv import to_rgb
-from upscaling.inference import weights
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.inference.upscaler import Upscaler
+from upscaling.models import weights
 
 LUMA = (0.2126, 0.7152, 0.0722)  # of BT.709
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004, with its K1 = 0.01 and K2 = 0.03

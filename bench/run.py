@@ -224,7 +224,7 @@ def _official_weights(folder: Path) -> Path:
     """A directory with the default network under its official name, for programs that look for it there."""
     import torch
 
-    from upscaling.inference import weights
+    from upscaling.models import weights
 
     place = folder / "weights"
     place.mkdir(exist_ok=True)

@@ -33,7 +33,7 @@ class FailingFile:
 
 
 if __name__ == "__main__":
-    from upscaling.decode import input_file
+    from upscaling.demux import input_file
 
     real = input_file.InputFile.__init__
 

@@ -99,7 +99,7 @@ def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
 def slow_main(kind: str) -> None:
     """Make a stage of the main process take long."""
     if kind == "slow_join":
-        from upscaling.encode import muxer
+        from upscaling.mux import muxer
 
         real = muxer.heapq.merge
         muxer.heapq.merge = lambda *sources, **options: (time.sleep(0.1) or item for item in real(*sources, **options))
@@ -119,12 +119,12 @@ def slow_main(kind: str) -> None:
         real_close = segment_writer.SegmentWriter.close
         segment_writer.SegmentWriter.close = lambda self: time.sleep(FOREVER) or real_close(self)
     if kind == "stuck_load":  # in a C function that no signal interrupts: a mutex locked twice
-        from upscaling.job import plan
+        from upscaling.pipeline import plan
 
         libc, mutex = ctypes.CDLL(None), ctypes.create_string_buffer(64)
         plan.make_plan = lambda options: claim() and [libc.pthread_mutex_lock(mutex) for _ in range(2)]
     if kind == "slow_load":
-        from upscaling.job import plan
+        from upscaling.pipeline import plan
 
         real_plan = plan.make_plan
         plan.make_plan = lambda options: (claim() and time.sleep(FOREVER)) or real_plan(options)

@@ -10,12 +10,12 @@ from av.stream import Disposition
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.muxer import check_container, join
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.encode.settings import EncodeSettings, encode_settings
-from upscaling.encode.video_track import Segment
 from upscaling.frames.av_planes import av_planes
 from upscaling.frames.pixel_formats import pixel_format
+from upscaling.mux.muxer import check_container, join
+from upscaling.mux.video_track import Segment
 
 
 def planes_in(planes, info: VideoInfo, settings: EncodeSettings) -> list[np.ndarray]:

@@ -13,13 +13,19 @@ SOURCES = sorted(ROOT.glob("upscaling/**/*.py"))
 ROOMS = {
     "common": set(),
     "frames": {"common"},
-    "decode": {"common", "frames"},
+    "demux": {"common"},
+    "decode": {"common", "frames", "demux"},
     "encode": {"common", "frames", "decode"},
-    "inference": {"common", "frames"},
-    "workers": {"common", "frames", "inference"},
-    "job": {"common", "frames", "decode", "encode", "inference", "workers"},
-    "cluster": {"common", "job"},
-    "cli": {"common", "frames", "decode", "encode", "inference", "workers", "job", "cluster"},
+    "mux": {"common", "demux", "decode", "encode"},
+    "models": {"common"},
+    "inference": {"common", "frames", "models"},
+    "workers": {"common", "frames", "models", "inference"},
+    "job": {"common"},
+    "pipeline": {"common", "frames", "demux", "decode", "encode", "mux", "models", "inference", "workers", "job"},
+    "cluster": {"common", "demux", "mux", "job", "pipeline"},
+    "terminal": {"common", "workers", "pipeline"},
+    "cli": {"common", "frames", "demux", "decode", "encode", "mux", "models", "inference", "workers", "job", "pipeline"}
+    | {"cluster", "terminal"},
 }
 MOST_MODULES = 15  # in a room
 
@@ -102,7 +108,7 @@ def test_every_module_states_its_job_first():
 
 def test_the_main_process_is_free_of_torch():
     code = (
-        "import sys; from upscaling.job import pipeline, plan; from upscaling.workers import pool, worker\n"
+        "import sys; from upscaling.pipeline import pipeline, plan; from upscaling.workers import pool, worker\n"
         "sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

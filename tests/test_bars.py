@@ -12,7 +12,7 @@ import pytest
 from clips import make_clip
 from terminal import Terminal
 
-from upscaling.cli.bars import worker_text
+from upscaling.terminal.bars import worker_text
 from upscaling.workers import status
 
 ROOT = Path(__file__).parent.parent
@@ -89,8 +89,8 @@ def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):
 def test_an_error_while_bars_are_drawn_leaves_the_videos_bar(tmp_path):
     (tmp_path / "script.py").write_text(
         "import os, numpy as np\n"
-        "from upscaling.cli.bars import Bars\n"
-        "from upscaling.job.pipeline import RunCounts\n"
+        "from upscaling.terminal.bars import Bars\n"
+        "from upscaling.pipeline.pipeline import RunCounts\n"
         "from upscaling.workers import status\n"
         "bars, counts = Bars(), RunCounts(300)\n"
         "bars.name, counts.done = 'clip.mp4', 30\n"

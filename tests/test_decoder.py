@@ -13,10 +13,10 @@ import pytest
 from clips import number_of
 
 from upscaling.decode.decoder import Decoder
-from upscaling.decode.input_file import VideoError
 from upscaling.decode.probe import probe
-from upscaling.decode.reader import Reader
-from upscaling.decode.timestamps import Timestamps
+from upscaling.demux.input_file import VideoError
+from upscaling.demux.reader import Reader
+from upscaling.demux.timestamps import Timestamps
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes
 
 

@@ -13,11 +13,11 @@ import pytest
 from clips import make_clip, number_of
 
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.job.frame_store import FrameStore
-from upscaling.job.images import files_of_pattern, is_pattern, numbered_name, numbered_pictures
 from upscaling.job.options import Options
-from upscaling.job.plan import make_plan
 from upscaling.job.work_dir import open_work_dir
+from upscaling.pipeline.frame_store import FrameStore
+from upscaling.pipeline.images import files_of_pattern, is_pattern, numbered_name, numbered_pictures
+from upscaling.pipeline.plan import make_plan
 
 ROOT = Path(__file__).parent.parent
 SIZE = (20, 14)  # width, height

@@ -14,14 +14,14 @@ from passthrough import decoded, passthrough, see, times
 
 from upscaling.common.errors import InputError
 from upscaling.decode.probe import probe
-from upscaling.encode.containers import container_of
-from upscaling.encode.matroska import display_size
-from upscaling.encode.muxer import check_container, join
-from upscaling.encode.packet_repair import PacketRepair
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
 from upscaling.encode.settings import encode_settings
-from upscaling.encode.subtitles import ASS_HEADER, convert
-from upscaling.encode.video_track import Segment
+from upscaling.mux.containers import container_of
+from upscaling.mux.matroska import display_size
+from upscaling.mux.muxer import check_container, join
+from upscaling.mux.packet_repair import PacketRepair
+from upscaling.mux.subtitles import ASS_HEADER, convert
+from upscaling.mux.video_track import Segment
 
 MS = Fraction(1, 1000)
 HOLDERS = [

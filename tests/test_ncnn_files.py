@@ -6,7 +6,7 @@ import nets
 import pytest
 import torch
 
-from upscaling.inference import ncnn_files, weights
+from upscaling.models import ncnn_files, weights
 
 
 @pytest.mark.parametrize("half", [True, False])

@@ -12,7 +12,7 @@ import realesrgan_reference
 import torch
 from torch.nn import functional as F
 
-from upscaling.inference import network, realesrgan_arch, weights
+from upscaling.models import network, realesrgan_arch, weights
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

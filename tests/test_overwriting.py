@@ -17,7 +17,7 @@ from clips import make_clip
 
 from upscaling.cli.main import main
 from upscaling.common.files import create_file, fitting_name
-from upscaling.job.checks import identity
+from upscaling.pipeline.checks import identity
 
 ROOT = Path(__file__).parent.parent
 QUICK = ("--model", "lanczos", "--workers", "1")

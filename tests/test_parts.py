@@ -17,17 +17,17 @@ from clips import make_clip
 from passthrough import see
 
 from upscaling.cli import run as cli
-from upscaling.cli.progress import Progress
-from upscaling.cli.signals import Signals
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.notation import parse_part
 from upscaling.decode.decoder import Decoder
-from upscaling.decode.packet_index import PacketIndex, read_packet_index
 from upscaling.decode.part_decoder import PartDecoder, SeekFailed
 from upscaling.decode.probe import probe
-from upscaling.decode.reader import Reader
-from upscaling.encode.subtitles import ASS_HEADER
+from upscaling.demux.packet_index import PacketIndex, read_packet_index
+from upscaling.demux.reader import Reader
 from upscaling.job.options import make_options
+from upscaling.mux.subtitles import ASS_HEADER
+from upscaling.terminal.progress import Progress
+from upscaling.terminal.signals import Signals
 from upscaling.workers.pool_cache import PoolCache
 
 ROOT = Path(__file__).parent.parent
@@ -341,7 +341,7 @@ def test_a_part_goes_on_on_another_node_from_its_closed_segments(job, tmp_path, 
     output, disks = tmp_path / "out.mkv", [tmp_path / "disk1", tmp_path / "disk2"]
     for disk in disks:
         disk.mkdir()
-    from upscaling.job import segments
+    from upscaling.pipeline import segments
 
     write, written = segments.OpenSegment.write, []
 

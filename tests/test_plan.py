@@ -7,10 +7,10 @@ import pytest
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.layout import FrameLayout
 from upscaling.inference.settings import ModelSettings
-from upscaling.job.frame_store import FrameStore
 from upscaling.job.options import Options
-from upscaling.job.plan import window_frames
-from upscaling.job.stages import next_batch_size
+from upscaling.pipeline.frame_store import FrameStore
+from upscaling.pipeline.plan import window_frames
+from upscaling.pipeline.stages import next_batch_size
 from upscaling.workers.manifest import read_manifest, write_manifest
 from upscaling.workers.worker import frame_conversion
 
@@ -25,7 +25,7 @@ from upscaling.workers.worker import frame_conversion
     ],
 )
 def test_a_resize_gets_small_batches(tmp_path, monkeypatch, model, size, expected):
-    monkeypatch.setattr("upscaling.job.plan.available_memory", lambda: 1 << 40)
+    monkeypatch.setattr("upscaling.pipeline.plan.available_memory", lambda: 1 << 40)
     monkeypatch.setattr("os.statvfs", lambda _: SimpleNamespace(f_bavail=1 << 30, f_frsize=4096))
     source = FrameLayout(*size, "yuv420p")
     conversion = FrameConversion(source=source, target=FrameLayout(2 * size[0], 2 * size[1], "yuv420p"))

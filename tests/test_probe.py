@@ -16,10 +16,10 @@ import pytest
 
 from upscaling.common.text import display_name
 from upscaling.decode.deinterlace import FieldDetector
-from upscaling.decode.input_file import VideoError
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe
+from upscaling.demux.input_file import VideoError
 from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}

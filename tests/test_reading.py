@@ -164,7 +164,7 @@ def test_a_playlist_is_refused_whatever_it_is_called(tmp_path, kind, name):
 
 def test_nothing_but_the_named_file_is_opened(tmp_path):
     """With FFmpeg's list of playlists circumvented, its protocols still open no other file."""
-    from upscaling.decode import input_file
+    from upscaling.demux import input_file
 
     make_clip(tmp_path / "clip.mkv", 10)
     (tmp_path / "list.mp4").write_text(PLAYLISTS["concat"])

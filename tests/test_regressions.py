@@ -12,9 +12,9 @@ from passthrough import passthrough, see
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
-from upscaling.encode.muxer import join
-from upscaling.encode.packet_repair import PacketRepair
-from upscaling.encode.subtitles import ASS_HEADER
+from upscaling.mux.muxer import join
+from upscaling.mux.packet_repair import PacketRepair
+from upscaling.mux.subtitles import ASS_HEADER
 
 MS = Fraction(1, 1000)
 

@@ -10,9 +10,9 @@ from upscaling.common.errors import Stopped
 from upscaling.common.notation import parse_scale
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.job.options import Options
-from upscaling.job.plan import make_plan
-from upscaling.job.segments import OpenSegment, verify
 from upscaling.job.work_dir import open_work_dir
+from upscaling.pipeline.plan import make_plan
+from upscaling.pipeline.segments import OpenSegment, verify
 
 
 @pytest.fixture

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from upscaling.cli.signals import resume_command, stopped_line
+from upscaling.terminal.signals import resume_command, stopped_line
 
 
 def test_the_command_to_resume_is_the_same_to_a_shell(tmp_path, monkeypatch):

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from upscaling.common.errors import UpscaleError
-from upscaling.inference import network, weights
 from upscaling.inference.memory import NO_LIMIT, PassLimits
 from upscaling.inference.tiled_forward import TiledForward
+from upscaling.models import network, weights
 
 CPU = torch.device("cpu")
 

@@ -14,7 +14,7 @@ from upscaling.inference import upscaler as model
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler, choose_precision
-from upscaling.inference.weights import WeightsError
+from upscaling.models.weights import WeightsError
 
 ROOT = Path(__file__).parent.parent
 CPU = torch.device("cpu")

@@ -14,8 +14,8 @@ from test_download import site  # noqa: F401  (a fixture)
 from upscaling.cli import models_command
 from upscaling.common import download
 from upscaling.common.files import file_sha256
-from upscaling.inference import weights
-from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
+from upscaling.models import weights
+from upscaling.models.weights import DENOISE_MODEL, DENOISE_TWIN, Official, WeightsError
 
 ROOT = Path(__file__).parent.parent
 

@@ -2,7 +2,7 @@
 
 import threading
 
-from upscaling.job.window import ENTRIES_PER_FRAME, Entry, StopToken, Window
+from upscaling.pipeline.window import ENTRIES_PER_FRAME, Entry, StopToken, Window
 
 
 def entry(number, repeated=False, complete=False):

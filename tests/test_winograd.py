@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from upscaling.inference import network, weights, winograd
+from upscaling.models import network, weights, winograd
 
 pytestmark = pytest.mark.skipif(not winograd.available(), reason="no bf16 in oneDNN on this processor")
 CPU = torch.device("cpu")

@@ -14,7 +14,7 @@ from realesrgan_reference import enhancer
 from upscaling.cli import manifest_command
 from upscaling.frames.frame_files import npy_bytes
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference import weights
+from upscaling.models import weights
 from upscaling.workers.manifest import read_manifest
 from upscaling.workers.worker import frame_conversion, read_frame, write_frame
 

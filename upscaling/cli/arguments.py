@@ -15,10 +15,10 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from upscaling.cli.signals import invocation
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean, one_line
 from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
+from upscaling.terminal.signals import invocation
 
 QUERIES = "other commands"
 EPILOG = """\

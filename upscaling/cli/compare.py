@@ -12,8 +12,8 @@ from upscaling.decode.probe import VideoInfo, probe
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.image_files import write_picture
 from upscaling.frames.swscale import Resizer
-from upscaling.job.plan import Plan
 from upscaling.job.work_dir import WorkDir
+from upscaling.pipeline.plan import Plan
 
 PANEL = 800  # pixels across of each half; smaller pictures are enlarged to it by whole pixels
 CROP = 5  # the crop is a fifth of the picture on each side

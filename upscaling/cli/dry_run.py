@@ -15,13 +15,13 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import clock, many, printable
-from upscaling.decode.input_file import open_input
+from upscaling.demux.input_file import open_input
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.encode.stream_copy import describe
-from upscaling.encode.stream_selection import select_streams
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
-from upscaling.job.plan import Plan, make_plan
+from upscaling.mux.stream_copy import describe
+from upscaling.mux.stream_selection import select_streams
+from upscaling.pipeline.plan import Plan, make_plan
 
 MEASURED_FRAMES = 4
 MAX_SECONDS = 20.0  # after that no further frame is measured

@@ -18,19 +18,19 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
-from upscaling.cli.progress import FILE_COUNTS, Progress
 from upscaling.cli.run import Result
-from upscaling.cli.signals import error_line
 from upscaling.common.errors import BusyError, InputError, Stopped
 from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line
 from upscaling.common.memory_limits import memory_error
 from upscaling.common.text import many, printable
-from upscaling.encode.containers import CONTAINERS
 from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
-from upscaling.job.checks import check_overwritten, check_writes
 from upscaling.job.options import Options
-from upscaling.job.plan import requested_parameters
+from upscaling.mux.containers import CONTAINERS
+from upscaling.pipeline.checks import check_overwritten, check_writes
+from upscaling.pipeline.plan import requested_parameters
+from upscaling.terminal.progress import FILE_COUNTS, Progress
+from upscaling.terminal.signals import error_line
 from upscaling.workers.pool_cache import PoolCache
 
 RECORD_NAME = ".upscale-finished.jsonl"

@@ -10,12 +10,12 @@ from fractions import Fraction
 from pathlib import Path
 from typing import TypeVar
 
-from upscaling.cli.progress import LOGGER, Json, Plain, Progress, Quiet, file_logger
 from upscaling.cli.run import Result, run
-from upscaling.cli.signals import Signals, error_line
 from upscaling.common.memory_limits import memory_error
 from upscaling.common.notation import Scale
 from upscaling.job.options import Options, make_options
+from upscaling.terminal.progress import LOGGER, Json, Plain, Progress, Quiet, file_logger
+from upscaling.terminal.signals import Signals, error_line
 
 F = TypeVar("F", bound=Callable)
 
@@ -73,7 +73,7 @@ def upscale_video(
 def make_reporter(options: Options, quiet: type[Progress] = Quiet) -> Progress:
     """The run's reporter; InputError if the log file is read or written otherwise, or cannot be written."""
     if options.log_file is not None:
-        from upscaling.job.checks import check_log_file
+        from upscaling.pipeline.checks import check_log_file
 
         check_log_file(options)
     return make_progress(options.progress, options.verbosity, options.log_file, quiet)
@@ -92,7 +92,7 @@ def make_progress(
     if verbosity < 0 and mode != "json":
         mode = "none"
     if mode == "bars":
-        from upscaling.cli.bars import Bars
+        from upscaling.terminal.bars import Bars
 
         return Bars(verbosity, loggers)
     return {"plain": Plain, "json": Json, "none": quiet}[mode](verbosity, loggers)

@@ -7,14 +7,14 @@ from typing import NoReturn
 
 from upscaling.cli.arguments import Query, flag, parse_arguments
 from upscaling.cli.library import make_reporter
-from upscaling.cli.progress import Progress
 from upscaling.cli.run import Result, join, run, run_on_slurm
-from upscaling.cli.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.memory_limits import check_limits, memory_error
 from upscaling.common.system import retain_freed_memory
 from upscaling.common.text import traceback_text
 from upscaling.job.options import Options
+from upscaling.terminal.progress import Progress
+from upscaling.terminal.signals import Signals, error_line, exit_now, open_standard_streams, stopped_line
 
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
 

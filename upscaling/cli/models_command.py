@@ -1,7 +1,7 @@
 """`upscale --list-models` and `upscale --fetch-model NAME`."""
 
 from upscaling.common.text import display_name
-from upscaling.inference.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, at_hand, download_url, locate
+from upscaling.models.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, at_hand, download_url, locate
 
 
 def list_models() -> int:

@@ -9,17 +9,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from upscaling.cli.progress import Progress, put
-from upscaling.cli.signals import Signals, invocation
 from upscaling.common.errors import InputError, Stopped
 from upscaling.common.text import many, printable
 from upscaling.job.options import Options
+from upscaling.terminal.progress import Progress, put
+from upscaling.terminal.signals import Signals, invocation
 
 # Everything else is imported when it is needed: --help and a wrong option must not wait for FFmpeg and NumPy.
 if TYPE_CHECKING:
-    from upscaling.job.plan import Plan
-    from upscaling.job.stages import RunCounts
     from upscaling.job.work_dir import WorkDir
+    from upscaling.pipeline.plan import Plan
+    from upscaling.pipeline.stages import RunCounts
     from upscaling.workers.pool import WorkerPool
     from upscaling.workers.pool_cache import PoolCache
 
@@ -45,9 +45,9 @@ class Result:
 
 def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
-    from upscaling.job.plan import make_plan
-    from upscaling.job.stages import incomplete_line, missing_frames
     from upscaling.job.work_dir import open_work_dir
+    from upscaling.pipeline.plan import make_plan
+    from upscaling.pipeline.stages import incomplete_line, missing_frames
     from upscaling.workers.pool_cache import PoolCache
 
     if (skipped := skipped_output(options, progress)) is not None:
@@ -88,7 +88,7 @@ def complete(
     """Upscale what is left of a job, put the result in place and clean up; (the counts, warnings)."""
     from upscaling.cli.compare import write_comparison
     from upscaling.job.parts import begin_part, done_line
-    from upscaling.job.stages import RunCounts
+    from upscaling.pipeline.stages import RunCounts
 
     options = plan.options
     part_run = None
@@ -115,7 +115,7 @@ def upscale(
     plan: "Plan", work_dir: "WorkDir", pool: "WorkerPool", progress: Progress, signals: Signals
 ) -> "tuple[RunCounts, list[str]]":
     """Send all frames through the workers and put the result in place; (the counts, warnings)."""
-    from upscaling.job.pipeline import Pipeline
+    from upscaling.pipeline.pipeline import Pipeline
 
     progress.start(**facts(plan))
     pipeline = Pipeline(plan, work_dir, pool, progress.warn, progress.show)
@@ -142,7 +142,7 @@ def finished_part(plan: "Plan") -> int | None:
 
 def join(options: Options, progress: Progress) -> Result:
     """Join the parts that --part has made into the output."""
-    from upscaling.job.join import join_parts
+    from upscaling.cluster.join import join_parts
 
     if (skipped := skipped_output(options, progress)) is not None:
         return skipped
@@ -196,7 +196,7 @@ def skipped_output(options: Options, progress: Progress) -> Result | None:
 
 def output_exists(output: Path) -> bool:
     """Whether the output exists: the file, or any file of a pattern."""
-    from upscaling.job.images import existing_files, is_pattern
+    from upscaling.pipeline.images import existing_files, is_pattern
 
     try:
         return bool(existing_files(output)) if is_pattern(output) else output.exists()
@@ -206,7 +206,7 @@ def output_exists(output: Path) -> bool:
 
 def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Callable[[], None]) -> None:
     """Report what is resumed, how much space the frames take, and warnings about the input."""
-    from upscaling.job.segments import verify
+    from upscaling.pipeline.segments import verify
 
     for note in work_dir.notes:
         progress.warn_once(note)

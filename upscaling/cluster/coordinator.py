@@ -3,15 +3,15 @@
 from collections.abc import Callable, Sequence
 
 from upscaling.cluster import slurm
+from upscaling.cluster.join import frames_and_keyframes, whole_plan
 from upscaling.cluster.watch import PartsFailed, Watch
 from upscaling.common.errors import BusyError, InputError
 from upscaling.common.notation import MAX_PARTS
 from upscaling.common.text import many
-from upscaling.job.join import frames_and_keyframes, whole_plan
 from upscaling.job.options import Options
 from upscaling.job.parts import remove_parts
-from upscaling.job.plan import Plan
-from upscaling.job.sources import VideoSource
+from upscaling.pipeline.plan import Plan
+from upscaling.pipeline.sources import VideoSource
 
 PART_SECONDS = 180  # of work in a part, if the user does not say how many parts there are
 # Pixels of input per second of one task, for that estimate: a V100 upscales 22.6 frames/s of 720p.

@@ -14,11 +14,11 @@ import numpy as np
 
 from upscaling.common.text import display_name, many
 from upscaling.decode.deinterlace import Deinterlacer
-from upscaling.decode.input_file import VideoError
 from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import Reader, no_frames
-from upscaling.decode.timestamps import TimedFrame, Timestamps
+from upscaling.demux.input_file import VideoError
+from upscaling.demux.reader import Reader, no_frames
+from upscaling.demux.timestamps import TimedFrame, Timestamps
 from upscaling.frames.pixel_formats import pixel_format
 
 DEINTERLACER_CONTEXT = 2  # frames before the first wanted one that the deinterlacer needs to see

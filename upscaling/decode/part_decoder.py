@@ -10,9 +10,9 @@ import av
 
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import DEINTERLACER_CONTEXT, DecodedFrame, Decoder
-from upscaling.decode.packet_index import PacketIndex, Part
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import Reader
+from upscaling.demux.packet_index import PacketIndex, Part
+from upscaling.demux.reader import Reader
 
 
 class SeekFailed(UpscaleError):

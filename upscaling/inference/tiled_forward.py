@@ -14,9 +14,9 @@ from torch.nn import functional as F
 
 from upscaling.common.errors import UpscaleError
 from upscaling.inference.memory import MIN_TILE, PassLimits, is_out_of_memory
-from upscaling.inference.network import Network
 from upscaling.inference.tile_reuse import TileRun, tile_runs, window
 from upscaling.inference.tiling import Grid, make_grid
+from upscaling.models.network import Network
 
 RunNetwork = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, h, w) to (B, 3, h * scale, w * scale), float32
 

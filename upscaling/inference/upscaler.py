@@ -12,7 +12,6 @@ from torch import nn
 
 from upscaling.common.errors import InputError
 from upscaling.common.system import cpu_has_bf16, retain_freed_memory
-from upscaling.inference import weights
 from upscaling.inference.memory import (
     MEMORY_FRACTION,
     MIN_TILE,
@@ -22,10 +21,11 @@ from upscaling.inference.memory import (
     bytes_per_pixel,
     free_bytes,
 )
-from upscaling.inference.network import Network, build, native_scale, runner, scale_for
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.tiled_forward import TiledForward
+from upscaling.models import weights
+from upscaling.models.network import Network, build, native_scale, runner, scale_for
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 

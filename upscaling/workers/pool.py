@@ -21,7 +21,7 @@ from typing import Any
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.memory_limits import oom_kills
 from upscaling.inference.settings import LANCZOS, ModelSettings
-from upscaling.inference.weights import WeightsError, cache_dir
+from upscaling.models.weights import WeightsError, cache_dir
 from upscaling.workers import status
 from upscaling.workers.forkserver import ForkServer
 from upscaling.workers.handle import State, Task, WorkerHandle

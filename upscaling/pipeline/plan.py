@@ -8,19 +8,23 @@ from pathlib import Path
 
 from upscaling.common.errors import InputError
 from upscaling.common.system import available_memory, choose_devices, core_share, cpu_has_bf16, cuda_device_count
-from upscaling.decode.packet_index import Part
 from upscaling.decode.probe import VideoInfo
+from upscaling.demux.packet_index import Part
 from upscaling.encode.codecs import keeps_alpha
-from upscaling.encode.muxer import check_container
 from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, encode_settings
 from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference import weights
 from upscaling.inference.settings import LANCZOS, ModelSettings, tile_size
-from upscaling.job import images
-from upscaling.job.checks import (
+from upscaling.job.identity import given_options
+from upscaling.job.ledger import SegmentRecord
+from upscaling.job.options import Options
+from upscaling.job.parts import check_part_options, part_directory
+from upscaling.models import weights
+from upscaling.mux.muxer import check_container
+from upscaling.pipeline import images
+from upscaling.pipeline.checks import (
     check_overwritten,
     check_paths,
     check_writes,
@@ -28,12 +32,8 @@ from upscaling.job.checks import (
     work_directory,
     written_files,
 )
-from upscaling.job.identity import given_options
-from upscaling.job.images import PictureTarget
-from upscaling.job.ledger import SegmentRecord
-from upscaling.job.options import Options
-from upscaling.job.parts import check_part_options, part_directory
-from upscaling.job.sources import Source, VideoPartSource, VideoSource, frame_source
+from upscaling.pipeline.images import PictureTarget
+from upscaling.pipeline.sources import Source, VideoPartSource, VideoSource, frame_source
 
 WINDOW_BATCHES = 3  # batches per worker in the window: one in progress, one in its queue, one being encoded
 LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out; a resize takes milliseconds, so larger batches gain nothing

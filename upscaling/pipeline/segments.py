@@ -10,14 +10,14 @@ import numpy as np
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import fitting_name, sync_directory
 from upscaling.common.text import many, printable
-from upscaling.encode.muxer import join
 from upscaling.encode.segment_writer import SegmentWriter
-from upscaling.encode.video_track import Segment
-from upscaling.job.checks import check_overwritten, written_files
 from upscaling.job.ledger import frames_in
-from upscaling.job.plan import Plan
-from upscaling.job.sources import PictureSource
 from upscaling.job.work_dir import WorkDir
+from upscaling.mux.muxer import join
+from upscaling.mux.video_track import Segment
+from upscaling.pipeline.checks import check_overwritten, written_files
+from upscaling.pipeline.plan import Plan
+from upscaling.pipeline.sources import PictureSource
 
 SEGMENT_SECONDS = 60.0  # a segment is closed after that time, or after --segment-frames
 

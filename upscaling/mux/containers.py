@@ -11,7 +11,7 @@ from av.stream import Stream
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import SOFTWARE
-from upscaling.decode.input_file import VideoError, open_input
+from upscaling.demux.input_file import VideoError, open_input
 from upscaling.encode.codecs import ENCODERS
 
 # Extension of the output → libavformat's muxer.

@@ -13,12 +13,12 @@ import av.error
 from av.container import OutputContainer
 from av.stream import Stream
 
-from upscaling.decode.input_file import VideoError, open_input
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import seconds_per_tick
-from upscaling.encode import matroska
+from upscaling.demux.input_file import VideoError, open_input
+from upscaling.demux.reader import seconds_per_tick
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes
+from upscaling.mux import matroska
 
 
 @dataclass(frozen=True)

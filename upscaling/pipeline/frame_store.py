@@ -19,8 +19,8 @@ from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import npy_bytes, read_frame, write_frame, write_npy
 from upscaling.frames.layout import FrameLayout
 from upscaling.frames.swscale import Resizer
-from upscaling.job.plan import Plan
 from upscaling.job.work_dir import WorkDir
+from upscaling.pipeline.plan import Plan
 from upscaling.workers.manifest import Manifest
 from upscaling.workers.pool import WorkerError
 

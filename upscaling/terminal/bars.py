@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from tqdm import tqdm
 
-from upscaling.cli.progress import Plain, Progress
 from upscaling.common.text import many, one_line
+from upscaling.terminal.progress import Plain, Progress
 from upscaling.workers import status
 
 ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)

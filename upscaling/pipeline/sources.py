@@ -16,14 +16,14 @@ from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import file_identity
 from upscaling.common.notation import FrameRange, TimeRange, round_half_up
 from upscaling.decode.decoder import DecodedFrame, Decoder
-from upscaling.decode.input_file import VideoError
-from upscaling.decode.packet_index import PacketIndex, Part, read_packet_index
 from upscaling.decode.part_decoder import PartDecoder
 from upscaling.decode.probe import VideoInfo, probe
+from upscaling.demux.input_file import VideoError
+from upscaling.demux.packet_index import PacketIndex, Part, read_packet_index
 from upscaling.frames import image_files
-from upscaling.job import images
-from upscaling.job.images import PictureTarget
 from upscaling.job.options import Options
+from upscaling.pipeline import images
+from upscaling.pipeline.images import PictureTarget
 
 DEFAULT_RATE = Fraction(25)  # frames/s of numbered pictures, as in FFmpeg
 Selection = FrameRange | TimeRange  # of --frames or --time

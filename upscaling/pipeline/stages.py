@@ -11,15 +11,15 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from upscaling.common.text import printable
-from upscaling.decode.input_file import VideoError
+from upscaling.demux.input_file import VideoError
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
-from upscaling.job.frame_store import FrameStore
-from upscaling.job.plan import Plan
-from upscaling.job.segments import OpenSegment
-from upscaling.job.sources import VideoSource
-from upscaling.job.window import Entry, Window
 from upscaling.job.work_dir import WorkDir
+from upscaling.pipeline.frame_store import FrameStore
+from upscaling.pipeline.plan import Plan
+from upscaling.pipeline.segments import OpenSegment
+from upscaling.pipeline.sources import VideoSource
+from upscaling.pipeline.window import Entry, Window
 
 MISSING_FRAMES, MISSING_SHARE = 2, 0.1  # a video that lacks more frames than both is incomplete
 MAX_BATCH_SPAN = 8  # batch sizes: a still must not delay the frames before it for longer

@@ -13,9 +13,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from upscaling.inference import winograd
-from upscaling.inference.realesrgan_arch import srvgg_class
-from upscaling.inference.weights import WeightsError
+from upscaling.models import winograd
+from upscaling.models.realesrgan_arch import srvgg_class
+from upscaling.models.weights import WeightsError
 
 DEFAULT_OVERLAP = 32  # pixels, for architectures whose reach is not known here
 CHANNELS = 3

@@ -7,12 +7,12 @@ from pathlib import Path
 
 from upscaling.common.errors import InputError
 from upscaling.common.files import fitting_name
-from upscaling.encode.containers import is_own_video
 from upscaling.frames import image_files
 from upscaling.frames.picture_metadata import is_own_picture
-from upscaling.job import images
-from upscaling.job.images import PictureTarget
 from upscaling.job.options import Options
+from upscaling.mux.containers import is_own_video
+from upscaling.pipeline import images
+from upscaling.pipeline.images import PictureTarget
 
 
 def picture_target(options: Options) -> PictureTarget | None:

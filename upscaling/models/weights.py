@@ -17,7 +17,7 @@ from pathlib import Path
 from upscaling.common import download
 from upscaling.common.errors import InputError
 from upscaling.common.files import file_sha256
-from upscaling.inference import ncnn_files
+from upscaling.models import ncnn_files
 
 RELEASE = "https://github.com/xinntao/Real-ESRGAN/releases/download"
 RELEASE_VARIABLE = "UPSCALE_WEIGHTS_URL"  # environment variable: a mirror of the release, with files TAG/NAME.pth

@@ -6,8 +6,8 @@ from fractions import Fraction
 import av
 
 from upscaling.common.text import many
-from upscaling.decode.input_file import MAX_READ_ERRORS
-from upscaling.encode.stream_copy import StreamCopier
+from upscaling.demux.input_file import MAX_READ_ERRORS
+from upscaling.mux.stream_copy import StreamCopier
 
 _MAX_LISTED = 5  # places in the message
 

@@ -6,14 +6,14 @@ from pathlib import Path
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import printable
-from upscaling.decode.packet_index import read_packet_index
-from upscaling.encode.video_track import Segment
+from upscaling.demux.packet_index import read_packet_index
 from upscaling.job.identity import identity_elsewhere
 from upscaling.job.options import Options
 from upscaling.job.parts import PartRun, chain, parts_directory, remove_parts
-from upscaling.job.plan import Plan, make_plan
-from upscaling.job.segments import join_into_output
 from upscaling.job.work_dir import open_work_dir
+from upscaling.mux.video_track import Segment
+from upscaling.pipeline.plan import Plan, make_plan
+from upscaling.pipeline.segments import join_into_output
 
 
 def join_parts(options: Options, say: Callable[[str], None]) -> tuple[Plan, int]:

@@ -16,13 +16,13 @@ from collections.abc import Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, NoReturn
 
-from upscaling.cli.progress import Progress
 from upscaling.common.errors import Stopped, UpscaleError, full_disk
 from upscaling.common.system import exit_seconds
 from upscaling.common.text import one_line
+from upscaling.terminal.progress import Progress
 
 if TYPE_CHECKING:
-    from upscaling.job.pipeline import Pipeline
+    from upscaling.pipeline.pipeline import Pipeline
 
 SAME_SIGNAL_SECONDS = 1.0  # after the first signal, in which others mean the same
 WATCH_THREAD = "signal watch"

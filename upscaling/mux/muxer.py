@@ -15,10 +15,12 @@ from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import SOFTWARE
-from upscaling.decode.input_file import open_input, read_packets
 from upscaling.decode.probe import VideoInfo
-from upscaling.encode import matroska, subtitles
-from upscaling.encode.containers import (
+from upscaling.demux.input_file import open_input, read_packets
+from upscaling.encode.output_file import OutputFile
+from upscaling.encode.settings import EncodeSettings
+from upscaling.mux import matroska, subtitles
+from upscaling.mux.containers import (
     CONTAINERS,
     QUICKTIME_LANGUAGES,
     check_codec,
@@ -28,13 +30,11 @@ from upscaling.encode.containers import (
     lost_tags,
     muxer_options,
 )
-from upscaling.encode.output_file import OutputFile
-from upscaling.encode.read_damage import UnreadablePlaces
-from upscaling.encode.settings import EncodeSettings
-from upscaling.encode.stream_copy import CoverStream, StreamCopier
-from upscaling.encode.stream_selection import select_streams
-from upscaling.encode.timeline import Clip, Timeline
-from upscaling.encode.video_track import Segment, VideoTrack
+from upscaling.mux.read_damage import UnreadablePlaces
+from upscaling.mux.stream_copy import CoverStream, StreamCopier
+from upscaling.mux.stream_selection import select_streams
+from upscaling.mux.timeline import Clip, Timeline
+from upscaling.mux.video_track import Segment, VideoTrack
 
 
 def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> list[str]:

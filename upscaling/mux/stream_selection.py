@@ -6,9 +6,9 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.reader import is_encrypted
-from upscaling.encode.audio_copy import EncodedAudio, PrimedAudio
-from upscaling.encode.stream_copy import (
+from upscaling.demux.reader import is_encrypted
+from upscaling.mux.audio_copy import EncodedAudio, PrimedAudio
+from upscaling.mux.stream_copy import (
     Attachment,
     CoverAttachment,
     CoverStream,

@@ -18,7 +18,7 @@ from av.stream import Discard, Disposition, Stream
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.system import core_limit
 from upscaling.common.text import display_name
-from upscaling.decode.input_file import MAX_PIXELS, VideoError, open_input, read_packets
+from upscaling.demux.input_file import MAX_PIXELS, VideoError, open_input, read_packets
 
 MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 MAX_PACKET_TIMES = 250  # kept for the frame rate

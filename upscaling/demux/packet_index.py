@@ -11,7 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from upscaling.decode.reader import MAX_REORDER, Reader
+from upscaling.demux.reader import MAX_REORDER, Reader
 
 PREROLL = 17  # frames decoded before a part, at least: a full H.264 or H.265 picture buffer, for concealing damage
 # Codecs with inter frames whose keyframes depend on nothing before them.

@@ -13,11 +13,11 @@ from av.container import OutputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
-from upscaling.decode.input_file import open_input, read_packets
-from upscaling.encode import subtitles
-from upscaling.encode.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
-from upscaling.encode.packet_repair import PacketRepair
-from upscaling.encode.timeline import Clip, Timeline
+from upscaling.demux.input_file import open_input, read_packets
+from upscaling.mux import subtitles
+from upscaling.mux.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
+from upscaling.mux.packet_repair import PacketRepair
+from upscaling.mux.timeline import Clip, Timeline
 
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 

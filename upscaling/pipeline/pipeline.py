@@ -19,12 +19,12 @@ from pathlib import Path
 
 from upscaling.common.errors import Stopped
 from upscaling.common.system import exit_seconds
-from upscaling.job.frame_store import FrameStore
-from upscaling.job.plan import Plan
-from upscaling.job.segments import finish
-from upscaling.job.stages import DecodeStage, EncodeStage, RunCounts
-from upscaling.job.window import StopToken, Window
 from upscaling.job.work_dir import WorkDir
+from upscaling.pipeline.frame_store import FrameStore
+from upscaling.pipeline.plan import Plan
+from upscaling.pipeline.segments import finish
+from upscaling.pipeline.stages import DecodeStage, EncodeStage, RunCounts
+from upscaling.pipeline.window import StopToken, Window
 from upscaling.workers import status
 from upscaling.workers.handle import Task
 from upscaling.workers.manifest import write_manifest

@@ -15,11 +15,11 @@ from av.stream import Stream
 
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import many
-from upscaling.decode.reader import seconds_per_tick
-from upscaling.encode import matroska
-from upscaling.encode.containers import copy_metadata
-from upscaling.encode.stream_copy import StreamCopier, describe, first_packet
-from upscaling.encode.timeline import Clip
+from upscaling.demux.reader import seconds_per_tick
+from upscaling.mux import matroska
+from upscaling.mux.containers import copy_metadata
+from upscaling.mux.stream_copy import StreamCopier, describe, first_packet
+from upscaling.mux.timeline import Clip
 
 # Container → the encoder for sound that it can't hold as it is. FLAC is lossless, but few players take it in MP4.
 AUDIO_ENCODERS = {"mkv": "flac", "mp4": "aac", "mov": "aac"}

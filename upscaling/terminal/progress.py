@@ -17,7 +17,7 @@ from upscaling.common.errors import InputError
 from upscaling.common.text import LineFormatter, clock, many, one_line, printable
 
 if TYPE_CHECKING:
-    from upscaling.job.stages import RunCounts
+    from upscaling.pipeline.stages import RunCounts
 
 LOGGER = logging.getLogger("upscaling")
 LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the library asks for some
