@@ -1,4 +1,4 @@
-"""Kinds of video and picture that users of other tools report as coming out wrong; tests/test_kinds.py runs them all."""
+"""Kinds of video and picture that other tools get wrong, by their users' reports; tests/test_kinds.py runs them all."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
