@@ -1,4 +1,4 @@
-"""Which worker gets which device, and what is known of the machine's memory; tested without a GPU."""
+"""What is known of the machine's cores and memory."""
 
 import os
 import resource
@@ -11,35 +11,10 @@ from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import cgroup_memory_left
 from upscaling.common.system import (
     available_memory,
-    choose_devices,
     core_limit,
     core_share,
-    cuda_device_count,
     exit_seconds,
-    torch_cuda_version,
 )
-
-
-@pytest.mark.parametrize(
-    ("requested", "gpus", "expected"),
-    [
-        ("auto", 0, ["cpu"] * 6),
-        ("cpu", 2, ["cpu"] * 6),
-        ("auto", 1, ["cuda:0"] * 6),
-        ("auto", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0", "cuda:1"]),
-        ("cuda", 2, ["cuda:0", "cuda:1"] * 3),
-        ("cuda:1", 2, ["cuda:1"] * 6),
-        ("cuda:2,cuda:0", 3, ["cuda:2", "cuda:0"] * 3),
-    ],
-)
-def test_worker_i_on_device_i_mod_n(requested, gpus, expected):
-    assert choose_devices(requested, 6, gpus) == expected
-
-
-@pytest.mark.parametrize(("requested", "gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("gpu", 1), ("cuda:", 1)])
-def test_what_is_not_there_is_said(requested, gpus):
-    with pytest.raises(InputError, match=r"this machine has|choose auto"):
-        choose_devices(requested, 6, gpus)
 
 
 def test_core_share():
@@ -58,18 +33,6 @@ def test_a_slurm_task_has_more_time_to_end(monkeypatch):
     for given, seconds in (("45", 45.0), ("1", 9.5), ("", 9.5), ("soon", 9.5)):
         monkeypatch.setenv("UPSCALE_EXIT_SECONDS", given)
         assert exit_seconds() == seconds, given
-
-
-def test_device_count_is_torchs():
-    import torch
-
-    assert cuda_device_count() == torch.cuda.device_count()
-
-
-def test_cuda_version_is_torchs():
-    import torch
-
-    assert torch_cuda_version() == torch.version.cuda
 
 
 def test_available_memory_is_part_of_the_machines():

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from upscaling.common.devices import cuda_device_count
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
-from upscaling.common.system import cuda_device_count
 from upscaling.common.text import one_line
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status

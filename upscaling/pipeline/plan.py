@@ -6,8 +6,9 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
+from upscaling.common.devices import choose_devices, cuda_device_count
 from upscaling.common.errors import InputError
-from upscaling.common.system import available_memory, choose_devices, core_share, cpu_has_bf16, cuda_device_count
+from upscaling.common.system import available_memory, core_share, cpu_has_bf16
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.packet_index import Part
 from upscaling.encode.codecs import keeps_alpha
