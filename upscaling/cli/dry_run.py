@@ -4,7 +4,6 @@ These frames are upscaled and encoded into a short video in the temp directory, 
 else is written.
 """
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.common.system import usable_cores
 from upscaling.common.text import clock, many, printable
 from upscaling.demux.input_file import open_input
 from upscaling.encode.segment_writer import SegmentWriter
@@ -92,7 +92,7 @@ def total_seconds(plan: Plan, costs: Costs) -> float | None:
         return None
     devices = {model.device for model in plan.models}
     # On a CPU each worker has its share of the cores; on a GPU the workers share the device.
-    parallel = min(len(plan.models), len(os.sched_getaffinity(0))) if devices == {"cpu"} else len(devices)
+    parallel = min(len(plan.models), usable_cores()) if devices == {"cpu"} else len(devices)
     slowest = max(costs.decode_seconds, costs.worker_seconds / parallel, costs.encode_seconds)
     return costs.startup_seconds + count * slowest
 

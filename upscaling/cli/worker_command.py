@@ -1,7 +1,6 @@
 """`python worker.py MANIFEST`: upscale the frames of one manifest, without a job around it."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 
@@ -10,6 +9,7 @@ import numpy as np
 from upscaling.common.devices import cuda_device_count
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
+from upscaling.common.system import usable_cores
 from upscaling.common.text import one_line
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status
@@ -51,7 +51,7 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", default=ModelSettings.model, help="name or weights file (default: %(default)s)")
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default: %(default)s)")
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
-    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core)")
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core that it may use)")
     return parser.parse_args(argv)
 
 
@@ -68,7 +68,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             precision=args.precision,
             patch_size=manifest.patch_size,
             batch_size=manifest.batch_size,
-            threads=args.threads or len(os.sched_getaffinity(0)),
+            threads=args.threads or usable_cores(),
         )
         row = np.zeros(1, status.row_dtype())[0]
         Worker(manifest.worker, row, OneTask(args.manifest), results, settings, in_job=False).run()

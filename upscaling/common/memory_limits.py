@@ -1,4 +1,4 @@
-"""Too little memory: which errors mean it, how close this process is to a limit, what the kernel has killed."""
+"""Too little memory: which errors mean it, how close this process is to a limit."""
 
 import errno
 import re
@@ -6,13 +6,13 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
+from upscaling.common import control_groups
 from upscaling.common.errors import InputError, UpscaleError
 
 MIB = 1 << 20
 MIN_ADDRESS_SPACE = 384 * MIB  # for the main process with FFmpeg's libraries
 MIN_CGROUP = 96 * MIB  # for the same in real memory
 SHORT = 256 * MIB  # of a limit left: libraries fail with less, and say anything (FFmpeg: "invalid data")
-CGROUPS = Path("/sys/fs/cgroup")
 # Of CPython, of the dynamic linker (dl-load.c), and of PyTorch's allocator (c10/core/CPUAllocator.cpp).
 MESSAGES = ("can't start new thread", "failed to map segment", "annot allocate memory", "can't allocate memory")
 
@@ -23,7 +23,7 @@ class OutOfMemory(UpscaleError):
 
 def check_limits() -> None:
     """Raise OutOfMemory if the limits are too low to start: below them libraries crash."""
-    space, group = resource.getrlimit(resource.RLIMIT_AS)[0], cgroup_limit()
+    space, group = resource.getrlimit(resource.RLIMIT_AS)[0], control_groups.memory_limit()
     if space not in (resource.RLIM_INFINITY, -1) and space < MIN_ADDRESS_SPACE:
         raise OutOfMemory(
             _too_little(f"virtual memory is limited to {space // MIB} MiB (ulimit -v)", MIN_ADDRESS_SPACE)
@@ -98,40 +98,3 @@ def shortage() -> str:
         if limit not in (resource.RLIM_INFINITY, -1) and used and limit - int(used[1]) * 1024 < SHORT:
             return f"the limit is {limit // MIB} MiB (ulimit {name})"
     return ""
-
-
-# Control groups (containers, batch jobs)
-
-
-def cgroup_limit() -> int | None:
-    """Bytes that the control group may use; None without a limit."""
-    for name in ("memory.max", "memory/memory.limit_in_bytes"):
-        text = _read_cgroup(name).strip()
-        if text.isdecimal() and int(text) < 1 << 60:  # version 1 writes a huge number for "no limit"
-            return int(text)
-    return None
-
-
-def cgroup_memory_left() -> int | None:
-    """Bytes that the control group may still allocate, of version 2 only; None without a limit."""
-    limit, used = _read_cgroup("memory.max").strip(), _read_cgroup("memory.current").strip()
-    return int(limit) - int(used) if limit.isdecimal() and used.isdecimal() else None
-
-
-def oom_kills() -> int:
-    """How many processes of the control group the kernel has killed because memory ran out."""
-    texts = _read_cgroup("memory.events"), _read_cgroup("memory/memory.oom_control")
-    return sum(int(match[1]) for text in texts if (match := re.search(r"^oom_kill ([0-9]+)", text, re.MULTILINE)))
-
-
-def _read_cgroup(name: str) -> str:
-    """A file of this process's control group, or of the root of a container's; `memory/…` is version 1's."""
-    controller, _, file = name.rpartition("/")
-    try:
-        groups = Path("/proc/self/cgroup").read_text(encoding="utf-8")
-        match = re.search(rf"^[0-9]+:(?:[^:]*,)?{controller}(?:,[^:]*)?:/(.*)$", groups, re.MULTILINE)
-        folder = CGROUPS / controller
-        own = folder / (match[1] if match else "") / file
-        return (own if own.is_file() else folder / file).read_text(encoding="ascii")
-    except (OSError, ValueError):
-        return ""

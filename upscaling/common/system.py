@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from upscaling.common import control_groups
+
 # mallopt(3)
 M_TRIM_THRESHOLD = -1
 M_MMAP_THRESHOLD = -3
@@ -18,18 +20,25 @@ EXIT_SECONDS = 9.5  # after a signal, for everything
 # Cores
 
 
+def usable_cores() -> int:
+    """The CPU cores that this process may use: bounded by its affinity, a container's CPU quota, and Slurm.
+
+    SLURM_CPUS_PER_TASK counts because a Slurm without a task plugin binds no task to its cores.
+    """
+    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
+    slurm = int(given) if given.isascii() and given.isdigit() else 0
+    limits = [len(os.sched_getaffinity(0)), slurm or None, control_groups.quota_cores()]
+    return max(1, min(limit for limit in limits if limit is not None))
+
+
 def core_share(workers: int) -> int:
-    """CPU threads for each of `workers` workers: max(1, cores // workers), of the cores this process may use."""
-    return max(1, (core_limit() or len(os.sched_getaffinity(0))) // workers)
+    """CPU threads for each of `workers` workers: max(1, usable cores // workers)."""
+    return max(1, usable_cores() // workers)
 
 
 def core_limit() -> int:
-    """The cores that Slurm gives this task (SLURM_CPUS_PER_TASK) if it may run on more than those, else 0.
-
-    A Slurm without a task plugin binds no task to its cores.
-    """
-    given = os.environ.get("SLURM_CPUS_PER_TASK", "")
-    cores = int(given) if given.isascii() and given.isdigit() else 0
+    """The threads that a library which knows of the affinity alone must be held to; 0 if it need not be."""
+    cores = usable_cores()
     return cores if cores < len(os.sched_getaffinity(0)) else 0
 
 
@@ -55,12 +64,15 @@ def exit_seconds() -> float:
 
 
 def available_memory() -> int | None:
-    """Bytes that can be allocated without swapping (MemAvailable of proc_meminfo(5)); None if unknown."""
-    try:
+    """Bytes that can be allocated without swapping, in the machine and in the control group; None if unknown.
+
+    The machine's are MemAvailable of proc_meminfo(5).
+    """
+    limits = [control_groups.memory_left()]
+    with contextlib.suppress(OSError):
         match = re.search(r"^MemAvailable:\s*([0-9]+) kB", Path("/proc/meminfo").read_text(), re.MULTILINE)
-    except OSError:
-        return None
-    return int(match[1]) * 1024 if match else None
+        limits.append(int(match[1]) * 1024 if match else None)
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def retain_freed_memory() -> None:

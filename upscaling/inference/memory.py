@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from upscaling.common.memory_limits import cgroup_memory_left
 from upscaling.common.system import available_memory
 
 MEMORY_FRACTION = 0.8  # of the free memory is planned with; the rest is for what was not foreseen
@@ -56,9 +55,7 @@ def free_bytes(device: torch.device) -> int | None:
     """Free memory of the device in bytes, or None if that is unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
-    limits = [available_memory(), cgroup_memory_left()]
-    known = [limit for limit in limits if limit is not None]
-    return min(known) if known else None
+    return available_memory()
 
 
 def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE_SIDE) -> float:

@@ -11,6 +11,7 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.common.files import sync_directory
+from upscaling.common.system import usable_cores
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.encode.settings import EncodeSettings, encode_settings
@@ -104,7 +105,7 @@ class PictureTarget:
         """
         self.path.parent.mkdir(exist_ok=True)
         profile = read_profile(source) if source is not None else None
-        threads = len(os.sched_getaffinity(0))
+        threads = usable_cores()
         with ThreadPoolExecutor(threads) as pool:
             running = []
             for index, samples in enumerate(_frames(work_dir)):

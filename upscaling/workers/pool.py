@@ -18,8 +18,8 @@ from multiprocessing import connection
 from pathlib import Path
 from typing import Any
 
+from upscaling.common.control_groups import oom_kills
 from upscaling.common.errors import InputError, UpscaleError
-from upscaling.common.memory_limits import oom_kills
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.models.weights import WeightsError, cache_dir
 from upscaling.workers import status
