@@ -163,7 +163,7 @@ def test_half_precision_keeps_the_picture_itself_exact():
 @needs_realesrgan
 def test_importing_the_class_is_light_and_leaves_no_trace():
     code = (
-        "import sys, torch\nfrom upscaling.inference import network\n"
+        "import sys, torch\nfrom upscaling.models import network\n"
         "assert network.srvgg_class().__module__ == 'realesrgan.archs.srvgg_arch'\n"
         "heavy = {'torchvision', 'scipy', 'skimage', 'cv2', 'lmdb', 'basicsr', 'realesrgan'} & set(sys.modules)\n"
         "assert not heavy, heavy\n"

@@ -130,7 +130,7 @@ def test_packaged_names_need_no_cache_no_network_and_no_torch(cache):
     names = [name for name, entry in weights.MODELS.items() if entry.packaged]
     assert names == ["realesr-animevideov3", "RealESRGAN_x4plus", "RealESRGAN_x4plus_anime_6B"]
     code = (
-        "import sys\nfrom upscaling.inference import weights\n"
+        "import sys\nfrom upscaling.models import weights\n"
         f"for name in {names}:\n    found = weights.locate(name)\n    assert found.scale == 4, found\n"
         "assert not {'torch', 'cv2', 'tqdm'} & set(sys.modules)"
     )
