@@ -129,6 +129,26 @@ def test_alpha_is_resized_beside_the_network(upscaler, source, target):
     assert np.abs(small - before).max() < 0.02
 
 
+@pytest.mark.parametrize("name", ["rgba", "yuva420p"])
+@pytest.mark.parametrize("engine", ["torch", "lanczos"])
+def test_no_dark_fringe_round_a_transparent_object(upscaler, name, engine):
+    """A bright square on transparent black: no visible pixel of the result is darker than the square."""
+    if engine == "lanczos":
+        upscaler = make_upscaler(ModelSettings(model=LANCZOS), lambda: None)
+    picture = conversion(name, full_range=True)
+    source = np.zeros(picture.source.sample_count, np.uint8)
+    views = picture.source.planes(source)
+    for view in views:
+        height, width = view.shape[:2]
+        view[height // 4 : height // 2, width // 4 : width // 2] = 200
+    upscaler.submit([source], picture)
+    views = picture.target.planes(upscaler.collect()[0])
+    alpha = views[0][..., 3] if name == "rgba" else views[3]
+    assert 0 < (alpha > 0).mean() < 0.2
+    colours = views[0][..., :3] if name == "rgba" else views[0][..., None]
+    assert np.abs(colours[alpha > 0].astype(int) - 200).max() <= 2
+
+
 def test_a_real_network_gets_and_gives_the_right_colours():
     """What comes out is what the network by itself makes of the frame's RGB, but for chroma at half resolution."""
     picture = conversion(matrix="smpte170m", full_range=True)

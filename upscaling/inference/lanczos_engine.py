@@ -6,6 +6,7 @@ import numpy as np
 
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.swscale import Resizer
+from upscaling.frames.transparency import fill_transparent
 
 
 class LanczosEngine:
@@ -26,7 +27,7 @@ class LanczosEngine:
         if self._resizer is None or self._resizer.conversion != conversion:
             self._resizer = Resizer(conversion)
         for frame, out in zip(frames, outputs, strict=True):
-            self._resizer(frame, out)
+            self._resizer(frame if conversion.is_identity else fill_transparent(frame, conversion.source), out)
             self._heartbeat()
 
     def finish(self, slot: int) -> list[str]:

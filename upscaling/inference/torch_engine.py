@@ -24,6 +24,7 @@ import torch.nn.functional as F
 
 from upscaling.common.errors import UpscaleError
 from upscaling.frames.conversion import FrameConversion, frames_at_once, store_plane
+from upscaling.frames.transparency import fill_transparent
 from upscaling.frames.yuv import from_rgb, to_rgb
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
@@ -80,7 +81,7 @@ class TorchEngine:
         buffers.outputs = outputs
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
-            np.copyto(target, frame.reshape(-1))
+            np.copyto(target, fill_transparent(frame, conversion.source).reshape(-1))
         self._upscaler.forget()  # so that the result of a batch depends on that batch only
         computed, reused = self._upscaler.computed, self._upscaler.reused
         with torch.inference_mode():
