@@ -5,13 +5,10 @@ ISO/IEC 23091-2's (libavutil/pixfmt.h).
 """
 
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
-from typing import cast
 
 import av
-from av.sidedata.sidedata import SideData
 
 from upscaling.decode.planes import is_full_range, is_rgb
 
@@ -99,14 +96,6 @@ def _chroma_location(context: av.VideoCodecContext) -> str:
     value = str(options.get("chroma_sample_location") or "0")
     default = "center" if context.codec.canonical_name in _CENTERED else "left"
     return _LOCATIONS.get(int(value), default) if value.isdigit() else default
-
-
-def side_data_of(frame: av.VideoFrame) -> dict[str, bytes]:
-    """A frame's side data by name; empty if PyAV has no name for one of the kinds, because it then raises for all."""
-    try:
-        return {data.type.name: bytes(data) for data in cast(Iterable[SideData], frame.side_data)}
-    except ValueError:
-        return {}
 
 
 def hdr_metadata(side_data: dict[str, bytes]) -> dict[str, dict]:

@@ -15,10 +15,11 @@ from av.container import InputContainer
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import display_name
-from upscaling.decode.colour_tags import Colour, hdr_metadata, read_colour, side_data_of
+from upscaling.decode.colour_tags import Colour, hdr_metadata, read_colour
 from upscaling.decode.deinterlace import bwdif_options
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
+from upscaling.decode.side_data import side_data_of
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.reader import MAX_REORDER, Reader, check_size, has_hidden_alpha, no_frames, seconds_per_tick
 from upscaling.frames.layout import FrameLayout
