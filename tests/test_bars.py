@@ -40,7 +40,7 @@ def test_a_person_watches(command, tmp_path):
     with Terminal(100, 24) as terminal:
         terminal.type(command)
         line = terminal.wait_for(VIDEO + r".* [1-9][0-9]*/300 \[.*<[0-9:]+, .*frames/s")
-        assert terminal.matching("lanczos, 2 workers on cpu, 64x48 to 512x384") and len(line) < 100
+        assert terminal.matching("lanczos, 2 workers on cpu with libswscale") and len(line) < 100
         bars_once(terminal)
         assert any("processing" in text or "completed" in text for text in terminal.matching("^worker 0"))
 
@@ -74,6 +74,20 @@ def test_a_person_watches(command, tmp_path):
         terminal.wait_for("^status 130")
         assert not terminal.matching(r"^worker [01] cpu \|")  # the workers' bars are gone, the video's stays
         assert len(terminal.matching(VIDEO)) == 1, "\n".join(terminal.lines)
+
+
+def test_what_it_says_until_the_first_frame_is_done(tmp_path):
+    """A large network, so that each step can be seen."""
+    make_clip(tmp_path / "clip.mp4", 2, width=32, height=24)
+    with Terminal(120, 12) as terminal:
+        terminal.type(f"cd {tmp_path}; clear; {sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --workers 1 "
+                      "--model RealESRGAN_x4plus ; echo status $?\r")  # fmt: skip
+        terminal.wait_for("^upscale: RealESRGAN_x4plus, 1 worker on cpu with torch .*, 32x24 to 64x48")
+        for step in ("starting", "loading the model"):
+            terminal.wait_for(WORKER.format(0) + f".*{step}")
+            assert terminal.matching(rf"^clip\.mp4: .* 0/2 \[[0-9:]+, {step}\]"), "\n".join(terminal.lines)
+            assert not terminal.matching(r"idle|\?")
+        terminal.wait_for("^status 0")
 
 
 def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):

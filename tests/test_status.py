@@ -68,7 +68,8 @@ def test_a_run_at_work(job):
     assert done.returncode == found.returncode == 0
     assert "alive" in done.stdout and "cuda:1" in done.stdout and done.stdout.splitlines()[-2] == "running"
     found = json.loads(found.stdout)
-    assert found["running"] and [worker["health"] for worker in found["workers"]] == ["alive", "gone"]
+    assert found["running"] and [worker["health"] for worker in found["workers"]] == ["alive", "starting"]
+    assert [worker["status"] for worker in found["workers"]] == ["processing", "starting"]
 
 
 def test_a_run_that_was_killed(job):

@@ -18,10 +18,12 @@ from upscaling.common.text import clock, many, printable
 from upscaling.demux.input_file import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
+from upscaling.inference.settings import engine_choice
 from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
 from upscaling.mux.stream_selection import select_streams
 from upscaling.pipeline.plan import Plan, make_plan
+from upscaling.terminal.progress import engine_text
 
 MEASURED_FRAMES = 4
 MAX_SECONDS = 20.0  # after that no further frame is measured
@@ -102,6 +104,7 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
     info, target, count = plan.info, plan.conversion.target, plan.info.frame_count
     seconds = total_seconds(plan, costs)
     window = min(plan.window, count or plan.window)
+    engine, reason = engine_choice(plan.options.device, plan.models[0])
     return {
         "input": printable(plan.options.input),
         "output": printable(plan.output),
@@ -115,6 +118,8 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
         "model": plan.options.model,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
+        "engine": engine,
+        "engine_reason": reason,
         "measured_frames": costs.frames,
         "worker_seconds_per_frame": round(costs.worker_seconds, 4),
         "encoder_seconds_per_frame": round(costs.encode_seconds, 4),
@@ -147,7 +152,7 @@ def describe_plan(plan: Plan, facts: dict) -> list[str]:
         f"input    {facts['input']}: {info.codec}, {facts['input_size']}, {colour}, {rate}{length}{count}",
         *(f"stream   {line}" for line in facts["streams"]),
         f"output   {facts['output']}: {facts['codec']}, {facts['output_size']}, {facts['pixel_format']}",
-        f"model    {facts['model']}, {many(facts['workers'], 'worker')} on {facts['device']}",
+        f"model    {engine_text(facts)}",
     ]
     per_frame = f"{facts['worker_seconds_per_frame']:.3f} s of a worker, {facts['encoder_seconds_per_frame']:.3f} s"
     result.append(f"measured {many(facts['measured_frames'], 'frame')}; one frame: {per_frame} of the encoder")

@@ -229,7 +229,10 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
 
 def facts(plan: "Plan") -> dict:
     """The facts of a run for Progress.start; JSON-able."""
+    from upscaling.inference.settings import engine_choice
+
     source, target, options = plan.conversion.source, plan.conversion.target, plan.options
+    engine, reason = engine_choice(options.device, plan.models[0])
     return {
         "input": printable(options.input),
         "output": printable(plan.output),
@@ -240,4 +243,6 @@ def facts(plan: "Plan") -> dict:
         "codec": plan.target.extension if plan.target else plan.encoding.codec,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
+        "engine": engine,
+        "engine_reason": reason,
     }

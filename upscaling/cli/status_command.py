@@ -96,10 +96,10 @@ def read_statuses(work_dir: Path, running: bool = True) -> list[dict]:
 
 
 def health(status: dict, now: float | None = None) -> str:
-    """`alive`, `stalled` (processing without a heartbeat for 30 s) or `gone` (no such process)."""
+    """`starting`, `alive`, `stalled` (processing without a heartbeat for 30 s) or `gone` (no such process)."""
     pid = int(status.get("pid") or 0)
     if pid <= 0:
-        return "gone"
+        return "starting" if status.get("status") == "starting" else "gone"
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

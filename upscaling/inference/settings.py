@@ -33,3 +33,12 @@ class ModelSettings:
 def tile_size(patch_size: int | str) -> int:
     """The tile size for the option --patch-size: "auto" or a number of pixels, 0 for whole frames."""
     return AUTO_TILE if patch_size == AUTO else int(patch_size)
+
+
+def engine_choice(device: str, used: ModelSettings) -> tuple[str, str]:
+    """(the engine of a worker, why it and its device were chosen); `device` is the option --device."""
+    if used.model == LANCZOS:
+        return "libswscale", "a plain resize needs no GPU"
+    if device != AUTO:
+        return "torch", f"--device {device}"
+    return "torch", "no CUDA device found" if used.device == "cpu" else "CUDA device found"

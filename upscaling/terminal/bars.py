@@ -13,12 +13,13 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from upscaling.common.text import many, one_line
-from upscaling.terminal.progress import Plain, Progress
+from upscaling.terminal.progress import UPSCALING, Plain, Progress, engine_text, stage
 from upscaling.workers import status
 
 ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
 DRAW_SECONDS = 0.1  # minimum between two drawings
 MAX_NAME = 24  # characters of the input's name before the bar
+FIRST_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # while nothing can be said of rate and rest
 
 
 class Bars(Plain):
@@ -44,8 +45,7 @@ class Bars(Plain):
 
     def start(self, **facts) -> None:
         Progress.start(self, **facts)
-        self.write(f"{facts['model']}, {many(facts['workers'], 'worker')} on {facts['device']}, "
-                   f"{facts['input_size']} to {facts['output_size']}")  # fmt: skip
+        self.write(f"{engine_text(facts)}, {facts['input_size']} to {facts['output_size']}")
         name = one_line(os.path.basename(facts["input"]))
         self.name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
@@ -63,7 +63,11 @@ class Bars(Plain):
         video, *workers = self.bars
         video.total, video.n = counts.total, counts.done
         video.start_t = time.time() - (counts.seconds - counts.skipping)  # tqdm's rate is (n - initial) / elapsed
-        video.set_postfix_str(many(counts.restarts, "restart") if counts.restarts else "", refresh=False)
+        now = stage(counts, rows)
+        video.bar_format = None if now == UPSCALING else FIRST_BAR
+        notes = [now] if now != UPSCALING else []
+        notes += [many(counts.restarts, "restart")] if counts.restarts else []
+        video.set_postfix_str(", ".join(notes), refresh=False)
         assert self.frames is not None  # _open made it
         share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None
         for index, (bar, row) in enumerate(zip(workers, rows, strict=True)):
@@ -151,8 +155,10 @@ class WorkerFrames:
 def worker_text(row, done: int) -> str:
     """The text behind a worker's bar: state, batch, frames, restarts; in columns, so that the bars are aligned."""
     state = status.STATES[min(int(row["state"]), status.ERROR)]
-    batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
     restarts = many(int(row["restarts"]), "restart") if row["restarts"] else ""
+    if row["state"] in (status.STARTING, status.LOADING):
+        return f"{state:<32} {restarts}"  # as wide as the columns below
+    batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
     return f"{state:<10} {batch:<9} {many(done, 'frame'):>11} {restarts}"
 
 

@@ -25,6 +25,7 @@ LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the l
 PLAIN_SECONDS = 30.0  # minimum between two plain lines
 PLAIN_SHARE = 0.05  # of the video, minimum between two plain lines
 JSON_SECONDS = 1.0
+UPSCALING = "upscaling"
 FILE_COUNTS = ("done", "skipped", "waiting", "busy", "failed")  # what can become of a file of a folder
 
 
@@ -78,7 +79,7 @@ class Progress:
         """Called a few times a second with the counts and the rows of the status array."""
         if time.monotonic() - self._logged >= PLAIN_SECONDS:
             self._logged = time.monotonic()
-            self.log(logging.INFO, running_line(counts))
+            self.log(logging.INFO, running_line(counts, rows))
 
     def close(self) -> None:
         """Stop drawing for this job."""
@@ -176,7 +177,7 @@ class Plain(Progress):
         share = (counts.done - max(self.last_done, counts.resumed)) / counts.total if counts.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
             self.last_time, self.last_done = now, counts.done
-            self.write(running_line(counts))
+            self.write(running_line(counts, rows))
 
     def file(self, **facts) -> None:
         super().file(**facts)
@@ -213,6 +214,7 @@ class Json(Progress):
             self.last_time = now
             self._put(
                 "progress",
+                stage=stage(counts, rows),
                 frames_done=counts.done,
                 frames_total=counts.total,
                 frames_per_second=round(counts.rate, 3),
@@ -248,14 +250,33 @@ class Json(Progress):
 def start_line(facts: dict) -> str:
     """One line about a job that begins."""
     frames = many(facts["frames"], "frame") if facts["frames"] else "an unknown number of frames"
-    return (
-        f"{facts['input']}: {frames} of {facts['input_size']} to {facts['output_size']}, {facts['model']}, "
-        f"{many(facts['workers'], 'worker')} on {facts['device']}"
-    )
+    return f"{facts['input']}: {frames} of {facts['input_size']} to {facts['output_size']}, {engine_text(facts)}"
 
 
-def running_line(counts: "RunCounts") -> str:
+def engine_text(facts: dict) -> str:
+    """The model, the devices and the engine of a job, and why these."""
+    workers = f"{many(facts['workers'], 'worker')} on {facts['device']}"
+    return f"{facts['model']}, {workers} with {facts['engine']} ({facts['engine_reason']})"
+
+
+def stage(counts: "RunCounts", rows) -> str:
+    """What a job is at: before its first new frame that of the worker that is ahead of the others."""
+    from upscaling.workers import status  # imports NumPy, which --help must not wait for
+
+    if counts.done > counts.resumed:
+        return UPSCALING
+    states = {int(row["state"]) for row in rows}
+    if states & {status.PROCESSING, status.COMPLETED}:
+        return "upscaling the first frames"
+    if status.IDLE in states:
+        return "decoding"
+    return status.STATES[max(states & {status.STARTING, status.LOADING}, default=status.STARTING)]
+
+
+def running_line(counts: "RunCounts", rows) -> str:
     """One line about a job that runs."""
+    if (now := stage(counts, rows)) != UPSCALING:
+        return f"{counts.done} of {counts.total or '?'} frames, {now}"
     left = f", {clock(seconds)} left" if (seconds := seconds_left(counts)) is not None else ""
     restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
     return f"{counts.done} of {counts.total or '?'} frames, {counts.rate:.2f} frames/s{left}{restarts}"

@@ -11,8 +11,8 @@ import numpy as np
 
 from upscaling.common.files import replacing
 
-STATES = ("idle", "processing", "completed", "error")
-IDLE, PROCESSING, COMPLETED, ERROR = range(4)
+STATES = ("starting", "loading the model", "idle", "processing", "completed", "error")
+STARTING, LOADING, IDLE, PROCESSING, COMPLETED, ERROR = range(6)
 
 
 def row_dtype() -> np.dtype:
@@ -53,7 +53,7 @@ def map_rows(descriptor: int) -> np.ndarray:
 
 
 def empty_row() -> np.ndarray:
-    """A row of zeros: the worker has not reported anything yet."""
+    """A row of zeros: the worker is starting and has not reported anything yet."""
     return np.zeros((), row_dtype())
 
 

@@ -92,7 +92,7 @@ def run_worker(
     retain_freed_memory()
     row = rows[index]
     row["pid"], row["heartbeat"], row["device"] = os.getpid(), time.time(), settings.device.encode()
-    row["batch"], row["state"] = -1, status.IDLE
+    row["batch"], row["state"] = -1, status.LOADING
     worker = Worker(index, row, tasks, results, settings)
     try:
         worker.open_log(log_folder)
@@ -119,6 +119,7 @@ class Worker:
         """`in_job`: manifests belong to a job, whose directory is locked; else their directories may be anywhere."""
         self.index, self.row, self.tasks, self.results = index, row, tasks, results
         self.settings, self.in_job = settings, in_job
+        self.warm = False  # the first tile is upscaled: until then the network is built
         self.manifest_path = ""  # of the batch in progress, for errors
         self.log_folder: Path | None = None
         self.job: Path | None = None
@@ -126,14 +127,21 @@ class Worker:
 
     def run(self) -> NoReturn:
         """Load the model, then upscale until `tasks` ends (EOFError)."""
-        upscaler = make_upscaler(self.settings, self.heartbeat)
+        upscaler = make_upscaler(self.settings, self.upscaled)
         self.heartbeat()
+        self.row["state"] = status.IDLE
         self.results.send(("ready",))
         self._process_tasks(upscaler)
 
     def heartbeat(self) -> None:
         """Show that the worker makes progress; the pool replaces one that does not for long."""
         self.row["heartbeat"] = time.time()
+
+    def upscaled(self) -> None:
+        """The engine's heartbeat: a tile or frame is done."""
+        self.heartbeat()
+        if not self.warm:
+            self.warm, self.row["state"] = True, status.PROCESSING
 
     def _process_tasks(self, upscaler: BatchUpscaler) -> NoReturn:
         """Upscale the batches of all manifests in order; the next one is submitted before the last is collected."""
@@ -154,7 +162,8 @@ class Worker:
         if self.in_job:
             self._lock_job(job)
         self.row["manifest"] = os.path.basename(path).encode("ascii", "replace")
-        self.row["state"], self.row["start"], self.row["end"] = status.PROCESSING, time.time(), 0
+        self.row["state"] = status.PROCESSING if self.warm else status.LOADING
+        self.row["start"], self.row["end"] = time.time(), 0
         self.heartbeat()
         manifest = read_manifest(path, job if self.in_job else None)
         batches = list(incomplete_batches(manifest, path))
