@@ -1,5 +1,6 @@
 """Pictures in and out: what a format keeps, which way is up, numbered ones, and videos from and to them."""
 
+import fcntl
 import struct
 import subprocess
 import sys
@@ -140,6 +141,19 @@ def test_numbered_pictures_keep_their_numbers(tmp_path):
     assert run(tmp_path / "in%d.png", tmp_path / "big" / "%03d.webp", "2").returncode == 0
     found = {path.name: cv2.imread(str(path)).mean() for path in (tmp_path / "big").iterdir()}
     assert {name: round(mean, -1) for name, mean in found.items()} == {"003.webp": 0, "020.webp": 20, "100.webp": 100}
+
+
+def test_the_work_directory_of_numbered_pictures_is_their_patterns_own(tmp_path):
+    clip, folder = make_clip(tmp_path / "in.mp4", 9), tmp_path / "frames"
+    assert run(clip, folder / "a_%02d.png", "2", "--keep-work").returncode == 0
+    assert (folder / "a_%02d.png.work" / "job.json").is_file() and not list(tmp_path.glob("*.work"))
+    with (folder / "a_%02d.png.work" / "lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)  # another run of that pattern
+        assert run(clip, folder / "a_%02d.png", "2").returncode == 75
+        assert run(clip, folder / "b_%02d.png", "2").returncode == 0
+    assert len(list(folder.glob("b_*.png"))) == 9 and not list(folder.glob("b_*.work"))
+    assert run(tmp_path / "in.mp4", tmp_path / "new" / "%d.png", "2", "--part", "1/2").returncode == 2
+    assert not (tmp_path / "new").exists()
 
 
 def test_one_frame_of_a_video(tmp_path):

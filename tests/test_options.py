@@ -240,8 +240,8 @@ def test_help_says_every_option_and_works_in_any_encoding():
     ("arguments", "says"),
     [
         (["--status", "a.work", "--list-models"], "choose --status or --list-models"),
-        (["--watch"], "--watch requires --status DIR"),
-        (["a.mp4", "b.mp4", "2", "--json"], "--json requires --status DIR"),
+        (["--watch"], "--watch requires --status OUTPUT"),
+        (["a.mp4", "b.mp4", "2", "--json"], "--json requires --status OUTPUT"),
         (["a.mp4", "b.mp4", "--list-models"], "--list-models takes no INPUT"),
         (["a.mp4"], "missing OUTPUT"),
         ([], "missing INPUT and OUTPUT"),

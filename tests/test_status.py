@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clips import make_clip
 
 from upscaling.cli import status_command
 from upscaling.workers import status
@@ -30,7 +31,8 @@ def job(tmp_path):
     row["total_batches"], row["batches_done"], row["frames_done"] = 8, 6, 48
     row["heartbeat"] = row["start"] = time.time()
     row["manifest"], row["restarts"] = b"manifest_000007.txt", 3
-    status.write_json(rows, directory)
+    run = {"frames_done": 48, "frames_total": 192, "frames_per_second": 6.0, "seconds": 8.0, "seconds_left": 24}
+    status.write_json(rows, directory, run)
     return directory
 
 
@@ -70,6 +72,8 @@ def test_a_run_at_work(job):
     found = json.loads(found.stdout)
     assert found["running"] and [worker["health"] for worker in found["workers"]] == ["alive", "starting"]
     assert [worker["status"] for worker in found["workers"]] == ["processing", "starting"]
+    assert "48 of 192 frames (25.0 %), 6.00 frames/s, 0:00:24 left" in done.stdout.splitlines()
+    assert (found["percent"], found["frames_total"], found["seconds_left"]) == (25.0, 192, 24)
 
 
 def test_a_run_that_was_killed(job):
@@ -81,6 +85,21 @@ def test_a_run_that_was_killed(job):
 def test_no_such_job(tmp_path):
     done = look(tmp_path)
     assert done.returncode == 3 and done.stderr.count("\n") == 1 and done.stdout == ""
+
+
+def test_a_real_run_by_its_output(tmp_path):
+    """The work directory that a run keeps is found by the output's name, and a rerun says that all is done."""
+    clip, output = make_clip(tmp_path / "in.mp4", 9), tmp_path / "out.mkv"
+    command = [sys.executable, str(ROOT / "upscale.py"), str(clip), str(output), "2", "--model", "lanczos"]
+    for _ in range(2):
+        done = subprocess.run([*command, "--keep-work", "--workers", "1"], capture_output=True, text=True, check=True)
+    assert "resuming: all 9 frames are done, only the output is written again" in done.stderr
+    found = look(output)
+    assert found.returncode == 1 and "9 frames in closed segments of 9" in found.stdout
+    assert json.loads(look(output, "--json").stdout)["frames_kept"] == 9
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    gone = look(output)
+    assert gone.returncode == 3 and "no such job; the output exists: its run has ended" in gone.stderr
 
 
 def test_torn_and_foreign_files_are_left_out(job):

@@ -34,9 +34,9 @@ class Query:
 
     status: Path | None = value(
         None,
-        "DIR",
+        "OUTPUT",
         QUERIES,
-        "show the workers of the run whose work directory is DIR (OUTPUT.work)",
+        "show the progress and the workers of the run that makes OUTPUT; with --work-dir name its OUTPUT.work",
         Path,
         keyword=False,
     )
@@ -55,7 +55,7 @@ class Query:
             raise InputError(f"choose {flag(given[0])} or {flag(given[1])}, not both")
         for name in ("watch", "json"):
             if getattr(self, name) and given != ["status"]:
-                raise InputError(f"{flag(name)} requires --status DIR")
+                raise InputError(f"{flag(name)} requires --status OUTPUT")
         return flag(given[0]) if given else None
 
 

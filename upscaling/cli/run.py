@@ -214,9 +214,7 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
         progress.say(f"starting over, the earlier run is discarded ({work_dir.discarded})")
     elif work_dir.records:
         verify(work_dir, progress.warn, check)
-        total = plan.info.frame_count
-        to_do = f"about {max(0, total - work_dir.frames_done)}" if total else "an unknown number"
-        progress.say(f"resuming: {work_dir.frames_done} frames done, {to_do} left")
+        progress.say(resuming_line(work_dir.frames_done, plan.info.frame_count))
     window = min(plan.window, plan.info.frame_count or plan.window)
     megabytes = window * plan.frame_bytes / 2**20
     progress.say(f"up to {many(window, 'frame')} at a time in {printable(work_dir.directory)}: {megabytes:.1f} MiB")
@@ -225,6 +223,13 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
     progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
     for line in plan.warnings:
         progress.warn(line)
+
+
+def resuming_line(done: int, total: int | None) -> str:
+    """One line about a run that goes on after `done` frames; `total` is an estimate."""
+    if total and done >= total:
+        return f"resuming: all {done} frames are done, only the output is written again"
+    return f"resuming: {done} frames done, {f'about {total - done}' if total else 'an unknown number'} left"
 
 
 def facts(plan: "Plan") -> dict:

@@ -1,4 +1,4 @@
-"""`upscale --status DIR`: the workers of a run, from another terminal or after a crash."""
+"""`upscale --status OUTPUT`: a run's progress and workers, from another terminal or after a crash."""
 
 import fcntl
 import json
@@ -10,8 +10,9 @@ from datetime import datetime
 from pathlib import Path
 
 from upscaling.common.locks import try_lock
-from upscaling.common.text import display_name
-from upscaling.job.ledger import read_ledger
+from upscaling.common.text import clock, display_name
+from upscaling.job.ledger import frames_in, read_ledger
+from upscaling.job.work_dir import work_dir_of
 
 STALLED_SECONDS = 30.0  # a worker that processes a batch without a heartbeat for longer is called stalled
 WATCH_SECONDS = 1.0  # between two updates
@@ -22,15 +23,17 @@ COLUMNS = {
 }  # fmt: skip
 
 
-def show_status(work_dir: Path, watch: bool, as_json: bool) -> int:
-    """Print the workers of a run.
+def show_status(path: Path, watch: bool, as_json: bool) -> int:
+    """Print the progress and the workers of a run; `path` is its work directory, or its output beside that.
 
     The exit status is 0 if it is running (with `watch`: if it has succeeded), 1 if it has failed or was stopped,
     and 3 if there is no such job.
     """
+    work_dir = path if (path / "job.json").is_file() else work_dir_of(path)
     try:
         if not (work_dir / "job.json").is_file():
-            print(f"upscale: error: {display_name(work_dir)}: no such job", file=sys.stderr)
+            exists = "; the output exists: its run has ended" if path.is_file() else ""
+            print(f"upscale: error: {display_name(path)}: no such job{exists}", file=sys.stderr)
             return 3
         return _print_until_ended(work_dir, watch, as_json)
     except BrokenPipeError:
@@ -58,14 +61,41 @@ def snapshot(work_dir: Path, as_json: bool) -> tuple[bool, str]:
     """(whether the run is going on, its state as text or JSON)."""
     running = is_running(work_dir)
     workers = read_statuses(work_dir, running)
-    frames = sum(len(record.pts) for record in read_ledger(work_dir / "ledger.jsonl"))
+    finished = frames_in(read_ledger(work_dir / "ledger.jsonl"))
+    run = read_run_status(work_dir)
     if as_json:
-        return running, json.dumps({"running": running, "frames_kept": frames, "workers": workers})
-    lines = [table(workers), "running" if running else "not running: rerun the same command to resume"]
-    lines.append(f"{frames} frames in closed segments")
+        return running, json.dumps({"running": running, "frames_kept": finished, **run, "workers": workers})
+    lines = [table(workers), progress_line(run)] if running else [table(workers)]
+    lines.append("running" if running else "not running: rerun the same command to resume")
+    lines.append(
+        f"{finished} frames in closed segments" + (f" of {run['frames_total']}" if run["frames_total"] else "")
+    )
     if not running:
         lines.append(f"logs: {display_name(work_dir / 'logs')}")
     return running, "\n".join(lines)
+
+
+def read_run_status(work_dir: Path) -> dict:
+    """The run's progress as `RunCounts.facts` has it, with `percent`; values are None if they are not known."""
+    known = dict.fromkeys(("frames_done", "frames_total", "percent", "frames_per_second", "seconds_left"))
+    try:
+        facts = json.loads((work_dir / "status" / "run_status.json").read_bytes())
+        known |= {name: facts[name] for name in known.keys() & facts.keys()}
+        if known["frames_total"]:
+            known["percent"] = round(100 * known["frames_done"] / known["frames_total"], 1)
+    except (OSError, ValueError, TypeError, AttributeError):
+        pass  # the run is only just starting, or the file is damaged
+    return known
+
+
+def progress_line(run: dict) -> str:
+    """`24 of 48 frames (50.0 %), 6.02 frames/s, 0:00:04 left`, as far as it is known."""
+    done, total, percent, rate, left = run.values()
+    if done is None:
+        return "starting"
+    share = f" of {total} frames ({percent} %)" if total else " frames"
+    speed = f", {rate:.2f} frames/s" if rate else ""
+    return f"{done}{share}{speed}" + (f", {clock(left)} left" if left is not None else "")
 
 
 def is_running(work_dir: Path) -> bool:

@@ -1,6 +1,7 @@
 """One job's work directory: its lock, what an earlier run left in it, the ledger of closed segments, and clean-up.
 
     out.mp4.work/   mode 0700, beside the output or inside --work-dir; removed after success
+                    (of numbered pictures: frame_%06d.png.work, in their directory)
       job.json      the job's identity: the input and every parameter that changes the result
       lock          locked (flock) while the main process lives; holds its pid
       ledger.jsonl  one line per closed segment, see ledger.py
@@ -24,6 +25,7 @@ from upscaling.common.files import (
     NFS_NAME,
     append_synced,
     file_sha256,
+    fitting_name,
     is_held_open,
     list_directory,
     remove_empty,
@@ -56,7 +58,7 @@ FOLDERS = {
     "input_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
     "output_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
     "manifests": rf"manifest_[0-9]+\.txt{TEMPORARY}",
-    "status": rf"worker_[0-9]+_status\.json{TEMPORARY}",
+    "status": rf"(worker_[0-9]+|run)_status\.json{TEMPORARY}",
     "segments": rf"segment_[0-9]+\.mkv{TEMPORARY}",
     "logs": r"worker_[0-9]+\.log",
 }
@@ -97,6 +99,7 @@ class WorkDir:
         self._lock = -1
         self._claim = -1
         self._created = False  # by this object
+        self._created_parent = False  # the directory of numbered pictures
 
     def folder(self, name: str) -> Path:
         return self.directory / name
@@ -126,8 +129,8 @@ class WorkDir:
 
     def abandon(self) -> None:
         """Release the directory, and remove it if this run made it: nothing in it is worth keeping."""
-        if self._created and self.held:
-            self.remove()
+        if self._created and self.held and self.remove() and self._created_parent:
+            remove_empty(self.directory.parent)
         self.close()
 
     def resume(self) -> None:
@@ -160,6 +163,8 @@ class WorkDir:
                 if self._created:
                     remove_files(self.directory, ".", "lock")
                     remove_empty(self.directory)
+                if self._created_parent:
+                    remove_empty(self.directory.parent)
                 if full_disk(error):
                     raise
                 what = f"cannot lock work directory {self.directory}: {error.strerror}"
@@ -169,6 +174,9 @@ class WorkDir:
 
     def _make_directory(self) -> None:
         try:
+            if not self.directory.parent.exists():
+                os.mkdir(self.directory.parent)
+                self._created_parent = True
             os.mkdir(self.directory, 0o700)
             self._created = True
         except FileExistsError:
@@ -319,6 +327,12 @@ def open_work_dir(
         work_dir.abandon()
         raise
     return work_dir
+
+
+def work_dir_of(output: Path, part: tuple[int, int] | None = None) -> Path:
+    """Where the work directory of an output, or of part I of N, is unless --work-dir says otherwise."""
+    ending = f".{part[0]}of{part[1]}.work" if part else ".work"
+    return output.with_name(fitting_name(output.name, ending))
 
 
 def refusal(directory: Path, frames: int, what: str) -> str:

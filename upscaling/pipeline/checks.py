@@ -6,10 +6,10 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError
-from upscaling.common.files import fitting_name
 from upscaling.frames import image_files
 from upscaling.frames.picture_metadata import is_own_picture
 from upscaling.job.options import Options
+from upscaling.job.work_dir import work_dir_of
 from upscaling.mux.containers import is_own_video
 from upscaling.pipeline import images
 from upscaling.pipeline.images import PictureTarget
@@ -68,17 +68,9 @@ def _check_compare(path: Path) -> None:
         raise InputError(f"--compare {path}: directory {path.absolute().parent} does not exist")
 
 
-def work_directory(options: Options, output: Path, target: PictureTarget | None) -> Path:
-    """OUTPUT.work beside the output or in --work-dir.
-
-    For numbered pictures it has the name of their directory and is beside it, unless that directory existed before.
-    """
-    part = f".{options.part[0]}of{options.part[1]}" if options.part else ""
-    directory = output.with_name(fitting_name(output.name, f"{part}.work"))
-    if target and target.pattern:
-        beside = output.parent.parent / fitting_name(output.parent.name, ".work")
-        if beside.exists() or options.work_dir is not None or not output.parent.exists():
-            directory = beside
+def work_directory(options: Options, output: Path) -> Path:
+    """OUTPUT.work beside the output or in --work-dir; for numbered pictures the pattern is the output's name."""
+    directory = work_dir_of(output, options.part)
     if options.work_dir is not None:
         if not options.work_dir.is_dir():
             raise InputError(f"--work-dir {options.work_dir} does not exist")

@@ -181,10 +181,13 @@ class Pipeline:
             self.check()
             self._dispatcher.turn()
             if time.monotonic() - written > STATUS_SECONDS:
-                status.write_json(self._pool.rows, self._work_dir.directory)
+                self._write_status()
                 written = time.monotonic()
             self._show(self.counts, self._pool.rows)
-        status.write_json(self._pool.rows, self._work_dir.directory)  # the final state, for --keep-work
+        self._write_status()  # the final state, for --keep-work
+
+    def _write_status(self) -> None:
+        status.write_json(self._pool.rows, self._work_dir.directory, self.counts.facts())
 
     def _wait_for(self, decode: threading.Thread, encode: threading.Thread) -> bool:
         """Wait for the stages to end; return False if one does not within the time that a signal leaves.

@@ -96,7 +96,7 @@ def make_plan(options: Options) -> Plan:
         check_part_options(options)
     target = picture_target(options)
     output = check_paths(options, target)
-    work_dir = work_directory(options, output, target)
+    work_dir = work_directory(options, output)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     source = frame_source(options, target, keep_alpha=_keeps_alpha(options, output, target))
     written = list(written_files(options, target, source.numbers))
@@ -190,7 +190,7 @@ def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> 
     Raises InputError if not even two frames fit.
     """
     one = stored_bytes(stored)
-    place = work_dir if work_dir.exists() else work_dir.parent
+    place = next(path for path in (work_dir, *work_dir.parents) if path.exists())
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     memory = available_memory()
     limits = [options.work_space, None if memory is None else memory // 2]  # frames are cached in memory

@@ -47,6 +47,24 @@ class RunCounts:
         """Frames/s of this run, without frames that were resumed and the time it took to reach the first new one."""
         return (self.done - self.resumed) / max(self.seconds - self.skipping, 1e-9)
 
+    @property
+    def seconds_left(self) -> int | None:
+        """The estimated rest in whole seconds; None if it cannot be estimated."""
+        if not self.total or self.done <= self.resumed:
+            return None
+        return max(0, int((self.total - self.done) / self.rate))
+
+    def facts(self) -> dict:
+        """The progress, JSON-able: for --progress json and for --status."""
+        return {
+            "frames_done": self.done,
+            "frames_total": self.total,
+            "frames_per_second": round(self.rate, 3),
+            "seconds": round(self.seconds, 1),
+            "seconds_left": self.seconds_left,
+            "restarts": self.restarts,
+        }
+
 
 class DecodeStage:
     """Decoded frames into storage and the window; batches of them to the dispatcher."""

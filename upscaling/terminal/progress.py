@@ -212,16 +212,7 @@ class Json(Progress):
         now = time.monotonic()
         if now - self.last_time >= JSON_SECONDS:
             self.last_time = now
-            self._put(
-                "progress",
-                stage=stage(counts, rows),
-                frames_done=counts.done,
-                frames_total=counts.total,
-                frames_per_second=round(counts.rate, 3),
-                seconds=round(counts.seconds, 1),
-                seconds_left=seconds_left(counts),
-                restarts=counts.restarts,
-            )
+            self._put("progress", stage=stage(counts, rows), **counts.facts())
 
     def file(self, **facts) -> None:
         super().file(**facts)
@@ -277,7 +268,7 @@ def running_line(counts: "RunCounts", rows) -> str:
     """One line about a job that runs."""
     if (now := stage(counts, rows)) != UPSCALING:
         return f"{counts.done} of {counts.total or '?'} frames, {now}"
-    left = f", {clock(seconds)} left" if (seconds := seconds_left(counts)) is not None else ""
+    left = f", {clock(seconds)} left" if (seconds := counts.seconds_left) is not None else ""
     restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
     return f"{counts.done} of {counts.total or '?'} frames, {counts.rate:.2f} frames/s{left}{restarts}"
 
@@ -299,10 +290,3 @@ def done_line(facts: dict) -> str:
         f"{facts['output']}: {many(facts['frames'], 'frame')} in {facts['seconds']:.1f} s, "
         f"{facts['frames_per_second']:.2f} frames/s"
     )
-
-
-def seconds_left(counts: "RunCounts") -> int | None:
-    """The estimated rest in whole seconds; None if it cannot be estimated."""
-    if not counts.total or counts.done <= counts.resumed:
-        return None
-    return max(0, int((counts.total - counts.done) / counts.rate))

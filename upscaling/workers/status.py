@@ -106,9 +106,12 @@ def _iso(seconds: float) -> str | None:
     return datetime.fromtimestamp(float(seconds), UTC).isoformat(timespec="milliseconds") if seconds else None
 
 
-def write_json(rows: np.ndarray, job_dir: Path) -> None:
-    """Replace `status/worker_N_status.json` of every worker atomically."""
+def write_json(rows: np.ndarray, job_dir: Path, run: dict | None = None) -> None:
+    """Replace `status/worker_N_status.json` of every worker atomically, and `run_status.json` with the facts `run`."""
     folder = job_dir / "status"
+    if run is not None:
+        with replacing(folder / "run_status.json") as file:
+            file.write(json.dumps(run).encode() + b"\n")
     for worker, row in enumerate(rows):
         path = folder / f"worker_{worker}_status.json"
         with replacing(path) as file:
