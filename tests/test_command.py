@@ -187,7 +187,10 @@ def test_verbose_and_quiet(clip, tmp_path):
     quiet = run(clip, tmp_path / "out.mp4", *QUICK, "-q", "--log-file", tmp_path / "log")
     assert (quiet.returncode, quiet.stdout, quiet.stderr) == (0, "", "")
     assert re.search(r"INFO .*out\.mp4: 50 frames in", (tmp_path / "log").read_text())
-    assert "output: libx264 yuv420p" in run(clip, tmp_path / "out.mp4", *QUICK, "-v").stderr
+    more = run(clip, tmp_path / "out.mp4", *QUICK, "-v").stderr
+    assert "output: libx264 yuv420p, crf=" in more and not {"(", "{", "'"} & set(
+        more.split("input: ")[1].split("\n")[0]
+    )
     unwritable = run(clip, tmp_path / "o.mp4", *QUICK, "--log-file", tmp_path / "none" / "log")
     assert unwritable.returncode == 2 and unwritable.stderr.count("\n") == 1
 
@@ -222,7 +225,8 @@ def test_a_part_that_is_not_there(clip, tmp_path, part):
 
 
 def test_compare_writes_a_picture(clip, tmp_path):
-    assert run(clip, tmp_path / "out.mp4", *QUICK, "--frames", "3:5", "--compare", tmp_path / "c.png").returncode == 0
+    done = run(clip, tmp_path / "out.mp4", *QUICK, "--frames", "3:5", "--compare", tmp_path / "c.png")
+    assert done.returncode == 0 and f"upscale: comparison: {tmp_path}/c.png" in done.stderr.splitlines()
     picture = cv2.imread(str(tmp_path / "c.png"))
     assert picture.shape[1] > 1200 and picture.std() > 20
 

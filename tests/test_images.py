@@ -156,6 +156,13 @@ def test_the_work_directory_of_numbered_pictures_is_their_patterns_own(tmp_path)
     assert not (tmp_path / "new").exists()
 
 
+def test_a_video_of_one_frame_is_a_picture(tmp_path):
+    for name in ("one.mp4", "one.mkv"):
+        clip = make_clip(tmp_path / name, 1)
+        assert run(clip, tmp_path / "one.png", "1", "--overwrite").returncode == 0
+        assert number_of(cv2.imread(str(tmp_path / "one.png"), cv2.IMREAD_GRAYSCALE)) == 0
+
+
 def test_one_frame_of_a_video(tmp_path):
     clip = make_clip(tmp_path / "in.mp4", 9)
     assert run(clip, tmp_path / "out.png", "1", "--frames", "6").returncode == 0

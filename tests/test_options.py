@@ -34,6 +34,9 @@ ROOT = Path(__file__).parent.parent
         ("2", (160, 90), (320, 180)),
         ("1", (5, 7), (5, 7)),
         ("8", (1, 1), (8, 8)),
+        ("2x", (160, 90), (320, 180)),
+        ("X2", (160, 90), (320, 180)),
+        ("1.5x", (100, 60), (150, 90)),
         ("1.5", (853, 480), (1280, 720)),
         ("3/2", (64, 48), (96, 72)),
         ("1920x1080", (640, 480), (1920, 1080)),
@@ -244,6 +247,7 @@ def test_help_says_every_option_and_works_in_any_encoding():
         (["a.mp4", "b.mp4", "2", "--json"], "--json requires --status OUTPUT"),
         (["a.mp4", "b.mp4", "--list-models"], "--list-models takes no INPUT"),
         (["a.mp4"], "missing OUTPUT"),
+        (["a.mp4", "b.mp4", "3", "--scale", "2"], "SCALE is given twice"),
         ([], "missing INPUT and OUTPUT"),
         (
             ["a.mp4", "b.mp4", "--deinterlace", "fast"],
@@ -277,6 +281,8 @@ def test_the_help_names_every_encoder():
         "in.mp4 out.mp4 3 --crf 20",
         "in.mp4 out.mp4 --crf 20 3",
         "--crf 20 -- in.mp4 out.mp4 3",
+        "--crf 20 --scale 3 in.mp4 out.mp4",
+        "in.mp4 out.mp4 --scale=3x --crf 20",
     ],
 )
 def test_options_stand_anywhere(arguments):

@@ -134,6 +134,7 @@ def place(tmp_path):
         container.mux(stream.encode(silence))
         container.mux(stream.encode(None))
     os.link(ELK, tmp_path / "elk.mp4")
+    (tmp_path / "link.mp4").symlink_to("gone.mp4")
     return tmp_path
 
 
@@ -141,6 +142,9 @@ def place(tmp_path):
     ("arguments", "says"),
     [
         (["none.mp4", "out.mp4", "2"], "no such file"),
+        (["link.mp4", "out.mp4", "2"], "link.mp4 is a link to gone.mp4, which does not exist"),
+        (["https://example.org/elk.mp4", "out.mp4", "2"], "https://example.org/elk.mp4 is an address"),
+        (["elk.mp4", "s3://bucket/out.mp4", "2"], "s3://bucket/out.mp4 is an address"),
         (["empty.mp4", "out.mp4", "2"], "empty"),
         (["text.mp4", "out.mp4", "2"], "not a video"),
         (["sound.mka", "out.mp4", "2"], "video"),
@@ -161,8 +165,8 @@ def place(tmp_path):
     ],
 )
 def test_bad_input_is_one_line_with_status_2_and_nothing_touched(place, arguments, says):
-    before = {path.name: path.stat().st_mtime_ns for path in place.iterdir()}
+    before = {path.name: path.lstat().st_mtime_ns for path in place.iterdir()}
     done = upscale(*arguments, cwd=place)
     assert done.returncode == 2
     assert done.stderr.startswith("upscale: error: ") and done.stderr.count("\n") == 1 and says in done.stderr
-    assert {path.name: path.stat().st_mtime_ns for path in place.iterdir()} == before
+    assert {path.name: path.lstat().st_mtime_ns for path in place.iterdir()} == before

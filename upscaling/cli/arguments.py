@@ -121,6 +121,9 @@ def build_parser() -> Parser:
             if name == "verbosity":
                 continue
             _add(groups[option.group], name, option, defaults[name])
+    # SCALE is positional, but other upscalers have an option for it.
+    groups[FILES].add_argument("--scale", dest="scale_option", type=_type(declared(Options)["scale"]),
+                               help=argparse.SUPPRESS)  # fmt: skip
     groups[LOGGING].add_argument("-v", "--verbose", dest="verbosity", action="count", default=0, help="more messages")
     groups[LOGGING].add_argument("-q", "--quiet", action="store_true", help="errors only")
     groups[QUERIES].add_argument("-h", "--help", action="help", help="show this help and exit")
@@ -172,6 +175,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options | Query:
     # SCALE may follow options; but the intermixed parser takes words after "--" for options if they begin with a dash.
     parse = parser.parse_args if "--" in words else parser.parse_intermixed_args
     given = vars(parse(words))
+    if (scale := given.pop("scale_option")) is not None:
+        if given["scale"] != parser.get_default("scale"):
+            parser.error("SCALE is given twice")
+        given["scale"] = scale
     if given.pop("quiet"):
         given["verbosity"] = -1
     query = Query(**{name: given.pop(name) for name in declared(Query)})

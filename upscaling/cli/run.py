@@ -104,6 +104,7 @@ def complete(
         progress.say(done_line(options, part_run))
     if options.compare is not None:
         write_comparison(plan, work_dir, options.compare)
+        progress.say(f"comparison: {printable(options.compare)}")
     for line in warnings:
         progress.warn(line)
     if not options.keep_work:
@@ -220,7 +221,8 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
     progress.say(f"up to {many(window, 'frame')} at a time in {printable(work_dir.directory)}: {megabytes:.1f} MiB")
     encoding = plan.encoding
     progress.detail(f"input: {plan.info.codec} {plan.info.pixel_format}, {plan.info.colour}")
-    progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {encoding.options}")
+    settings = " ".join(f"{name}={value}" for name, value in encoding.options.items())
+    progress.detail(f"output: {encoding.codec} {encoding.pixel_format}, {settings}")
     for line in plan.warnings:
         progress.warn(line)
 

@@ -93,7 +93,10 @@ def exact(number: int | float | Fraction) -> Fraction:
 
 
 def parse_scale(value: str | Fraction) -> Scale:
-    """`2`, `1.5`, `3/2`, `1920x1080`, `x1080` (height), `1920x` (width) or `4k`; InputError for anything else."""
+    """`2`, `2x`, `x2`, `1.5`, `3/2`, `1920x1080`, `x1080` (height), `1920x` (width) or `4k`.
+
+    InputError for anything else.
+    """
     if isinstance(value, Fraction) and 1 <= value <= 8:
         return Scale(factor=value)
     text = str(value)
@@ -101,10 +104,14 @@ def parse_scale(value: str | Fraction) -> Scale:
     if low in NAMED_SIZES:
         width, height = NAMED_SIZES[low]
         return Scale(width=width, height=height, within=True)
+    if match := re.fullmatch(r"x?([1-8](\.[0-9]{1,9})?)x?", low, re.ASCII):  # before sizes: nobody wants 2 pixels
+        factor = Fraction(match[1])
+        if 1 <= factor <= 8:
+            return Scale(factor=factor)
     if match := re.fullmatch(r"(?=.*[0-9])([1-9][0-9]{0,4})?x([1-9][0-9]{0,4})?", low, re.ASCII):
         return Scale(width=int(match[1]) if match[1] else None, height=int(match[2]) if match[2] else None)
-    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9}|/[1-9][0-9]{0,5})?x?", low, re.ASCII):
-        factor = Fraction(low.removesuffix("x"))
+    if re.fullmatch(r"[0-9]{1,3}(\.[0-9]{1,9}|/[1-9][0-9]{0,5})?", low, re.ASCII):
+        factor = Fraction(low)
         if 1 <= factor <= 8:
             return Scale(factor=factor)
     raise InputError(f"invalid value {text!r} (choose a SCALE from 1 to 8, or a size such as 1920x1080, x1080 or 4k)")

@@ -39,6 +39,12 @@ class Colour:
     transfer: str
     chroma_location: str  # 'left', 'center' or 'topleft'
 
+    def __str__(self) -> str:
+        """For a message."""
+        full = "full" if self.full_range else "limited"
+        others = f"primaries {self.primaries}, transfer {self.transfer}, chroma {self.chroma_location}"
+        return f"{self.matrix} {full} range, {others}"
+
 
 def read_colour(frame: av.VideoFrame, context: av.VideoCodecContext, lines: int) -> tuple[Colour, str | None]:
     """The colours of a video from its first frame and its codec context, and a note if the matrix is assumed.

@@ -1,5 +1,6 @@
 """The encoders, how one is chosen, and what --codec, --crf, --preset and --pix-fmt mean to each."""
 
+import ctypes
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -143,6 +144,8 @@ def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options:
     """Why the encoder does not open, by trying it, in libav's words; None if it does."""
     if width < encoder.min_size[0] or height < encoder.min_size[1]:
         return f"it needs at least {encoder.min_size[0]}x{encoder.min_size[1]} pixels"
+    if encoder.name.endswith("_nvenc") and (reason := missing_nvenc()):
+        return reason
     try:
         context = cast(av.VideoCodecContext, av.CodecContext.create(encoder.name, "w"))
         context.width, context.height, context.pix_fmt = width, height, encoder.repacked(pix_fmt)
@@ -152,6 +155,16 @@ def open_error(encoder: Encoder, width: int, height: int, pix_fmt: str, options:
     except (av.error.FFmpegError, ValueError) as error:
         check_memory(error)
         return getattr(error, "strerror", None) or str(error)
+    return None
+
+
+def missing_nvenc() -> str | None:
+    """Why no NVENC encoder can open, if the driver's libraries that FFmpeg loads are not here."""
+    for library in ("libcuda.so.1", "libnvidia-encode.so.1"):
+        try:
+            ctypes.CDLL(library)
+        except OSError:
+            return f"no NVIDIA driver: {library} cannot be loaded"
     return None
 
 

@@ -183,8 +183,9 @@ class Options:
     )  # fmt: skip
 
     codec: str = value(
-        "auto", "NAME", ENCODING, "libx264, libx265, libsvtav1, libvpx-vp9, prores_ks, ffv1, h264_nvenc, hevc_nvenc or "
-        "av1_nvenc; auto: H.264 for 8 bits, HEVC Main 10 for more",
+        "auto", "NAME", ENCODING, "h264 (libx264), hevc (libx265), av1 (libsvtav1), vp9 (libvpx-vp9), prores "
+        "(prores_ks), ffv1, h264_nvenc, hevc_nvenc or av1_nvenc; auto: in mp4, mkv and mov H.264 for 8 bits and HEVC "
+        "Main 10 for more, in webm VP9, or AV1 for more than 8 bits",
     )  # fmt: skip
     crf: float | None = value(
         None, "N", ENCODING, "constant quality, lower is better (default: the codec's own)", number(0, 63)

@@ -1,6 +1,7 @@
 """Checks of a run's paths and options before anything is written; InputError says what is wrong."""
 
 import os
+import re
 import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
@@ -13,6 +14,8 @@ from upscaling.job.work_dir import work_dir_of
 from upscaling.mux.containers import is_own_video
 from upscaling.pipeline import images
 from upscaling.pipeline.images import PictureTarget
+
+ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")  # of a URI (RFC 3986)
 
 
 def picture_target(options: Options) -> PictureTarget | None:
@@ -46,6 +49,7 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
     if target and target.pattern and not folder.exists():
         folder = folder.parent  # the directory of numbered pictures is created
     if not folder.is_dir():
+        check_no_address(options.output)
         raise InputError(f"output directory {folder} does not exist")
     if not os.access(folder, os.W_OK):
         raise InputError(f"cannot write to output directory {folder}: permission denied")
@@ -54,11 +58,21 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
 
 def _check_input(source: Path) -> None:
     if not source.exists():
+        check_no_address(source)
+        if source.is_symlink():
+            raise InputError(f"{source} is a link to {os.readlink(source)}, which does not exist")
         raise InputError(f"{source}: no such file")
     if not os.access(source, os.R_OK):
         raise InputError(f"cannot read {source}: permission denied")
     if source.is_file() and source.stat().st_size == 0:
         raise InputError(f"{source} is empty")
+
+
+def check_no_address(path: Path) -> None:
+    """InputError if the path is meant as an address, as https://host/film.mp4, of which Path makes one slash."""
+    if match := ADDRESS.match(str(path)):
+        address = f"{match[1]}://{str(path)[match.end() :]}"
+        raise InputError(f"{address} is an address; INPUT and OUTPUT must be files on this machine: download it first")
 
 
 def _check_compare(path: Path) -> None:

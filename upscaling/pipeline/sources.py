@@ -7,7 +7,8 @@ A resumed run opens its source again and skips the frames that are done.
 """
 
 import hashlib
-from collections.abc import Iterator
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
@@ -217,11 +218,13 @@ def frame_source(options: Options, target: PictureTarget | None, keep_alpha: boo
     path, selection = options.input, options.frames or options.time
     pictures = _pictures(path)
     one = isinstance(selection, FrameRange) and selection.first == selection.last
-    if target and not target.pattern and not one and (pictures is None or len(pictures) > 1):
-        raise InputError(
-            f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
-            f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
-        )
+    if target and not target.pattern and not one:
+        if not _has_one_frame(path, pictures):
+            raise InputError(
+                f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
+                f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
+            )
+        selection = selection or FrameRange(1, 1)
     if options.part is not None:
         if pictures is not None or target is not None:
             raise InputError("--part requires a video as input and as output, not pictures")
@@ -231,6 +234,13 @@ def frame_source(options: Options, target: PictureTarget | None, keep_alpha: boo
     if options.frame_rate is not None:
         raise InputError("--frame-rate is for numbered pictures; a video has its own")
     return _video_source(path, selection, options.deinterlace, keep_alpha)
+
+
+def _has_one_frame(path: Path, pictures: Sequence | None) -> bool:
+    if pictures is not None:
+        return len(pictures) == 1
+    with Decoder(probe(path)) as decoder:  # a container's own count may be wrong
+        return len(list(itertools.islice(decoder, 2))) == 1
 
 
 def _pictures(path: Path) -> tuple[tuple[int, Path], ...] | None:
