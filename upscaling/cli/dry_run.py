@@ -126,7 +126,7 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
         "seconds": round(seconds, 1) if seconds is not None else None,
         "output_bytes": int(count * costs.encoded_bytes) if count else None,
         "work_bytes": int(window * plan.frame_bytes + (count or 0) * costs.encoded_bytes),
-        "warnings": list(plan.warnings),
+        "warnings": [*plan.device_warnings, *plan.warnings],
     }
 
 
@@ -162,7 +162,7 @@ def describe_plan(plan: Plan, facts: dict) -> list[str]:
             f"disk     about {megabytes(facts['output_bytes'])} for the output's video, "
             f"{megabytes(facts['work_bytes'])} in the work directory while it runs"
         )
-    return result + [f"note     {line}" for line in plan.warnings]
+    return result + [f"note     {line}" for line in facts["warnings"]]
 
 
 def megabytes(count: int) -> str:

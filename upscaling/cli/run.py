@@ -76,7 +76,7 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
         late_warnings.append(incomplete_line(plan, missing))
         progress.alert(late_warnings[-1])
     return Result(
-        plan.output, work_dir.frames_done, round(seconds, 3), (*plan.warnings, *late_warnings),
+        plan.output, work_dir.frames_done, round(seconds, 3), (*plan.device_warnings, *plan.warnings, *late_warnings),
         frames_per_second=round((work_dir.frames_done - counts.resumed) / (seconds - counts.skipping), 3),
         repeated_frames=counts.repeated, restarts=counts.restarts, missing_frames=missing,
     )  # fmt: skip
@@ -206,9 +206,11 @@ def output_exists(output: Path) -> bool:
 
 
 def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Callable[[], None]) -> None:
-    """Report what is resumed, how much space the frames take, and warnings about the input."""
+    """Report GPUs that are not used, what is resumed, how much space the frames take, and warnings about the input."""
     from upscaling.pipeline.segments import verify
 
+    for line in plan.device_warnings:
+        progress.alert_once(line)
     for note in work_dir.notes:
         progress.warn_once(note)
     if work_dir.discarded:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from upscaling.common.devices import cuda_device_count
+from upscaling.common.devices import cuda_devices
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import usable_cores
@@ -55,6 +55,14 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def automatic_device() -> str:
+    """The first CUDA device, or the CPU; says why it is none if a GPU seems to be here."""
+    found = cuda_devices()
+    if found.problem:
+        print(f"worker: warning: {found.problem}", file=sys.stderr)
+    return found.devices[0].name if found.devices else "cpu"
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 0 done, 1 failed, 2 bad usage, manifest or model."""
     args = parse_arguments(argv)
@@ -64,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         manifest.output_dir.mkdir(parents=True, exist_ok=True)
         settings = ModelSettings(
             model=args.model,
-            device=args.device if args.device != "auto" else "cuda:0" if cuda_device_count() else "cpu",
+            device=args.device if args.device != "auto" else automatic_device(),
             precision=args.precision,
             patch_size=manifest.patch_size,
             batch_size=manifest.batch_size,

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import torch
 from torch import nn
 
+from upscaling.common.devices import fp16_works
 from upscaling.common.errors import InputError
 from upscaling.common.system import cpu_has_bf16, retain_freed_memory
 from upscaling.inference.memory import (
@@ -22,7 +23,7 @@ from upscaling.inference.memory import (
     free_bytes,
 )
 from upscaling.inference.rescale import rescale
-from upscaling.inference.settings import ModelSettings
+from upscaling.inference.settings import AUTO, ModelSettings
 from upscaling.inference.tiled_forward import TiledForward
 from upscaling.models import weights
 from upscaling.models.network import Network, build, native_scale, runner, scale_for
@@ -146,17 +147,29 @@ class Upscaler:
 
 def choose_precision(asked: str, device: torch.device) -> str:
     """fp32, bf16 or fp16; for auto the fastest that the device supports. InputError if it does not support `asked`."""
-    cuda = device.type == "cuda"
-    if cuda and not torch.cuda.is_available():
-        raise InputError(f"no CUDA device here for --device {device}; use --device cpu")
-    if asked == "auto":
-        return "fp16" if cuda else ("bf16" if cpu_has_bf16() and torch.backends.mkldnn.is_available() else "fp32")
-    if asked not in DTYPES:
+    if asked not in (AUTO, *DTYPES):
         raise InputError(f"unknown precision {asked!r} (choose from auto, {', '.join(DTYPES)})")
-    if asked == "fp16" and not cuda and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
-        raise InputError("this CPU does not support fp16; use --precision bf16 or fp32")
-    if asked == "bf16" and cuda and not torch.cuda.is_bf16_supported():
+    return _cuda_precision(asked, device) if device.type == "cuda" else _cpu_precision(asked)
+
+
+def _cuda_precision(asked: str, device: torch.device) -> str:
+    if not torch.cuda.is_available():
+        raise InputError(f"no CUDA device here for --device {device}; use --device cpu")
+    half = fp16_works(torch.cuda.get_device_name(device), torch.cuda.get_device_capability(device))
+    if asked == AUTO:
+        return "fp16" if half else "fp32"
+    if asked == "fp16" and not half:
+        raise InputError("this GPU gives wrong results in fp16; use --precision fp32")
+    if asked == "bf16" and not torch.cuda.is_bf16_supported():
         raise InputError("this GPU does not support bf16; use --precision fp16 or fp32")
+    return asked
+
+
+def _cpu_precision(asked: str) -> str:
+    if asked == AUTO:
+        return "bf16" if cpu_has_bf16() and torch.backends.mkldnn.is_available() else "fp32"
+    if asked == "fp16" and not torch.ops.mkldnn._is_mkldnn_fp16_supported():
+        raise InputError("this CPU does not support fp16; use --precision bf16 or fp32")
     return asked
 
 

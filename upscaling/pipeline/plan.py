@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from upscaling.common.devices import choose_devices, cuda_device_count
+from upscaling.common.devices import CudaProbe, choose_devices, cuda_devices
 from upscaling.common.errors import InputError
 from upscaling.common.system import available_memory, core_share, cpu_has_bf16
 from upscaling.decode.probe import VideoInfo
@@ -17,7 +17,7 @@ from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference.settings import LANCZOS, ModelSettings, tile_size
+from upscaling.inference.settings import AUTO, LANCZOS, ModelSettings, tile_size
 from upscaling.job.identity import given_options
 from upscaling.job.ledger import SegmentRecord
 from upscaling.job.options import Options
@@ -56,7 +56,8 @@ class Plan:
     work_dir: Path
     batch_size: int  # frames
     window: int  # frames that may be in storage at a time
-    warnings: tuple[str, ...]
+    device_warnings: tuple[str, ...]  # GPUs that are here and are not used
+    warnings: tuple[str, ...]  # what the result lacks, and the like
 
     @property
     def info(self) -> VideoInfo:
@@ -126,6 +127,7 @@ def make_plan(options: Options) -> Plan:
         work_dir=work_dir,
         batch_size=batch_size,
         window=window,
+        device_warnings=device_warnings(options),
         warnings=(*source.info.notes, *encoding_warnings, *storage_warnings),
     )
 
@@ -140,7 +142,9 @@ def _keeps_alpha(options: Options, output: Path, target: PictureTarget | None) -
 
 def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
     """The settings of each worker: its device, and its share of the cores."""
-    devices = choose_devices("cpu" if options.model == LANCZOS else options.device, workers, cuda_device_count())
+    found = CudaProbe() if options.model == LANCZOS else cuda_devices()
+    asked = "cpu" if options.model == LANCZOS else options.device
+    devices = choose_devices(asked, workers, len(found.devices), found.problem)
     is_name = options.model == LANCZOS or options.model in weights.MODELS
     return tuple(
         ModelSettings(
@@ -157,6 +161,12 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
         )
         for device in devices
     )
+
+
+def device_warnings(options: Options) -> tuple[str, ...]:
+    """Why the choice of the device found less than there is, a line each; nothing if the device was named."""
+    problem = cuda_devices().problem if options.device == AUTO and options.model != LANCZOS else ""
+    return (problem,) if problem else ()
 
 
 def _encoding(
@@ -229,30 +239,34 @@ def job_identity(
         "frames": source.info.identity(),
         "conversion": asdict(conversion),
         "frame_format": options.frame_format,
-        "model": _model_identity(found, models[0]),
+        "model": _model_identity(found, models),
         "encoding": encoding.identity(),
     }
 
 
-def _model_identity(found: weights.Weights | None, settings: ModelSettings) -> dict:
+def _model_identity(found: weights.Weights | None, models: Sequence[ModelSettings]) -> dict:
     if found is None:
         return {"sha256": LANCZOS}  # a plain resize is the same on every machine
-    device = settings.device.partition(":")[0]
+    settings = models[0]
+    precisions = {resolved_precision(model.precision, model.device) for model in models}  # GPUs may differ
     return {
         "sha256": list(found.sums),
         "blend": found.blend,
         "strength": settings.strength,
-        "device": device,
-        "precision": resolved_precision(settings.precision, device),
+        "device": settings.device.partition(":")[0],
+        "precision": ",".join(sorted(precisions)),
         "patch_size": settings.patch_size,
     }
 
 
 def resolved_precision(asked: str, device: str) -> str:
     """fp32, bf16 or fp16; the same as `inference.upscaler.choose_precision`, without importing torch."""
-    if asked != "auto":
+    if asked != AUTO:
         return asked
-    return "fp16" if device == "cuda" else "bf16" if cpu_has_bf16() else "fp32"
+    if device.startswith("cuda"):
+        broken = [found.name for found in cuda_devices().devices if not found.fp16_works]
+        return "fp32" if device in broken else "fp16"
+    return "bf16" if cpu_has_bf16() else "fp32"
 
 
 def requested_parameters(options: Options) -> dict:

@@ -56,8 +56,14 @@ class Progress:
         self.write(line)
 
     def alert(self, line: str) -> None:
-        """A warning that says that the result is not what it should be; the command shows it even with -q."""
+        """A warning that must not be missed, that the result lacks something or a GPU is idle; shown even with -q."""
         self.warn(line)
+
+    def alert_once(self, line: str) -> None:
+        """An alert that is the same for every file of a folder run: only the first is shown."""
+        if line not in self.warned:
+            self.warned.add(line)
+            self.alert(line)
 
     def warn_once(self, line: str) -> None:
         """A warning that is the same for every file of a folder run: only the first is shown."""
