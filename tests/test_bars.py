@@ -90,6 +90,19 @@ def test_what_it_says_until_the_first_frame_is_done(tmp_path):
         terminal.wait_for("^status 0")
 
 
+def test_the_first_run_says_once_which_model_suits_what(tmp_path):
+    make_clip(tmp_path / "clip.mp4", 2, width=32, height=24)
+    command = f"{sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --workers 1; echo status $?\r"
+    with Terminal(120, 24) as terminal:
+        terminal.type(f"cd {tmp_path}; export XDG_CACHE_HOME={tmp_path}; clear; {command}")
+        terminal.wait_for("^status 0")
+        said = " ".join(terminal.lines)
+        assert "first run: realesr-animevideov3 suits animation" in said and "RealESRGAN_x4plus" in said
+        terminal.type(f"clear; {command}")
+        terminal.wait_for("^status 0")
+        assert not terminal.matching("first run")
+
+
 def test_a_short_run_ends_with_a_full_bar_and_its_line(tmp_path):
     make_clip(tmp_path / "clip.mp4", 12)
     with Terminal(200, 12) as terminal:

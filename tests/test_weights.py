@@ -232,7 +232,14 @@ def test_the_cache_follows_the_xdg_specification(monkeypatch, tmp_path):
 def test_the_command_lists_and_fetches(cache, tmp_path, monkeypatch, capsys):
     release(tmp_path, monkeypatch, "RealESRGAN_x2plus", nets.rrdb(scale=2))
     assert models_command.list_models() == 0
-    assert "not downloaded" in next(line for line in capsys.readouterr().out.splitlines() if "x2plus" in line)
+    listed = capsys.readouterr().out
+    assert "not downloaded: " in next(line for line in listed.splitlines() if "x2plus.pth" in line)
+    rows = {
+        line.split()[0]: line.split() for line in listed.splitlines() if line.startswith("real") or "ESR" in line[:10]
+    }
+    assert rows.keys() == weights.MODELS.keys()
+    assert rows["realesr-animevideov3"][1:5] == ["x4", "1x", "yes", "animation,"]
+    assert rows["RealESRGAN_x2plus"][1:5] == ["x2", "6x", "no", "film"]
     assert models_command.fetch_model("RealESRGAN_x2plus") == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
     assert models_command.list_models() == 0

@@ -68,7 +68,7 @@ def options_of_run(argv: Sequence[str]) -> Options | int:
 def run_command(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> int:
     """A dry run, a folder or one job; the exit status. `argv` are the command's words."""
     check_limits()  # before FFmpeg is imported
-    from upscaling.cli import dry_run, folder
+    from upscaling.cli import dry_run, first_run, folder
 
     retain_freed_memory()
     is_folder = folder.is_folder_run(options)
@@ -76,6 +76,7 @@ def run_command(options: Options, progress: Progress, signals: Signals, argv: Se
         lines, facts = folder.dry_run(options) if is_folder else dry_run.dry_run(options)
         progress.show_dry_run(lines, **facts)
         return 0
+    first_run.show_hint(options, progress)
     if is_folder:
         if name := next((name for name in ("part", "join", "slurm") if getattr(options, name)), None):
             raise InputError(f"--{name} takes one video, not a folder")

@@ -5,9 +5,15 @@ from upscaling.models.weights import DENOISE_MODEL, DENOISE_TWIN, MODELS, at_han
 
 
 def list_models() -> int:
-    """Print one line per model: its name, scale, and file or download address; the exit status."""
+    """Print each model: name, scale, time beside the default's, use, and its file or address; the exit status."""
+    print(f"{'model':30}scale  time  offline  suits")
     for name, entry in MODELS.items():
-        print(f"{name:30} x{entry.scale}  {at_hand(name) or f'not downloaded: {download_url(name)}'}")
+        file = at_hand(name)
+        offline = "yes" if file else "no"
+        print(f"{name:30}x{entry.scale:<4}  {entry.cost:>3}x  {offline:7}  {entry.suits}")
+        print(f"{'':30}{display_name(file) if file else f'not downloaded: {download_url(name)}'}")
+    print("\ntime: of a frame, beside the default. A model that is not offline is downloaded when it is first used.")
+    print("lanczos is a plain resize, without a network.")
     return 0
 
 

@@ -25,6 +25,8 @@ FIRST_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # while no
 class Bars(Plain):
     """One tqdm bar for the video and one for each worker."""
 
+    in_terminal = True
+
     def __init__(self, *arguments):
         super().__init__(*arguments)
         tqdm.monitor_interval = 0  # tqdm starts no thread: only the main loop draws

@@ -32,6 +32,8 @@ FILE_COUNTS = ("done", "skipped", "waiting", "busy", "failed")  # what can becom
 class Progress:
     """Reports to loggers, and errors to stderr; the base of the reporters that show more. Facts are JSON-able."""
 
+    in_terminal = False  # whether a person watches
+
     def __init__(self, verbosity: int = 0, loggers: Sequence[logging.Logger] = (LOGGER,)):
         self.verbosity = verbosity
         self.loggers = loggers
