@@ -92,14 +92,14 @@ def test_what_it_says_until_the_first_frame_is_done(tmp_path):
 
 def test_the_first_run_says_once_which_model_suits_what(tmp_path):
     make_clip(tmp_path / "clip.mp4", 2, width=32, height=24)
-    command = f"{sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --workers 1; echo status $?\r"
+    command = f"{sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --workers 1; echo {{}} $?\r"
     with Terminal(120, 24) as terminal:
-        terminal.type(f"cd {tmp_path}; export XDG_CACHE_HOME={tmp_path}; clear; {command}")
-        terminal.wait_for("^status 0")
+        terminal.type(f"cd {tmp_path}; export XDG_CACHE_HOME={tmp_path}; clear; {command.format('first')}")
+        terminal.wait_for("^first 0")
         said = " ".join(terminal.lines)
         assert "first run: realesr-animevideov3 suits animation" in said and "RealESRGAN_x4plus" in said
-        terminal.type(f"clear; {command}")
-        terminal.wait_for("^status 0")
+        terminal.type(f"clear; {command.format('second')}")
+        terminal.wait_for("^second 0")
         assert not terminal.matching("first run")
 
 

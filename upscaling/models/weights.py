@@ -43,46 +43,49 @@ class Official:
 
     tag: str
     scale: int
-    suits: str
-    cost: int
     sha256: str | None
     packaged: str | None = None
     packaged_sum: str | None = None
+    suits: str = ""
+    cost: int = 1
 
 
 # Tags: the URLs of realesrgan 0.3.0's inference_realesrgan.py. RealESRNet_x4plus has no published SHA-256.
 # `suits`: docs/model_zoo.md of Real-ESRGAN. `cost`: processor time measured at scale 2, in bf16 on a CPU with AMX.
 MODELS = {
     "realesr-animevideov3": Official(
-        "v0.2.5.0", 4, "animation, the default; also for film if it must be fast", 1,
-        "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
+        "v0.2.5.0", 4, "b8a8376811077954d82ca3fcf476f1ac3da3e8a68a4f4d71363008000a18b75d",
         "REALESRGAN_ANIMAVIDEOV3_UP4X", "548a36f9c3f4ab8da56cd3b13badf23968bee207b396dad14d04b830e5f2ab2d",
+        suits="animation, the default; also for film if it must be fast", cost=1,
     ),
     "RealESRGAN_x4plus": Official(
-        "v0.1.0", 4, "film and photographs, the most detail", 18,
-        "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
+        "v0.1.0", 4, "4fa0d38905f75ac06eb49a7951b426670021be3018265fd191d2125df9d682f1",
         "REALESRGAN_X4PLUS_UP4X", "713ee713b0353afaa27976f0563a64a5043bd70b9bd8936c2e26e25ebcdbcddf",
+        suits="film and photographs, the most detail", cost=18,
     ),
     "RealESRGAN_x4plus_anime_6B": Official(
-        "v0.2.2.4", 4, "line art and drawn pictures", 6,
-        "f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
+        "v0.2.2.4", 4, "f872d837d3c90ed2e05227bed711af5671a6fd1c9f7d7e91c911a61f155e99da",
         "REALESRGAN_X4PLUSANIME_UP4X", "fe01c269cfd10cdef8e018ab66ebe750cf79c7af4d1f9c16c737e1295229bacc",
+        suits="line art and drawn pictures", cost=6,
     ),
     "RealESRGAN_x2plus": Official(
-        "v0.2.1", 2, "film and photographs", 6, "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb"
+        "v0.2.1", 2, "49fafd45f8fd7aa8d31ab2a22d14d91b536c34494a5cfe31eb5d89c2fa266abb",
+        suits="film and photographs", cost=6,
     ),
     DENOISE_MODEL: Official(
-        "v0.2.5.0", 4, "film and photographs, fast; --denoise sets how much noise goes", 2,
-        "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        "v0.2.5.0", 4, "8dc7edb9ac80ccdc30c3a5dca6616509367f05fbc184ad95b731f05bece96292",
+        suits="film and photographs, fast; --denoise sets how much noise goes", cost=2,
     ),
     DENOISE_TWIN: Official(
-        "v0.2.5.0", 4, "the same, keeps noise and grain", 2,
-        "1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+        "v0.2.5.0", 4, "1641f8c4464b9f097c9fdda5589273713f67cf59f3d909e0bd688f0cee269dca",
+        suits="the same, keeps noise and grain", cost=2,
     ),
-    "RealESRNet_x4plus": Official("v0.1.1", 4, "film and photographs, smooth: invents no detail", 18, None),
+    "RealESRNet_x4plus": Official(
+        "v0.1.1", 4, None, suits="film and photographs, smooth: invents no detail", cost=18
+    ),
     "RealESRGANv2-animevideo-xsx2": Official(
-        "v0.2.3.0", 2, "animation, an earlier version", 1,
-        "27985aa2198711ecd72f9bb274ec7b164e018fc9ce2933daaa7c7ab36a2bd3fe"
+        "v0.2.3.0", 2, "27985aa2198711ecd72f9bb274ec7b164e018fc9ce2933daaa7c7ab36a2bd3fe",
+        suits="animation, an earlier version", cost=1,
     ),
 }  # fmt: skip
 
