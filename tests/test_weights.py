@@ -239,7 +239,7 @@ def test_the_command_lists_and_fetches(cache, tmp_path, monkeypatch, capsys):
     }
     assert rows.keys() == weights.MODELS.keys()
     assert rows["realesr-animevideov3"][1:5] == ["x4", "1x", "yes", "animation,"]
-    assert rows["RealESRGAN_x2plus"][1:5] == ["x2", "6x", "no", "film"]
+    assert rows["RealESRNet_x4plus"][1:5] == ["x4", "18x", "no", "film"]
     assert models_command.fetch_model("RealESRGAN_x2plus") == 0
     assert str(cache / "RealESRGAN_x2plus.pth") in capsys.readouterr().out
     assert models_command.list_models() == 0
