@@ -13,37 +13,13 @@ from runs import Run
 from upscaling.common import devices
 from upscaling.common.devices import (
     CudaDevice,
-    choose_devices,
     cuda_device_count,
     cuda_devices,
     fp16_works,
     torch_cuda_version,
 )
-from upscaling.common.errors import InputError
-from upscaling.job.options import Options
-from upscaling.pipeline.plan import device_warnings, resolved_precision
-
-
-@pytest.mark.parametrize(
-    ("requested", "gpus", "expected"),
-    [
-        ("auto", 0, ["cpu"] * 6),
-        ("cpu", 2, ["cpu"] * 6),
-        ("auto", 1, ["cuda:0"] * 6),
-        ("auto", 4, ["cuda:0", "cuda:1", "cuda:2", "cuda:3", "cuda:0", "cuda:1"]),
-        ("cuda", 2, ["cuda:0", "cuda:1"] * 3),
-        ("cuda:1", 2, ["cuda:1"] * 6),
-        ("cuda:2,cuda:0", 3, ["cuda:2", "cuda:0"] * 3),
-    ],
-)
-def test_worker_i_on_device_i_mod_n(requested, gpus, expected):
-    assert choose_devices(requested, 6, gpus) == expected
-
-
-@pytest.mark.parametrize(("requested", "gpus"), [("cuda", 0), ("cuda:0", 0), ("cuda:2", 2), ("gpu", 1), ("cuda:", 1)])
-def test_what_is_not_there_is_said(requested, gpus):
-    with pytest.raises(InputError, match=r"this machine has|choose auto"):
-        choose_devices(requested, 6, gpus)
+from upscaling.inference.device_choice import choose
+from upscaling.pipeline.plan import resolved_precision
 
 
 def test_device_count_is_torchs():
@@ -263,7 +239,7 @@ def test_a_device_that_was_named_needs_no_warning(machine, driver, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
     monkeypatch.setenv("FAKE_ERROR", "999")
     for device, warnings in (("auto", 1), ("cpu", 0)):
-        assert len(device_warnings(Options("a.mp4", "b.mp4", 2, device=device))) == warnings
+        assert len(choose(device, "torch", "auto", "realesr-animevideov3", None, 1).warnings) == warnings
 
 
 def test_a_device_that_was_asked_for_is_not_replaced(upscale_on):

@@ -30,7 +30,7 @@ nothing was touched; 75 another run holds this job; 129, 130, 143 stopped by SIG
 
 @dataclass(frozen=True)
 class Query:
-    """What the command is asked for instead of a run; at most one of status, list_models and fetch_model is set."""
+    """What the command is asked for instead of a run; at most one of its commands is set."""
 
     status: Path | None = value(
         None,
@@ -43,6 +43,7 @@ class Query:
     watch: bool = switch(QUERIES, "with --status: update every second until the run ends", keyword=False)
     json: bool = switch(QUERIES, "with --status: print one JSON object per update", keyword=False)
     list_models: bool = switch(QUERIES, "list the models and the files they are loaded from", keyword=False)
+    list_devices: bool = switch(QUERIES, "list the devices of this machine and the engine of each", keyword=False)
     fetch_model: str | None = value(
         None, "NAME", QUERIES, "download a model, or verify the downloaded file", keyword=False
     )
@@ -50,7 +51,7 @@ class Query:
     @property
     def command(self) -> str | None:
         """The flag that asks for something other than a run; None if no flag does."""
-        given = [name for name in ("status", "list_models", "fetch_model") if getattr(self, name)]
+        given = [name for name in ("status", "list_models", "list_devices", "fetch_model") if getattr(self, name)]
         if len(given) > 1:
             raise InputError(f"choose {flag(given[0])} or {flag(given[1])}, not both")
         for name in ("watch", "json"):

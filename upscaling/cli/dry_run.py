@@ -18,7 +18,6 @@ from upscaling.common.text import clock, many, printable
 from upscaling.demux.input_file import open_input
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
-from upscaling.inference.settings import engine_choice
 from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
 from upscaling.mux.stream_selection import select_streams
@@ -104,7 +103,6 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
     info, target, count = plan.info, plan.conversion.target, plan.info.frame_count
     seconds = total_seconds(plan, costs)
     window = min(plan.window, count or plan.window)
-    engine, reason = engine_choice(plan.options.device, plan.models[0])
     return {
         "input": printable(plan.options.input),
         "output": printable(plan.output),
@@ -118,15 +116,15 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
         "model": plan.options.model,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
-        "engine": engine,
-        "engine_reason": reason,
+        "engine": plan.choice.engine,
+        "engine_reason": plan.choice.reason,
         "measured_frames": costs.frames,
         "worker_seconds_per_frame": round(costs.worker_seconds, 4),
         "encoder_seconds_per_frame": round(costs.encode_seconds, 4),
         "seconds": round(seconds, 1) if seconds is not None else None,
         "output_bytes": int(count * costs.encoded_bytes) if count else None,
         "work_bytes": int(window * plan.frame_bytes + (count or 0) * costs.encoded_bytes),
-        "warnings": [*plan.device_warnings, *plan.warnings],
+        "warnings": [*plan.choice.warnings, *plan.warnings],
     }
 
 

@@ -110,6 +110,10 @@ def answer(query: Query) -> int:
             from upscaling.cli.status_command import show_status
 
             return show_status(query.status, query.watch, query.json)
+        if query.list_devices:
+            from upscaling.cli.devices_command import list_devices
+
+            return list_devices()
         from upscaling.cli.models_command import fetch_model, list_models
 
         return list_models() if query.list_models else fetch_model(query.fetch_model or "")

@@ -76,7 +76,7 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
         late_warnings.append(incomplete_line(plan, missing))
         progress.alert(late_warnings[-1])
     return Result(
-        plan.output, work_dir.frames_done, round(seconds, 3), (*plan.device_warnings, *plan.warnings, *late_warnings),
+        plan.output, work_dir.frames_done, round(seconds, 3), (*plan.choice.warnings, *plan.warnings, *late_warnings),
         frames_per_second=round((work_dir.frames_done - counts.resumed) / (seconds - counts.skipping), 3),
         repeated_frames=counts.repeated, restarts=counts.restarts, missing_frames=missing,
     )  # fmt: skip
@@ -209,7 +209,7 @@ def announce(plan: "Plan", work_dir: "WorkDir", progress: Progress, check: Calla
     """Report GPUs that are not used, what is resumed, how much space the frames take, and warnings about the input."""
     from upscaling.pipeline.segments import verify
 
-    for line in plan.device_warnings:
+    for line in plan.choice.warnings:
         progress.alert_once(line)
     for note in work_dir.notes:
         progress.warn_once(note)
@@ -238,10 +238,7 @@ def resuming_line(done: int, total: int | None) -> str:
 
 def facts(plan: "Plan") -> dict:
     """The facts of a run for Progress.start; JSON-able."""
-    from upscaling.inference.settings import engine_choice
-
     source, target, options = plan.conversion.source, plan.conversion.target, plan.options
-    engine, reason = engine_choice(options.device, plan.models[0])
     return {
         "input": printable(options.input),
         "output": printable(plan.output),
@@ -252,6 +249,6 @@ def facts(plan: "Plan") -> dict:
         "codec": plan.target.extension if plan.target else plan.encoding.codec,
         "workers": len(plan.models),
         "device": ",".join(dict.fromkeys(model.device for model in plan.models)),
-        "engine": engine,
-        "engine_reason": reason,
+        "engine": plan.choice.engine,
+        "engine_reason": plan.choice.reason,
     }

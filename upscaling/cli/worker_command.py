@@ -6,12 +6,13 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from upscaling.common.devices import cuda_devices
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
 from upscaling.common.system import usable_cores
 from upscaling.common.text import one_line
-from upscaling.inference.settings import ModelSettings
+from upscaling.inference.device_choice import choose
+from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.models.weights import locate
 from upscaling.workers import status
 from upscaling.workers.manifest import ManifestError, read_manifest
 from upscaling.workers.worker import Worker, error_text
@@ -49,18 +50,11 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="worker.py", description="Upscale the frames of one manifest.")
     parser.add_argument("manifest", metavar="MANIFEST", help="a file that manifest.py has written")
     parser.add_argument("--model", default=ModelSettings.model, help="name or weights file (default: %(default)s)")
-    parser.add_argument("--device", default="auto", help="auto, cpu or cuda:N (default: %(default)s)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda:N or vulkan:N (default: %(default)s)")
+    parser.add_argument("--engine", default="auto", choices=("auto", "torch", "ncnn"))
     parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
     parser.add_argument("--threads", type=int, default=0, help="CPU threads (default: one per core that it may use)")
     return parser.parse_args(argv)
-
-
-def automatic_device() -> str:
-    """The first CUDA device, or the CPU; says why it is none if a GPU seems to be here."""
-    found = cuda_devices()
-    if found.problem:
-        print(f"worker: warning: {found.problem}", file=sys.stderr)
-    return found.devices[0].name if found.devices else "cpu"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,9 +64,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = read_manifest(args.manifest)
         manifest.output_dir.mkdir(parents=True, exist_ok=True)
+        file = None if args.model == LANCZOS else locate(args.model).files[0]
+        choice = choose(args.device, args.engine, args.precision, args.model, file, 1)
+        for warning in choice.warnings:
+            print(f"worker: warning: {warning}", file=sys.stderr)
         settings = ModelSettings(
             model=args.model,
-            device=args.device if args.device != "auto" else automatic_device(),
+            device=choice.devices[0],
+            engine=choice.engine,
             precision=args.precision,
             patch_size=manifest.patch_size,
             batch_size=manifest.batch_size,

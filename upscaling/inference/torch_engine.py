@@ -52,7 +52,8 @@ class _BatchBuffers:
 class TorchEngine:
     """An `engine.Engine` that runs a network on a CPU or a CUDA device."""
 
-    def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None]):
+    def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None], upscaler: Upscaler | None = None):
+        """`upscaler` is one for these settings if it is not the ordinary one."""
         self._heartbeat = heartbeat
         self._model = settings.model
         self._device = torch.device(settings.device)
@@ -60,7 +61,7 @@ class TorchEngine:
         self.depth = 1 if self._cuda else 0
         if self._cuda:
             torch.cuda.set_device(self._device)
-        self._upscaler = Upscaler(settings, heartbeat)
+        self._upscaler = upscaler or Upscaler(settings, heartbeat)
         self._slots: list[_BatchBuffers | None] = [None] * (self.depth + 1)
         if self._cuda:
             self._upload, self._compute, self._download = (torch.cuda.Stream(self._device) for _ in range(3))

@@ -6,6 +6,7 @@ frames ─► TiledForward ─► rescale (exact size) ─► blend with a plain
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import nn
@@ -40,7 +41,7 @@ class Upscaler:
     def __init__(self, settings: ModelSettings, heartbeat: Callable[[], None] = lambda: None):
         self.settings, self.heartbeat = settings, heartbeat
         self.device = torch.device(settings.device)
-        self.precision = choose_precision(settings.precision, self.device)
+        self.precision = self._choose_precision()
         _configure(self.device, settings.threads)
         self._state: dict[str, torch.Tensor] | None = weights.load(settings.model, settings.denoise)
         self.native_scale = native_scale(self._state)
@@ -118,7 +119,7 @@ class Upscaler:
         if not network.supports(dtype):
             dtype = torch.float32
             self._notes.append(f"{network.architecture} does not support {self.precision}; running in fp32")
-        module = runner(network, dtype, self.device)
+        module = self._runner(network, dtype)
         limits = self._pass_limits(module, network, frames.numel() * scale**2 * 4)
         if self.settings.compile and self.device.type == "cuda":
             module = _compiled(module)
@@ -129,17 +130,32 @@ class Upscaler:
             self._forward = forward
         return forward
 
-    def _pass_limits(self, module: nn.Module, network: Network, result_bytes: int) -> PassLimits:
+    def _choose_precision(self) -> str:
+        return choose_precision(self.settings.precision, self.device)
+
+    def _runner(self, network: Network, dtype: torch.dtype) -> Any:
+        """What runs the network, ready on its device: a tiled_forward.RunNetwork."""
+        return runner(network, dtype, self.device)
+
+    def _free_bytes(self) -> int | None:
+        """Free memory of the device that runs the network."""
+        return free_bytes(self.device)
+
+    def _bytes_per_pixel(self, module: Any, side: int) -> float:
+        """Bytes of activations per input pixel of what `_runner` returned; `side` is one of a possible tile."""
+        return bytes_per_pixel(module, self.device, side)
+
+    def _pass_limits(self, module: Any, network: Network, result_bytes: int) -> PassLimits:
         """What the settings ask for, or less if that does not fit into the memory that results leave free."""
         size = self.settings.patch_size
         tile_area = size**2 if size and network.supports_tiling else NO_LIMIT
         batch = 1 if self.device.type == "cpu" else max(1, self.settings.batch_size)
-        free = free_bytes(self.device)
+        free = self._free_bytes()
         if free is None or not network.supports_tiling:
             return PassLimits(tile_area, batch)
         side = -(-max(PROBE_SIDE, network.minimum) // network.multiple_of) * network.multiple_of
         share = max(0.0, free * MEMORY_FRACTION / self.settings.workers_on_device - result_bytes)
-        affordable = int(share / bytes_per_pixel(module, self.device, side))  # pixels in a pass
+        affordable = int(share / self._bytes_per_pixel(module, side))  # pixels in a pass
         while batch > 1 and batch * tile_area // 4 > affordable:  # rather than tiles of less than half the side
             batch //= 2
         return PassLimits(max(min(tile_area, affordable // batch), MIN_TILE**2), batch)

@@ -21,8 +21,9 @@ DECIDES = {
     "denoise": ("model.sha256", "model.blend"),
     "strength": ("model.strength",),
     "patch_size": ("model.patch_size",),
-    "device": ("model.device", "model.precision"),
-    "precision": ("model.precision",),
+    "device": ("model.device", "model.engine", "model.precision"),
+    "engine": ("model.engine", "model.device", "model.precision"),
+    "precision": ("model.precision", "model.engine"),
     "deinterlace": ("frames",),
     "frame_rate": ("frames", "encoding."),
     "codec": ("encoding.", "conversion.target.", "frames"),
@@ -34,6 +35,7 @@ DECIDES = {
 # Entries of the identity whose value is that of an option.
 RESOLVED = {
     "model.device": "--device",
+    "model.engine": "--engine",
     "model.precision": "--precision",
     "model.patch_size": "--patch-size",
     "encoding.codec": "--codec",
@@ -61,8 +63,9 @@ def identity_elsewhere(identity: dict, options: Options) -> dict:
         kind = options.device.partition(":")[0]
         precision = options.precision
         if precision == "auto":
-            precision = "fp16" if kind == "cuda" else ANY
-        model = model | {"device": ANY if kind == "auto" else kind, "precision": precision}
+            precision = "fp16" if kind in ("cuda", "vulkan") else ANY
+        engine = ANY if options.engine == "auto" else options.engine
+        model = model | {"device": ANY if kind == "auto" else kind, "engine": engine, "precision": precision}
     return identity | {"model": model}
 
 

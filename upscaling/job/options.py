@@ -139,10 +139,19 @@ class Options:
         "auto", "N", WORKERS, f"tile size in pixels (auto, or {MIN_PATCH}-{MAX_PATCH}; 0 = no tiling)",
         integer(MIN_PATCH, MAX_PATCH, 0, "auto"),
     )  # fmt: skip
-    device: str = value("auto", "NAME", WORKERS, "auto, cpu, cuda, or a list such as cuda:0,cuda:1")
+    device: str = value(
+        "auto", "NAME", WORKERS,
+        "auto, cpu, cuda, vulkan, or a list such as cuda:0,cuda:1 (see --list-devices); auto: CUDA, else a Vulkan GPU, "
+        "else the CPU",
+    )  # fmt: skip
+    engine: str = value(
+        "auto", "NAME", WORKERS,
+        "torch (CUDA and CPU) or ncnn (Vulkan and CPU); auto: on a CPU torch if it has bf16 instructions, else ncnn",
+        choice("auto", "torch", "ncnn"),
+    )  # fmt: skip
     precision: str = value(
         "auto", "NAME", WORKERS,
-        "fp32, bf16 or fp16; auto: fp16 on CUDA, bf16 on CPUs that support it, else fp32",
+        "fp32, bf16 or fp16; auto: fp16 on CUDA and Vulkan, bf16 on CPUs that support it, else fp32",
         choice("auto", "fp32", "bf16", "fp16"),
     )  # fmt: skip
     compile: bool = switch(WORKERS, "use torch.compile with CUDA graphs (CUDA only)")

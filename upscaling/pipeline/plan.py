@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from fractions import Fraction
 from pathlib import Path
 
-from upscaling.common.devices import CudaProbe, choose_devices, cuda_devices
+from upscaling.common.devices import cuda_devices
 from upscaling.common.errors import InputError
 from upscaling.common.system import available_memory, core_share, cpu_has_bf16
 from upscaling.decode.probe import VideoInfo
@@ -17,7 +17,8 @@ from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.layout import FrameLayout
-from upscaling.inference.settings import AUTO, LANCZOS, ModelSettings, tile_size
+from upscaling.inference.device_choice import DeviceChoice, choose
+from upscaling.inference.settings import AUTO, LANCZOS, TORCH, ModelSettings, tile_size
 from upscaling.job.identity import given_options
 from upscaling.job.ledger import SegmentRecord
 from upscaling.job.options import Options
@@ -51,12 +52,12 @@ class Plan:
     target: PictureTarget | None  # if the result is pictures
     encoding: EncodeSettings
     conversion: FrameConversion  # from the decoder's frames to the encoder's
+    choice: DeviceChoice
     models: tuple[ModelSettings, ...]  # one per worker
     identity: dict  # the input and every parameter that changes the result, as JSON has them
     work_dir: Path
     batch_size: int  # frames
     window: int  # frames that may be in storage at a time
-    device_warnings: tuple[str, ...]  # GPUs that are here and are not used
     warnings: tuple[str, ...]  # what the result lacks, and the like
 
     @property
@@ -107,7 +108,9 @@ def make_plan(options: Options) -> Plan:
     check_writes(written, read, work_dir)
     check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite)
     workers = min(options.workers, source.max_frames or options.workers)  # no worker loads its model for nothing
-    models = model_settings(options, workers)
+    file = found.files[0] if found else None
+    choice = choose(options.device, options.engine, options.precision, options.model, file, workers)
+    models = model_settings(options, choice)
     size = options.scale.size(source.info.width, source.info.height)
     encoding, encoding_warnings = _encoding(options, source.info, output, target, size)
     conversion = frame_conversion(source.info, encoding, size)
@@ -122,12 +125,12 @@ def make_plan(options: Options) -> Plan:
         target=target,
         encoding=encoding,
         conversion=conversion,
+        choice=choice,
         models=models,
         identity=job_identity(options, source, encoding, conversion, found, models),
         work_dir=work_dir,
         batch_size=batch_size,
         window=window,
-        device_warnings=device_warnings(options),
         warnings=(*source.info.notes, *encoding_warnings, *storage_warnings),
     )
 
@@ -140,20 +143,19 @@ def _keeps_alpha(options: Options, output: Path, target: PictureTarget | None) -
     return extension in image_files.ALPHA if target else keeps_alpha(options.codec, extension)
 
 
-def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
+def model_settings(options: Options, choice: DeviceChoice) -> tuple[ModelSettings, ...]:
     """The settings of each worker: its device, and its share of the cores."""
-    found = CudaProbe() if options.model == LANCZOS else cuda_devices()
-    asked = "cpu" if options.model == LANCZOS else options.device
-    devices = choose_devices(asked, workers, len(found.devices), found.problem)
+    devices = choice.devices
     is_name = options.model == LANCZOS or options.model in weights.MODELS
     return tuple(
         ModelSettings(
             model=options.model if is_name else str(Path(options.model).absolute()),
             device=device,
+            engine=choice.engine,
             precision=options.precision,
             patch_size=tile_size(options.patch_size),
             batch_size=options.batch_size,
-            threads=core_share(workers),
+            threads=core_share(len(devices)),
             denoise=options.denoise,
             strength=options.strength,
             compile=options.compile,
@@ -161,12 +163,6 @@ def model_settings(options: Options, workers: int) -> tuple[ModelSettings, ...]:
         )
         for device in devices
     )
-
-
-def device_warnings(options: Options) -> tuple[str, ...]:
-    """Why the choice of the device found less than there is, a line each; nothing if the device was named."""
-    problem = cuda_devices().problem if options.device == AUTO and options.model != LANCZOS else ""
-    return (problem,) if problem else ()
 
 
 def _encoding(
@@ -248,25 +244,30 @@ def _model_identity(found: weights.Weights | None, models: Sequence[ModelSetting
     if found is None:
         return {"sha256": LANCZOS}  # a plain resize is the same on every machine
     settings = models[0]
-    precisions = {resolved_precision(model.precision, model.device) for model in models}  # GPUs may differ
+    precisions = {
+        resolved_precision(model.precision, model.device, model.engine) for model in models
+    }  # GPUs may differ
     return {
         "sha256": list(found.sums),
         "blend": found.blend,
         "strength": settings.strength,
         "device": settings.device.partition(":")[0],
+        "engine": settings.engine,
         "precision": ",".join(sorted(precisions)),
         "patch_size": settings.patch_size,
     }
 
 
-def resolved_precision(asked: str, device: str) -> str:
-    """fp32, bf16 or fp16; the same as `inference.upscaler.choose_precision`, without importing torch."""
+def resolved_precision(asked: str, device: str, engine: str = TORCH) -> str:
+    """fp32, bf16 or fp16; the same as the engine chooses, without importing torch."""
     if asked != AUTO:
         return asked
     if device.startswith("cuda"):
         broken = [found.name for found in cuda_devices().devices if not found.fp16_works]
         return "fp32" if device in broken else "fp16"
-    return "bf16" if cpu_has_bf16() else "fp32"
+    if device.startswith("vulkan"):
+        return "fp16"
+    return "bf16" if engine == TORCH and cpu_has_bf16() else "fp32"
 
 
 def requested_parameters(options: Options) -> dict:
@@ -279,6 +280,7 @@ def requested_parameters(options: Options) -> dict:
         "strength": options.strength,
         "precision": options.precision,
         "device": options.device.partition(":")[0],
+        "engine": options.engine,
         "patch_size": options.patch_size,
     }
     return {"model": model} | {name: str(getattr(options, name)) for name in names}

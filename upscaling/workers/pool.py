@@ -66,7 +66,7 @@ class WorkerPool:
         heartbeat for `stall_timeout` seconds counts as dead.
         """
         self.target, self.log_folder, self.stall_timeout = target, log_folder, stall_timeout
-        self.server = ForkServer(preload_modules(settings[0].model), worker_environment())
+        self.server = ForkServer(preload_modules(settings[0]), worker_environment())
         self.workers = [WorkerHandle(index, one) for index, one in enumerate(settings)]
         self.rows_descriptor, self.rows = status.create_rows(len(self.workers))
         self.backlog: deque[Task] = deque()
@@ -269,15 +269,15 @@ class WorkerPool:
         self.backlog.appendleft(task)
 
 
-def preload_modules(model: str) -> tuple[str, ...]:
-    """The modules that a worker needs for a model; the fork server imports them once for all workers.
+def preload_modules(settings: ModelSettings) -> tuple[str, ...]:
+    """The modules that a worker needs for its model; the fork server imports them once for all workers.
 
-    Importing torch does not initialise CUDA, so forked workers may use it.
+    Importing torch does not initialise CUDA, nor ncnn Vulkan, so forked workers may use them.
     """
-    if model == LANCZOS:
+    if settings.model == LANCZOS:
         return "upscaling.workers.worker", "upscaling.inference.lanczos_engine"
-    network = ("upscaling.workers.worker", "upscaling.inference.torch_engine")
-    if model in REALESRGAN_MODELS and find_spec("realesrgan") is not None:
+    network = ("upscaling.workers.worker", f"upscaling.inference.{settings.engine}_engine")
+    if settings.model in REALESRGAN_MODELS and find_spec("realesrgan") is not None:
         return network
     return (*network, "spandrel")  # imports torchvision: two seconds
 
