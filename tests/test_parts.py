@@ -345,11 +345,11 @@ def test_a_part_goes_on_on_another_node_from_its_closed_segments(job, tmp_path, 
 
     write, written = segments.OpenSegment.write, []
 
-    def failing(self, planes, pts):
+    def failing(self, planes, pts, messages):
         written.append(pts)
         if len(written) == 10:
             raise OSError(5, "the node is lost")
-        write(self, planes, pts)
+        write(self, planes, pts, messages)
 
     with monkeypatch.context() as patch:
         patch.setattr(segments.OpenSegment, "write", failing)

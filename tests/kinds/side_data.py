@@ -1,7 +1,10 @@
 """Kinds of video with side data: HDR, Dolby Vision, closed captions, 360° and stereo marks, time code."""
 
+import re
 import struct
 import zlib
+from collections.abc import Callable, Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -56,4 +59,206 @@ def check_mastering(outcome: Outcome) -> None:
     assert struct.unpack("=2I", first["CONTENT_LIGHT_LEVEL"]) == (1000, 400)
 
 
-KINDS = [Kind("mastering display beside an unknown kind of side data", unknown_kind, check_mastering)]
+# Messages of frames: in the new frames, or named
+
+
+def escaped(data: bytes) -> bytes:
+    """A NAL unit's content without anything that looks like a start code."""
+    result = b""
+    for byte in data:
+        result += b"\3" if result.endswith(b"\0\0") and byte <= 3 else b""
+        result += bytes([byte])
+    return result
+
+
+def with_sei(data: bytes, codec: str, messages: Sequence[tuple[int, bytes]]) -> bytes:
+    """A picture of H.264 or HEVC with start codes, and an SEI unit with (type, payload) before its first slice."""
+    slices = {1, 5} if codec == "h264" else set(range(32))
+    units = re.split(b"(?=\0\0\1)", data)
+    kinds = [unit[3] & 31 if codec == "h264" else unit[3] >> 1 for unit in units[1:] if len(unit) > 3]
+    first = next(number for number, kind in enumerate(kinds, 1) if kind in slices)
+    content = b"".join(bytes([kind, len(payload)]) + payload for kind, payload in messages) + b"\x80"
+    unit = b"\0\0\1" + (b"\x06" if codec == "h264" else b"\x4e\1") + escaped(content)
+    return b"".join([*units[:first], unit, *units[first:]])
+
+
+def caption(number: int) -> bytes:
+    """A pair of CEA-608 that differs from frame to frame, and two that are empty."""
+    return bytes([0xFC, 0x94, 0x20 + number % 64, 0xFD, 0x80, 0x80, 0xFA, 0, 0])
+
+
+def captions_t35(number: int) -> bytes:
+    pairs = caption(number)
+    return b"\xb5\0\x31GA94\3" + bytes([0xC0 | len(pairs) // 3, 0xFF]) + pairs + b"\xff"
+
+
+def hdr10plus_t35(number: int) -> bytes:
+    """HDR10+ with every optional part (ST 2094-40): its luminances grow from frame to frame."""
+    fields = [(1, 8), (1, 2), (400, 27), (1, 1), (2, 5), (3, 5)]  # version, windows, target, its peaks in 2 x 3
+    fields += [(peak, 4) for peak in (15, 3, 7, 1, 0, 9)]
+    fields += [(16000 + number, 17), (15310, 17), (21890, 17), (3380 + number, 17)]
+    fields += [(2, 4), (1, 7), (17, 17), (99, 7), (50000, 17), (333, 10)]  # percentiles, bright pixels
+    fields += [(1, 1), (2, 5), (2, 5), (1, 4), (2, 4), (3, 4), (4, 4)]  # peaks of the mastering display
+    fields += [(1, 1), (1000, 12), (2000, 12), (2, 4), (300, 10), (900 + number, 10), (1, 1), (5, 6)]
+    bits = "".join(f"{value:0{width}b}" for value, width in fields)
+    bits += "0" * (-len(bits) % 8)
+    return b"\xb5\0\x3c\0\1\4" + int(bits, 2).to_bytes(len(bits) // 8, "big")
+
+
+AMBIENT = struct.pack(">IHH", 3_140_000, 15635, 16450)  # 314 lux, D65
+AMBIENT_DATA = "AMBIENT_VIEWING_ENVIRONMENT"
+AFD = b"\xb5\0\x31DTG1\x41\xfa"  # 10: 16:9
+
+
+def captioned_h264(folder: Path) -> Path:
+    """H.264 with B-frames at uneven times; captions and an active format description in SEI messages."""
+    times = [0, 3003, 6006, 9009, 15000, 16000, 30000, 33003]
+    options = {"preset": "medium", "bf": "2"}
+    clip = make_clip(folder / "plain.ts", 8, time_base=Fraction(1, 90000), pts=times, options=options)
+
+    def message(data: bytes, number: int) -> bytes:
+        return with_sei(data, "h264", [(4, captions_t35(number)), (4, AFD)])
+
+    return rewritten(clip, folder / "in.ts", message)
+
+
+def captioned_mpeg2(folder: Path) -> Path:
+    """MPEG-2 with ATSC captions in the user data before the first slice."""
+    clip = make_clip(folder / "plain.ts", 6, codec="mpeg2video", options={"bf": "2", "q": "2"})
+
+    def message(data: bytes, number: int) -> bytes:
+        at = data.index(b"\0\0\1\1")  # the first slice
+        return data[:at] + b"\0\0\1\xb2" + captions_t35(number)[3:] + data[at:]
+
+    return rewritten(clip, folder / "in.ts", message)
+
+
+def hdr_hevc(folder: Path) -> Path:
+    """HEVC Main 10 with HDR10+, captions and the ambient viewing environment."""
+    options = {"x265-params": "log-level=none", "preset": "ultrafast", "bf": "2"}
+    tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1}
+    clip = make_clip(
+        folder / "plain.ts", 6, codec="libx265", pix_fmt="yuv420p10le", options=options, tags=tags, rate=Fraction(24)
+    )
+
+    def message(data: bytes, number: int) -> bytes:
+        messages = [(4, hdr10plus_t35(number)), (4, captions_t35(number)), (148, AMBIENT)]
+        return with_sei(data, "hevc", messages)
+
+    return rewritten(clip, folder / "in.ts", message)
+
+
+def keeps(*kinds: str, named: Sequence[str] = ()) -> Callable[[Outcome], None]:
+    """Each new frame has those kinds of side data as the input's frame has them; a line has each text of `named`."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 0, outcome.lines
+        before, after = side_data(outcome.source), side_data(outcome.output)
+        assert len(before) == len(after) > 0
+        for kind in kinds:
+            assert all(kind in frame for frame in before)
+            assert [frame.get(kind) for frame in after] == [frame[kind] for frame in before], kind
+        for text in named:
+            at = [number for number, line in enumerate(outcome.lines) if text in line]
+            assert len(at) == 1 and at[0] < len(outcome.lines) - 1, outcome.lines  # before the work is done
+
+    return check
+
+
+# Marks of the whole video: 360°, stereo, Dolby Vision
+
+
+def box(name: bytes, *content: bytes) -> bytes:
+    return struct.pack(">I4s", 8 + sum(map(len, content)), name) + b"".join(content)
+
+
+def with_boxes(path: Path, boxes: bytes) -> Path:
+    """An MP4 file, written without faststart, with boxes at the end of its video's sample entry."""
+    data = bytearray(path.read_bytes())
+    places, start, end = [], 0, len(data)
+    for parent, skip in ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (None, 0)):
+        while parent not in (None, bytes(data[start + 4 : start + 8])):
+            start += int.from_bytes(data[start : start + 4], "big")
+        places.append(start)
+        end = start + int.from_bytes(data[start : start + 4], "big")
+        start += 8 + skip
+    data[end:end] = boxes
+    for place in places:
+        data[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + len(boxes)).to_bytes(4, "big")
+    path.write_bytes(data)
+    return path
+
+
+# Google's Spherical Video V2 RFC: version and flags, then the box's own fields
+ST3D = box(b"st3d", b"\0\0\0\0\1")  # top and bottom
+SPHERE = box(b"proj", box(b"prhd", struct.pack(">Iiii", 0, 90 << 16, 0, 0)), box(b"equi", bytes(20)))
+SV3D = box(b"sv3d", box(b"svhd", b"\0\0\0\0test\0"), SPHERE)
+
+
+def marked(boxes: bytes) -> Callable[[Path], Path]:
+    return lambda folder: with_boxes(make_clip(folder / "in.mp4", 3), boxes)
+
+
+def marked_matroska(mode: int) -> Callable[[Path], Path]:
+    """A Matroska file with a StereoMode."""
+
+    def make(folder: Path) -> Path:
+        def setup(_, stream) -> None:
+            stream.metadata["stereo_mode"] = str(mode)
+
+        return make_clip(folder / "in.mkv", 3, setup=setup)
+
+    return make
+
+
+DOLBY_VISION = {5: (0, b"dvcC"), 8: (1, b"dvvC"), 7: (6, b"dvcC"), 10: (0, b"dvvC")}  # profile → compatibility, box
+
+
+def dolby_vision(profile: int, codec: str) -> Callable[[Path], Path]:
+    """A clip whose header has a Dolby Vision configuration record (Dolby's ISOBMFF specification, 3.2)."""
+    compatibility, name = DOLBY_VISION[profile]
+    record = bytes([1, 0, profile << 1, 1 << 3 | 5, compatibility << 4]) + bytes(19)
+    options = {"x265-params": "log-level=none"} if codec == "libx265" else {"preset": "10"}
+
+    def make(folder: Path) -> Path:
+        tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1} if compatibility else {}
+        clip = make_clip(folder / "in.mp4", 2, codec=codec, pix_fmt="yuv420p10le", options=options, tags=tags)
+        return with_boxes(clip, box(name, record))
+
+    return make
+
+
+def is_refused(text: str) -> Callable[[Outcome], None]:
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 2
+        assert not outcome.output.exists()
+        assert [line for line in outcome.lines if line.startswith("upscale: error:")] == outcome.lines[-1:]
+        assert text in outcome.lines[-1]
+
+    return check
+
+
+KINDS = [
+    Kind("mastering display beside an unknown kind of side data", unknown_kind, check_mastering),
+    Kind("captions in H.264 at uneven times", captioned_h264, keeps("A53_CC", "AFD"), "out.mp4"),
+    Kind("captions in H.264 to HEVC", captioned_h264, keeps("A53_CC", "AFD"), options=("--codec", "hevc")),
+    Kind("captions in MPEG-2", captioned_mpeg2, keeps("A53_CC")),
+    Kind("captions that VP9 can't carry", captioned_mpeg2, keeps(named=["closed captions are dropped"]), "out.webm"),
+    Kind("HDR10+, captions and ambient light in HEVC", hdr_hevc, keeps("DYNAMIC_HDR_PLUS", "A53_CC", AMBIENT_DATA)),
+    Kind(
+        "HDR10+ and captions to AV1",
+        hdr_hevc,
+        keeps("DYNAMIC_HDR_PLUS", "A53_CC", named=["ambient viewing conditions are dropped"]),
+        "out.mp4",
+        ("--codec", "av1", "--preset", "10", "--crf", "20"),
+    ),
+    Kind("360° and stereo in MP4", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D"), "out.mp4"),
+    Kind("360° and stereo to Matroska", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D")),
+    Kind("stereo alone to MOV", marked(ST3D), keeps("STEREO3D"), "out.mov"),
+    Kind("a turned sphere to MOV", marked(SV3D), keeps(named=["its 360° mark is dropped"]), "out.mov"),
+    Kind("stereo in Matroska to MP4", marked_matroska(1), keeps("STEREO3D"), "out.mp4"),
+    Kind("a checkerboard to MP4", marked_matroska(4), keeps(named=["its stereo mark is dropped"]), "out.mp4"),
+    Kind("Dolby Vision 8.1", dolby_vision(8, "libx265"), keeps(named=["Dolby Vision (profile 8.1) is dropped"])),
+    Kind("Dolby Vision 5", dolby_vision(5, "libx265"), is_refused("Dolby Vision profile 5 ")),
+    Kind("Dolby Vision 10.0", dolby_vision(10, "libsvtav1"), is_refused("Dolby Vision profile 10 ")),
+]

@@ -14,8 +14,10 @@ import numpy as np
 
 from upscaling.common.text import display_name, many
 from upscaling.decode.deinterlace import Deinterlacer
+from upscaling.decode.messages import Message, messages_of
 from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
+from upscaling.decode.side_data import side_data_of
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.reader import Reader, no_frames
 from upscaling.demux.timestamps import TimedFrame, Timestamps
@@ -31,6 +33,7 @@ class DecodedFrame:
     number: int  # from 1, in presentation order
     pts: int  # ticks of VideoInfo.time_base, strictly increasing
     planes: list[np.ndarray]  # in the shapes of pixel_formats.plane_shapes, maybe strided, read-only
+    messages: tuple[Message, ...] = ()  # for the new frame
 
 
 class Decoder:
@@ -74,15 +77,15 @@ class Decoder:
         if self._stop is not None:
             stop = self._stop
             frames = itertools.takewhile(lambda item: item[0][0] <= stop + 1, frames)
-        frames = ((carried, self._viewer.fit(frame)) for carried, frame in frames)
+        frames = (((at, messages_of(side_data_of(frame))), self._viewer.fit(frame)) for at, frame in frames)
         if self._info.bwdif:
             frames = Deinterlacer(self._info.bwdif).run(frames)
         last = 0
-        for (number, pts), frame in frames:
+        for ((number, pts), messages), frame in frames:
             last = number
             if number > self._skip and (self._stop is None or number <= self._stop):
                 planes = self._viewer.planes(frame)
-                yield DecodedFrame(number, pts, self._info.orientation.apply(planes))
+                yield DecodedFrame(number, pts, self._info.orientation.apply(planes), messages)
         self._finish(last)
 
     def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:

@@ -17,9 +17,10 @@ from upscaling.common.errors import InputError
 from upscaling.common.text import display_name
 from upscaling.decode.colour_tags import Colour, hdr_metadata, read_colour
 from upscaling.decode.deinterlace import bwdif_options
+from upscaling.decode.marks import read_marks
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
-from upscaling.decode.side_data import side_data_of
+from upscaling.decode.side_data import side_data_of, watched
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.reader import MAX_REORDER, Reader, check_size, has_hidden_alpha, no_frames, seconds_per_tick
 from upscaling.frames.layout import FrameLayout
@@ -50,7 +51,7 @@ class VideoInfo:
     duration: Fraction | None  # seconds
     sample_aspect_ratio: Fraction  # width : height of a pixel, after rotation; 1 if unknown
     deinterlace: bool
-    side_data: dict[str, dict] = field(default_factory=dict)  # HDR metadata, see colour_tags.hdr_metadata
+    side_data: dict[str, dict] = field(default_factory=dict)  # see colour_tags.hdr_metadata and marks.read_marks
     notes: tuple[str, ...] = ()  # one line each, for the user
     # What the decoder needs to produce the same frames:
     source_width: int = 0  # as coded, before rotation
@@ -106,6 +107,8 @@ def _describe(
 ) -> VideoInfo:
     stream, context = reader.stream, reader.decoder
     side_data = side_data_of(first)
+    seen = set(side_data)
+    following = watched(following, seen)
     notes: list[str] = []
     orientation = _orientation(first, side_data, notes)
     alpha = _alpha(first, stream, keep_alpha, notes)
@@ -116,6 +119,7 @@ def _describe(
     viewer.fit(first)  # so that a format that can't be converted fails here and not within a job
     bwdif = None if stored.rgb else _bwdif(deinterlace, first, following, viewer, context)
     notes += ["interlaced or telecined: deinterlaced with bwdif"] if bwdif else []
+    marks, mark_notes = read_marks(stream, side_data, seen, tagged=colour_note is None)
     width, height = orientation.size(first.width, first.height)
     rate, duration = _frame_rate(reader), _duration(reader)
     return VideoInfo(
@@ -132,8 +136,8 @@ def _describe(
         duration=duration,
         sample_aspect_ratio=_sample_aspect_ratio(stream, orientation),
         deinterlace=bwdif is not None,
-        side_data=hdr_metadata(side_data),
-        notes=tuple(notes),
+        side_data=hdr_metadata(side_data) | marks,
+        notes=(*notes, *mark_notes),
         source_width=first.width,
         source_height=first.height,
         source_format=first.format.name,

@@ -3,7 +3,7 @@
 Names are those of libavutil/frame.h without AV_FRAME_DATA_.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import cast
 
 import av
@@ -28,3 +28,10 @@ if not hasattr(Type, "EXIF"):
 def side_data_of(frame: av.VideoFrame) -> dict[str, bytes]:
     """A frame's side data by name, of each kind the last."""
     return {data.type.name: bytes(data) for data in cast(Iterable[SideData], frame.side_data)}
+
+
+def watched(frames: Iterable[av.VideoFrame], seen: set[str]) -> Iterator[av.VideoFrame]:
+    """The same frames; the names of their side data are added to `seen`."""
+    for frame in frames:
+        seen.update(side_data_of(frame))
+        yield frame

@@ -16,7 +16,9 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.system import core_limit
+from upscaling.decode.messages import Message
 from upscaling.encode.codecs import ENCODERS, open_encoder
+from upscaling.encode.message_units import carries, with_messages
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes, libav_options
 from upscaling.frames.av_planes import av_planes
@@ -38,9 +40,11 @@ class SegmentWriter:
     def __init__(self, path: Path, settings: EncodeSettings) -> None:
         self._settings = settings
         self._format = pixel_format(settings.pixel_format)
+        self._family = ENCODERS[settings.codec].family
         self._colour = colour_codes(settings.colour)
         self._pts: list[int] = []  # of the frames written, ticks of the settings' time base
-        self._indices: dict[int, int] = {}  # encoder's pts → frame index, for frames inside the encoder
+        # Encoder's pts → frame index and messages, for frames inside the encoder
+        self._inside: dict[int, tuple[int, Sequence[Message]]] = {}
         self._packets = 0  # written
         self._file = OutputFile(path)
         try:
@@ -80,11 +84,12 @@ class SegmentWriter:
         facts = f"{context.name} {context.pix_fmt} {context.width}x{context.height} {context.codec_tag!r}"
         return hashlib.sha256(facts.encode() + (context.extradata or b"")).hexdigest()
 
-    def write(self, planes: Sequence[np.ndarray], pts: int) -> None:
+    def write(self, planes: Sequence[np.ndarray], pts: int, messages: Sequence[Message] = ()) -> None:
         """Encodes a frame that is shown `pts` ticks of the settings' time base after zero.
 
-        `planes` have the shapes of `pixel_formats.plane_shapes` for the settings' size; they are copied. Raises
-        OSError if the disk does not take it, ValueError if `pts` does not grow.
+        `messages` that the codec can't carry are left out. `planes` have the shapes of `pixel_formats.plane_shapes`
+        for the settings' size; they are copied. Raises OSError if the disk does not take it, ValueError if `pts` does
+        not grow.
         """
         if self._pts and pts <= self._pts[-1]:
             raise ValueError(f"frame times must grow, but {pts} follows {self._pts[-1]}")
@@ -98,19 +103,26 @@ class SegmentWriter:
         self._pts.append(pts)
         frame.pts = pts - self._pts[0]  # encoders have less room for large numbers
         frame.time_base = self._settings.time_base
-        self._indices[frame.pts] = len(self._pts) - 1
+        self._inside[frame.pts] = len(self._pts) - 1, [m for m in messages if carries(self._family, m.kind)]
         self._mux(self._stream.encode(frame))
 
     def _mux(self, packets: Sequence[av.Packet]) -> None:
         for packet in packets:
             assert packet.pts is not None  # encoders return that of the frame
-            packet.pts = FRAME_INDEX_OFFSET + self._indices.pop(packet.pts)
+            index, messages = self._inside.pop(packet.pts)
+            packet = self._with_messages(packet, messages) if messages else packet
+            packet.pts = FRAME_INDEX_OFFSET + index
             packet.dts = self._packets
             packet.duration = 1
             packet.time_base = Fraction(1, 1000)
             self._packets += 1
             self._container.mux_one(packet)
         self._file.check()
+
+    def _with_messages(self, packet: av.Packet, messages: Sequence[Message]) -> av.Packet:
+        new = av.Packet(with_messages(self._family, bytes(packet), messages))
+        new.is_keyframe, new.stream = packet.is_keyframe, self._stream
+        return new
 
     def close(self) -> None:
         """Waits until every frame is encoded and the file is on the disk.
@@ -122,8 +134,8 @@ class SegmentWriter:
         try:
             if self._pts:
                 self._mux(self._stream.encode(None))
-            if self._indices:
-                raise SegmentError(f"{self._settings.codec} lost {len(self._indices)} of {len(self._pts)} frames")
+            if self._inside:
+                raise SegmentError(f"{self._settings.codec} lost {len(self._inside)} of {len(self._pts)} frames")
             self._container.close()
             self._file.close()
         finally:

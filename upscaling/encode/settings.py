@@ -139,14 +139,15 @@ def _hdr_texts(side_data: dict[str, dict], decimal: bool) -> tuple[str, str]:
     """Mastering display and light level as encoders take them, "" for none: `G(x,y)B(x,y)R(x,y)WP(x,y)L(max,min)`.
 
     Numbers are decimals (SVT-AV1), or integers: chromaticities in 0.00002 and luminance in 0.0001 cd/m²
-    (SMPTE ST 2086, as x264 and x265 have it).
+    (SMPTE ST 2086, as x264 and x265 have it). Encoders take no part of it: what the input does not say is 0, which
+    H.274 has for unknown; AV1 has nothing for that.
     """
     mastering, light = side_data.get("mastering_display"), side_data.get("content_light_level")
     display = ""
-    if mastering and len(mastering) == 4:  # encoders take all of it or nothing
-        red, green, blue = mastering["primaries"]
-        points = {"G": green, "B": blue, "R": red, "WP": mastering["white_point"]}
-        points["L"] = (mastering["max_luminance"], mastering["min_luminance"])
+    if mastering and (len(mastering) == 4 or not decimal):
+        red, green, blue = mastering.get("primaries", [(0, 0)] * 3)
+        points = {"G": green, "B": blue, "R": red, "WP": mastering.get("white_point", (0, 0))}
+        points["L"] = (mastering.get("max_luminance", 0), mastering.get("min_luminance", 0))
         for name, pair in points.items():
             unit = 10_000 if name == "L" else 50_000
             x, y = (f"{float(Fraction(v)):.5f}" if decimal else str(round(Fraction(v) * unit)) for v in pair)

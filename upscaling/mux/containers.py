@@ -7,7 +7,7 @@ from io import BytesIO
 from pathlib import Path
 
 import av
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import SOFTWARE
@@ -93,7 +93,7 @@ def copy_metadata(target: Stream, source: Stream) -> Stream:
     kept = kept_tags(source.metadata)
     name = kept.pop("name", kept.pop("NAME", None))  # what a track's title is called in MP4
     target.metadata.update(({"title": name} if name else {}) | kept)
-    target.disposition = source.disposition
+    target.disposition = source.disposition & ~Disposition.multilayer  # views that are not in the output
     return target
 
 

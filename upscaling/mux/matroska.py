@@ -1,17 +1,16 @@
-"""Matroska headers that PyAV can't write: HDR metadata, encoder priming, and the display size.
+"""Matroska headers that PyAV can't write: HDR metadata, stereo, projection, encoder priming, and the display size.
 
-PyAV can't set a stream's mastering display, content light level or initial padding; it can copy them from
-a stream that it reads. `video_template` and `audio_template` are files of one track for that purpose.
-Elements: RFC 9559 (Matroska), RFC 8794 (EBML).
+PyAV can't set a stream's mastering display, content light level, stereo mode, projection or initial padding; it can
+copy them from a stream that it reads. `video_template` and `audio_template` are files of one track for that purpose.
+Elements: RFC 9559 (Matroska).
 """
 
-import struct
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from fractions import Fraction
-from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO
+
+from upscaling.demux.ebml import TRACK_ENTRY, TRACKS, VIDEO, children, put, tracks_of
 
 # Element identifiers.
 _EBML, _SEGMENT, _CRC32, _VOID = 0x1A45DFA3, 0x18538067, 0xBF, 0xEC
@@ -19,9 +18,10 @@ _EBML_VERSION, _EBML_READ_VERSION, _EBML_MAX_ID_LENGTH, _EBML_MAX_SIZE_LENGTH = 
 _DOC_TYPE, _DOC_TYPE_VERSION, _DOC_TYPE_READ_VERSION = 0x4282, 0x4287, 0x4285
 _INFO, _TIMESTAMP_SCALE, _MUXING_APP, _WRITING_APP = 0x1549A966, 0x2AD7B1, 0x4D80, 0x5741
 _CLUSTER, _TIMESTAMP, _SIMPLE_BLOCK = 0x1F43B675, 0xE7, 0xA3
-_TRACKS, _TRACK_ENTRY, _TRACK_NUMBER, _TRACK_UID, _TRACK_TYPE = 0x1654AE6B, 0xAE, 0xD7, 0x73C5, 0x83
+_TRACK_NUMBER, _TRACK_UID, _TRACK_TYPE = 0xD7, 0x73C5, 0x83
 _NAME, _CODEC_ID, _CODEC_PRIVATE, _CODEC_DELAY = 0x536E, 0x86, 0x63A2, 0x56AA
-_VIDEO, _PIXEL_WIDTH, _PIXEL_HEIGHT = 0xE0, 0xB0, 0xBA
+_PIXEL_WIDTH, _PIXEL_HEIGHT = 0xB0, 0xBA
+_STEREO_MODE, _PROJECTION = 0x53B8, 0x7670
 _DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT = 0x54B0, 0x54BA, 0x54B2
 _COLOUR, _MAX_CLL, _MAX_FALL, _MASTERING_METADATA = 0x55B0, 0x55BC, 0x55BD, 0x55D0
 _CHROMATICITIES = range(0x55D1, 0x55D9)  # x and y of red, green, blue and white
@@ -41,48 +41,52 @@ DISPLAY_ROOM = " " * 32  # spaces at the end of a track's name, to be replaced b
 
 
 def video_template(
-    codec: str, extradata: bytes, size: tuple[int, int], hdr: Mapping[str, dict], packet: bytes
+    codec: str, extradata: bytes, size: tuple[int, int], marks: Mapping[str, dict], packet: bytes
 ) -> bytes:
-    """A file with one video track of (width, height) pixels that carries `hdr`, and one packet.
+    """A file with one video track of (width, height) pixels that carries `marks`, and one packet.
 
-    `hdr` is what `colour_tags.hdr_metadata` returns.
+    `marks` are what `colour_tags.hdr_metadata` and `stream_marks.stream_marks` return.
     """
     colour = b""
-    if light := hdr.get("content_light_level"):
-        colour += _put(_MAX_CLL, light["max_content"]) + _put(_MAX_FALL, light["max_average"])
-    if display := hdr.get("mastering_display"):  # chromaticities, and luminance in cd/m²
+    if light := marks.get("content_light_level"):
+        colour += put(_MAX_CLL, light["max_content"]) + put(_MAX_FALL, light["max_average"])
+    if display := marks.get("mastering_display"):  # chromaticities, and luminance in cd/m²
         points = (*display["primaries"], display["white_point"]) if "primaries" in display else ()
         values = dict(zip(_CHROMATICITIES, (v for point in points for v in point), strict=False))
         if "max_luminance" in display:
             values |= {_LUMINANCE_MAX: display["max_luminance"], _LUMINANCE_MIN: display["min_luminance"]}
-        mastering = b"".join(_put(ident, float(Fraction(value))) for ident, value in values.items())
-        colour += _put(_MASTERING_METADATA, mastering)
-    video = _put(_PIXEL_WIDTH, size[0]) + _put(_PIXEL_HEIGHT, size[1]) + (_put(_COLOUR, colour) if colour else b"")
-    return _one_track(_track_start(1, VIDEO_CODECS[codec], extradata) + _put(_VIDEO, video), packet)
+        mastering = b"".join(put(ident, float(Fraction(value))) for ident, value in values.items())
+        colour += put(_MASTERING_METADATA, mastering)
+    video = put(_PIXEL_WIDTH, size[0]) + put(_PIXEL_HEIGHT, size[1]) + (put(_COLOUR, colour) if colour else b"")
+    if stereo := marks.get("stereo"):
+        video += put(_STEREO_MODE, stereo["mode"])
+    if projection := marks.get("projection"):
+        video += put(_PROJECTION, bytes.fromhex(projection["element"]))
+    return _one_track(_track_start(1, VIDEO_CODECS[codec], extradata) + put(VIDEO, video), packet)
 
 
 def audio_template(codec: str, extradata: bytes, rate: int, channels: int, padding: int, packet: bytes) -> bytes:
     """A file with one audio track of `rate` Hz whose first `padding` samples are the encoder's priming."""
     delay = round(Fraction(padding * 1_000_000_000, rate))  # CodecDelay is in nanoseconds
-    audio = _put(_SAMPLING_FREQUENCY, float(rate)) + _put(_CHANNELS, channels)
-    track = _track_start(2, AUDIO_CODECS[codec], extradata) + _put(_CODEC_DELAY, delay) + _put(_AUDIO, audio)
+    audio = put(_SAMPLING_FREQUENCY, float(rate)) + put(_CHANNELS, channels)
+    track = _track_start(2, AUDIO_CODECS[codec], extradata) + put(_CODEC_DELAY, delay) + put(_AUDIO, audio)
     return _one_track(track, packet)
 
 
 def _track_start(kind: int, codec_id: str, extradata: bytes) -> bytes:
-    start = _put(_TRACK_NUMBER, 1) + _put(_TRACK_UID, 1) + _put(_TRACK_TYPE, kind) + _put(_CODEC_ID, codec_id)
-    return start + (_put(_CODEC_PRIVATE, extradata) if extradata else b"")
+    start = put(_TRACK_NUMBER, 1) + put(_TRACK_UID, 1) + put(_TRACK_TYPE, kind) + put(_CODEC_ID, codec_id)
+    return start + (put(_CODEC_PRIVATE, extradata) if extradata else b"")
 
 
 def _one_track(track: bytes, packet: bytes) -> bytes:
     """A file with that TrackEntry and one packet at time zero."""
-    header = _put(_EBML_VERSION, 1) + _put(_EBML_READ_VERSION, 1)
-    header += _put(_EBML_MAX_ID_LENGTH, 4) + _put(_EBML_MAX_SIZE_LENGTH, 8)
-    header += _put(_DOC_TYPE, "matroska") + _put(_DOC_TYPE_VERSION, 4) + _put(_DOC_TYPE_READ_VERSION, 2)
-    info = _put(_TIMESTAMP_SCALE, 1_000_000) + _put(_MUXING_APP, "template") + _put(_WRITING_APP, "template")
-    cluster = _put(_TIMESTAMP, 0) + _put(_SIMPLE_BLOCK, b"\x81\0\0\x80" + packet)  # track 1, time 0, key frame
-    body = _put(_INFO, info) + _put(_TRACKS, _put(_TRACK_ENTRY, track)) + _put(_CLUSTER, cluster)
-    return _put(_EBML, header) + _put(_SEGMENT, body)
+    header = put(_EBML_VERSION, 1) + put(_EBML_READ_VERSION, 1)
+    header += put(_EBML_MAX_ID_LENGTH, 4) + put(_EBML_MAX_SIZE_LENGTH, 8)
+    header += put(_DOC_TYPE, "matroska") + put(_DOC_TYPE_VERSION, 4) + put(_DOC_TYPE_READ_VERSION, 2)
+    info = put(_TIMESTAMP_SCALE, 1_000_000) + put(_MUXING_APP, "template") + put(_WRITING_APP, "template")
+    cluster = put(_TIMESTAMP, 0) + put(_SIMPLE_BLOCK, b"\x81\0\0\x80" + packet)  # track 1, time 0, key frame
+    body = put(_INFO, info) + put(TRACKS, put(TRACK_ENTRY, track)) + put(_CLUSTER, cluster)
+    return put(_EBML, header) + put(_SEGMENT, body)
 
 
 def display_size(width: int, height: int, aspect: Fraction) -> tuple[int, int]:
@@ -104,88 +108,35 @@ def write_display_size(path: Path, size: tuple[int, int]) -> None:
     track's name ends in `DISPLAY_ROOM`.
     """
     with open(path, "r+b") as file:
-        start, tracks = _tracks(file)
+        start, tracks = tracks_of(file)
         content = b""
-        for ident, body in _children(tracks):
-            if ident == _TRACK_ENTRY:
+        for ident, body in children(tracks):
+            if ident == TRACK_ENTRY:
                 body = _with_display_size(body, size)
             if ident not in (_CRC32, _VOID):
-                content += _put(ident, body)
+                content += put(ident, body)
         free = len(tracks) - _CRC_LENGTH - len(content)
         if free < _VOID_HEADER:
             raise ValueError(f"{path.name} has no room for a display size")
-        content += _put(_VOID, bytes(free - _VOID_HEADER), width=8)
+        content += put(_VOID, bytes(free - _VOID_HEADER), width=8)
         file.seek(start)
-        file.write(_put(_CRC32, zlib.crc32(content).to_bytes(4, "little")) + content)
-
-
-def _tracks(file: BinaryIO) -> tuple[int, bytes]:
-    """(position in the file, content) of the Tracks element."""
-    _, length = _read_header(file)
-    file.seek(length, 1)
-    _read_header(file)  # of the segment, whose children follow
-    while True:
-        ident, length = _read_header(file)
-        if ident == _TRACKS:
-            return file.tell(), file.read(length)
-        file.seek(length, 1)
+        file.write(put(_CRC32, zlib.crc32(content).to_bytes(4, "little")) + content)
 
 
 def _with_display_size(track: bytes, size: tuple[int, int]) -> bytes:
     """The content of a TrackEntry; unchanged if its name does not end in `DISPLAY_ROOM`."""
-    children, room = list(_children(track)), DISPLAY_ROOM.encode()
-    if not any(ident == _NAME and body.endswith(room) for ident, body in children):
+    fields, room = list(children(track)), DISPLAY_ROOM.encode()
+    if not any(ident == _NAME and body.endswith(room) for ident, body in fields):
         return track
     result = b""
-    for ident, body in children:
+    for ident, body in fields:
         if ident == _NAME:
             body = body.removesuffix(room)
             if not body:
                 continue
-        elif ident == _VIDEO:
+        elif ident == VIDEO:
             old = (_DISPLAY_WIDTH, _DISPLAY_HEIGHT, _DISPLAY_UNIT)
-            body = b"".join(_put(i, b) for i, b in _children(body) if i not in old)
-            body += _put(_DISPLAY_WIDTH, size[0]) + _put(_DISPLAY_HEIGHT, size[1])
-        result += _put(ident, body)
+            body = b"".join(put(i, b) for i, b in children(body) if i not in old)
+            body += put(_DISPLAY_WIDTH, size[0]) + put(_DISPLAY_HEIGHT, size[1])
+        result += put(ident, body)
     return result
-
-
-# EBML: an element is an identifier, the length of its content, and the content.
-
-
-def _children(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """(identifier, content) of each element in another's content."""
-    file = BytesIO(content)
-    while file.tell() < len(content):
-        ident, length = _read_header(file)
-        yield ident, file.read(length)
-
-
-def _read_header(file: BinaryIO) -> tuple[int, int]:
-    """(identifier, length of the content in bytes) of the element at the file's position; EOFError at its end."""
-    return _read_vint(file, keep_marker=True), _read_vint(file, keep_marker=False)
-
-
-def _read_vint(file: BinaryIO, *, keep_marker: bool) -> int:
-    first = file.read(1)
-    if not first or not first[0]:
-        raise EOFError
-    width = 9 - first[0].bit_length()  # the count of leading zero bits, plus one
-    rest = file.read(width - 1)
-    if len(rest) < width - 1:
-        raise EOFError
-    value = first[0] if keep_marker else first[0] & ((1 << (8 - width)) - 1)
-    return value << (8 * (width - 1)) | int.from_bytes(rest, "big")
-
-
-def _put(ident: int, content: bytes | int | float | str, width: int = 0) -> bytes:
-    """An element whose length is written in `width` bytes, or in as few as it needs."""
-    if isinstance(content, str):
-        content = content.encode()
-    elif isinstance(content, float):
-        content = struct.pack(">d", content)
-    elif isinstance(content, int):
-        content = content.to_bytes(8, "big")
-    width = width or -(-(len(content) + 1).bit_length() // 7)  # + 1: all ones means an unknown length
-    length = 1 << 7 * width | len(content)
-    return ident.to_bytes((ident.bit_length() + 7) // 8, "big") + length.to_bytes(width, "big") + content

@@ -17,6 +17,8 @@ from upscaling.common.errors import UpscaleError
 from upscaling.common.text import SOFTWARE
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.input_file import open_input, read_packets
+from upscaling.encode.codecs import ENCODERS
+from upscaling.encode.message_units import lost_messages
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import EncodeSettings
 from upscaling.mux import matroska, subtitles
@@ -34,6 +36,7 @@ from upscaling.mux.read_damage import UnreadablePlaces
 from upscaling.mux.stream_copy import CoverStream, StreamCopier
 from upscaling.mux.stream_selection import select_streams
 from upscaling.mux.timeline import Clip, Timeline
+from upscaling.mux.video_marks import complete_marks, lost_marks
 from upscaling.mux.video_track import Segment, VideoTrack
 
 
@@ -47,6 +50,9 @@ def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> 
     with open_input(info.path) as source:
         copiers, warnings = select_streams(source, info, container)
         lost = lost_tags(container, source.metadata, _has_cover(copiers))
+        warnings += lost_marks(container, settings.side_data)
+        kinds = settings.side_data.get("messages", {}).get("kinds", ())
+        warnings += lost_messages(ENCODERS[settings.codec].family, kinds)
         if lost:
             warnings.append(f"tags are left out ({', '.join(lost)}): mp4 holds them or a cover picture, mkv could both")
         return warnings
@@ -136,6 +142,9 @@ class _Join:
         file.check()
         if self._needs_display_size():
             self._track.write_display_size(Path(file.name))
+        marks = self._track.marks(self._container)
+        if not self._is_matroska and marks.keys() & {"stereo", "projection"}:
+            complete_marks(Path(file.name), marks)
 
     def _open(self, file: OutputFile, source: InputContainer, has_cover: bool) -> OutputContainer:
         sound = [stream.codec_context for stream in source.streams.audio if stream.codec_context is not None]

@@ -19,6 +19,7 @@ from upscaling.demux.reader import seconds_per_tick
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes
 from upscaling.mux import matroska
+from upscaling.mux.video_marks import fitting_marks, view_size
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class VideoTrack:
         self, segments: Sequence[Segment], info: VideoInfo, settings: EncodeSettings, until: Fraction | None
     ) -> None:
         self.segments, self.settings = segments, settings
+        self._scale = Fraction(settings.width, info.width)
         self.pts = [pts for segment in segments for pts in segment.pts]
         if not self.pts:
             raise SegmentError("there is no frame to join")
@@ -76,11 +78,11 @@ class VideoTrack:
         with open_input(self.segments[0].path) as first:
             stream = first.streams.video[0]
             family, tag = stream.codec_context.codec.canonical_name, stream.codec_context.codec_tag
-            if settings.side_data:
+            if marks := self.marks(container):
                 packet = next(bytes(p) for p in first.demux(stream))
                 extradata = tag.encode("latin-1") if family == "prores" else stream.codec_context.extradata or b""
                 size = (settings.width, settings.height)
-                header = matroska.video_template(family, extradata, size, settings.side_data, packet)
+                header = matroska.video_template(family, extradata, size, marks, packet)
                 with av.open(BytesIO(header)) as template:
                     added = out.add_stream_from_template(template.streams.video[0], opaque=True)
             else:
@@ -100,10 +102,15 @@ class VideoTrack:
             added.metadata["alpha_mode"] = "1"
         return added
 
+    def marks(self, container: str) -> dict[str, dict]:
+        """The HDR metadata, and the stereo and 360° marks that the container holds."""
+        return fitting_marks(container, self.settings.side_data, self._scale)
+
     def write_display_size(self, path: Path) -> None:
         """Writes the sample aspect ratio into a finished Matroska file whose track's name ends in DISPLAY_ROOM."""
         settings = self.settings
-        size = matroska.display_size(settings.width, settings.height, settings.sample_aspect_ratio)
+        width, height = view_size(settings.width, settings.height, settings.side_data)
+        size = matroska.display_size(width, height, settings.sample_aspect_ratio)
         matroska.write_display_size(path, size)
 
     def _constant_rate(self) -> Fraction:

@@ -10,6 +10,7 @@ import numpy as np
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.files import fitting_name, sync_directory
 from upscaling.common.text import many, printable
+from upscaling.decode.messages import Message
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.job.ledger import frames_in
 from upscaling.job.work_dir import WorkDir
@@ -52,10 +53,10 @@ class OpenSegment:
                 f"version of {codec}, which do not fit those of this one; install that again, or add --restart"
             )
 
-    def write(self, planes: list[np.ndarray], pts: int) -> None:
-        """Encode a frame; `pts` is in ticks of the encoder's time base."""
+    def write(self, planes: list[np.ndarray], pts: int, messages: Sequence[Message]) -> None:
+        """Encode a frame with its messages; `pts` is in ticks of the encoder's time base."""
         self._failed = True  # until it is written
-        self._writer.write(planes, pts)
+        self._writer.write(planes, pts, messages)
         self._failed = False
         self._pts.append(pts)
 

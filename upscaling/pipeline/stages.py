@@ -12,6 +12,8 @@ import numpy as np
 
 from upscaling.common.text import printable
 from upscaling.demux.input_file import VideoError
+from upscaling.encode.codecs import ENCODERS
+from upscaling.encode.message_units import lost_messages
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.work_dir import WorkDir
@@ -82,11 +84,13 @@ class DecodeStage:
         batch: list[int] = []
         size = next_batch_size(self._plan, last)
         previous: np.ndarray | None = None
+        kinds: set[str] = set()  # of messages
         with self._plan.source.open(last) as decoder:
             for decoded in decoder:
                 if last == self._counts.resumed > 0:
                     self._counts.skipping = self._counts.seconds
                 last = decoded.number
+                kinds.update(message.kind for message in decoded.messages)
                 samples = self._frames.flat(decoded.planes)
                 repeated = previous is not None and pixel_formats.equal(samples, previous)
                 if not self._window.wait_for_room():
@@ -96,17 +100,23 @@ class DecodeStage:
                     batch.append(last)
                     previous = samples
                 self._counts.repeated += repeated
-                self._window.add(Entry(last, decoded.pts, repeated=repeated, complete=repeated))
+                self._window.add(Entry(last, decoded.pts, repeated, complete=repeated, messages=decoded.messages))
                 if len(batch) >= size or (batch and last - batch[0] > MAX_BATCH_SPAN * self._plan.batch_size):
                     self._submit(batch)
                     batch, size = [], next_batch_size(self._plan, last)
             if batch:
                 self._submit(batch)
-            self.warnings = decoder.warnings
+            self.warnings = [*decoder.warnings, *self._lost_later(kinds)]
         if last == 0 and self._plan.part is None:
             raise VideoError(f"{self._plan.options.input}: no frame can be decoded")
         self._counts.total = last
         self._window.end()
+
+    def _lost_later(self, kinds: set[str]) -> list[str]:
+        """One line for each kind of message that the video carries, its first frames do not, and the result can't."""
+        named = self._plan.info.side_data.get("messages", {}).get("kinds", ())
+        family = ENCODERS[self._plan.encoding.codec].family
+        return [] if self._plan.target else lost_messages(family, sorted(kinds.difference(named)))
 
 
 def missing_frames(plan: Plan, frames: int) -> int:
@@ -160,7 +170,7 @@ class EncodeStage:
     def _encode(self, entry: Entry, segment: OpenSegment) -> None:
         if not entry.repeated:
             self._planes = self._frames.planes(entry.number)
-        segment.write(self._planes, entry.pts)
+        segment.write(self._planes, entry.pts, entry.messages)
         if not entry.repeated:
             self._frames.remove(entry.number)
         self._window.release(entry)

@@ -6,6 +6,8 @@ from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from upscaling.decode.messages import Message
+
 ENTRIES_PER_FRAME = 32  # entries that the window may have for each frame that it may have in storage
 
 
@@ -43,6 +45,7 @@ class Entry:
     pts: int
     repeated: bool
     complete: bool
+    messages: tuple[Message, ...] = ()
 
 
 class Window:

@@ -1,0 +1,73 @@
+"""Messages of frames (captions, HDR10+): each in the new frame of its own frame, whatever happens to the run."""
+
+import signal
+from fractions import Fraction
+from pathlib import Path
+
+from clips import make_clip, video_frame
+from kinds.side_data import captions_t35, hdr10plus_t35, rewritten, side_data, with_sei
+from runs import LOSSLESS, ROOT, Run, records, wait_until
+
+from upscaling.decode.hdr10plus import hdr10plus_message
+from upscaling.encode.message_units import lost_messages
+
+
+def captioned(path: Path, frames: int, first: int = 0) -> Path:
+    """H.264 with captions from frame `first` on; frames 20 to 35 are a still, frame 40 has a thousand bytes of them."""
+    pictures = [video_frame(20 if 20 <= number < 36 else number) for number in range(frames)]
+    options = {"preset": "ultrafast", "crf": "0", "bf": "0"}
+    clip = make_clip(path.with_name("plain.ts"), frames, pictures=pictures, options=options)
+
+    def message(data: bytes, number: int) -> bytes:
+        messages = [(4, captions_t35(number + copy)) for copy in range(30 if number == 40 else 1)]
+        return with_sei(data, "h264", messages if number >= first else [])
+
+    return rewritten(clip, path, message)
+
+
+def captions(path: Path) -> list[bytes | None]:
+    return [frame.get("A53_CC") for frame in side_data(path)]
+
+
+def test_resumed_runs_and_parts_have_the_same_captions(tmp_path):
+    source, output, part = captioned(tmp_path / "in.ts", 64), tmp_path / "out.mkv", tmp_path / "part.mkv"
+    expected = captions(source)
+    assert len(set(expected)) == 64 and len(expected[40]) > 93  # more than one message holds
+    folder = tmp_path / "fault"
+    folder.mkdir()
+    slow = {"script": ROOT / "tests" / "faulty.py", "env": {"FAULT": f"slow:0:{folder}"}}
+    run = Run(tmp_path, source, output, *LOSSLESS, "--segment-frames", "8", **slow)
+    wait_until(lambda: records(tmp_path / "out.mkv.work") >= 2, "two segments")
+    run.signal(signal.SIGKILL)
+    run.wait()
+    run.check_gone()
+    again = Run(tmp_path, source, output, *LOSSLESS, "--segment-frames", "8").succeed()
+    assert "resuming: " in again.errors
+    assert captions(output) == expected
+    Run(tmp_path, source, part, *LOSSLESS, "--frames", "11:50").succeed()
+    assert captions(part) == expected[10:50]
+
+
+def test_captions_that_begin_after_the_first_frames_are_named_when_the_result_cannot_carry_them(tmp_path):
+    source = captioned(tmp_path / "in.ts", 48, first=40)
+    run = Run(tmp_path, source, tmp_path / "out.mkv", *LOSSLESS[:3], "--codec", "ffv1").succeed()
+    assert run.errors.count("closed captions are dropped: ffv1 can't carry them, h264, hevc and av1 could") == 1
+
+
+def test_an_hdr10plus_struct_becomes_the_message_that_it_came_from(tmp_path):
+    options = {"x265-params": "log-level=none", "preset": "ultrafast", "bf": "0"}
+    clip = make_clip(tmp_path / "a.ts", 3, codec="libx265", pix_fmt="yuv420p10le", options=options, rate=Fraction(24))
+    rewritten(clip, tmp_path / "b.ts", lambda data, number: with_sei(data, "hevc", [(4, hdr10plus_t35(number))]))
+    structs = [frame["DYNAMIC_HDR_PLUS"] for frame in side_data(tmp_path / "b.ts")]
+    assert list(map(hdr10plus_message, structs)) == list(map(hdr10plus_t35, range(3)))
+    assert hdr10plus_message(structs[0][:-1]) is None
+    several_windows = structs[0][:2] + b"\2" + structs[0][3:]
+    assert hdr10plus_message(several_windows) is None
+
+
+def test_what_a_codec_cannot_carry_is_one_line_each():
+    assert lost_messages("h264", ["A53_CC", "AMBIENT_VIEWING_ENVIRONMENT"]) == []
+    assert lost_messages("vp9", ["A53_CC", "DYNAMIC_HDR_PLUS"]) == [
+        "closed captions are dropped: vp9 can't carry them, h264, hevc and av1 could",
+        "HDR10+ metadata are dropped: vp9 can't carry them, h264, hevc and av1 could",
+    ]
