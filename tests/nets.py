@@ -15,21 +15,25 @@ def _convolution(name: str, inputs: int, outputs: int, generator: torch.Generato
     return {f"{name}.weight": weight * bound, f"{name}.bias": bias * bound}
 
 
-def compact(features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def compact(
+    features: int = 8, convolutions: int = 2, scale: int = 4, seed: int = 0, channels: int = 3
+) -> dict[str, torch.Tensor]:
     """The tensors of an SRVGGNetCompact whose residual is small, so that little of a mid-gray picture clips."""
     generator = torch.Generator().manual_seed(seed)
-    state, inputs = {}, 3
+    state, inputs = {}, channels
     for index in range(convolutions + 1):
         state |= _convolution(f"body.{2 * index}", inputs, features, generator)
         state |= {f"body.{2 * index + 1}.weight": 0.1 + 0.3 * torch.rand(features, generator=generator)}
         inputs = features
-    return state | _convolution(f"body.{2 * convolutions + 2}", features, 3 * scale**2, generator, 0.3)
+    return state | _convolution(f"body.{2 * convolutions + 2}", features, channels * scale**2, generator, 0.3)
 
 
-def rrdb(features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
+def rrdb(
+    features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, seed: int = 0, channels: int = 3
+) -> dict[str, torch.Tensor]:
     """The tensors of an RRDBNet that gives a picture around mid-gray."""
     generator = torch.Generator().manual_seed(seed)
-    state = _convolution("conv_first", 3 * (4 // scale) ** 2, features, generator)
+    state = _convolution("conv_first", channels * (4 // scale) ** 2, features, generator)
     for block in range(blocks):
         for dense in (1, 2, 3):
             for index in range(1, 6):
@@ -37,8 +41,8 @@ def rrdb(features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, see
                 state |= _convolution(f"body.{block}.rdb{dense}.conv{index}", inputs, outputs, generator)
     for name in ("conv_body", "conv_up1", "conv_up2", "conv_hr"):
         state |= _convolution(name, features, features, generator)
-    state |= _convolution("conv_last", features, 3, generator, 0.3)
-    return state | {"conv_last.bias": torch.full((3,), 0.5)}
+    state |= _convolution("conv_last", features, channels, generator, 0.3)
+    return state | {"conv_last.bias": torch.full((channels,), 0.5)}
 
 
 def rrdb_output(state: dict[str, torch.Tensor], picture: torch.Tensor) -> torch.Tensor:
@@ -56,7 +60,7 @@ def rrdb_output(state: dict[str, torch.Tensor], picture: torch.Tensor) -> torch.
             features.append(activated(f"{name}.conv{index}", torch.cat(features, 1)))
         return convolved(f"{name}.conv5", torch.cat(features, 1)) * 0.2 + x
 
-    shuffle = int((state["conv_first.weight"].shape[1] // 3) ** 0.5)
+    shuffle = int((state["conv_first.weight"].shape[1] // picture.shape[1]) ** 0.5)
     first = convolved("conv_first", F.pixel_unshuffle(picture, shuffle))
     body = first
     for block in range(1 + max(int(name.split(".")[1]) for name in state if name.startswith("body."))):

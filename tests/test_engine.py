@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 class Doubler:
     """In place of Upscaler in tests of what lies around the network: bicubic, clipped to [0, 1]."""
 
+    channels = 3
+
     def __init__(self, settings, heartbeat):
         self.heartbeat, self.frames = heartbeat, []
         self.computed = self.reused = 0

@@ -107,6 +107,7 @@ def test_spandrel_opens_what_realesrgan_has_not():
         {"body.0.weight": torch.zeros(4, 3, 3, 3), "body.1.weight": torch.zeros(4)},
         nets.compact() | {"body.6.weight": torch.zeros(47, 8, 3, 3)},
         nets.compact() | {"body.0.weight": torch.zeros(8, 1, 3, 3)},
+        nets.compact() | {"body.0.weight": torch.zeros(8, 2, 3, 3), "body.6.weight": torch.zeros(32, 8, 3, 3)},
         nets.compact() | {"extra": torch.zeros(1)},
         {name: values for name, values in nets.rrdb().items() if "rdb2" not in name},
         nets.rrdb() | {"conv_first.weight": torch.zeros(8, 5, 3, 3)},

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import nets
+import numpy as np
 import pytest
 import torch
 from test_download import site  # noqa: F401  (a fixture)
@@ -58,6 +59,16 @@ def test_every_format_gives_the_same_tensors(tmp_path):
         assert same(weights.load(str(file)), state), file
 
 
+@pytest.mark.parametrize("module", [b"numpy.core.multiarray", b"numpy._core.multiarray"])  # before NumPy 2, and since
+def test_numpy_scalars_in_a_checkpoint_do_no_harm(tmp_path, module):
+    state, file = nets.compact(4, 1), tmp_path / "net.pth"
+    scalars = {"loss": np.float64(0.25), "step": np.int64(7), "best": [np.float32(1), np.bool_(True)]}
+    torch.save({"params_ema": state, "kind": np.dtype("<f4"), **scalars}, file, _use_new_zipfile_serialization=False)
+    content = file.read_bytes()
+    file.write_bytes(content.replace(b"numpy._core.multiarray", module))
+    assert same(weights.load(str(file)), state)
+
+
 class Evil:
     def __reduce__(self):
         return (Path.touch, (Path("touched"),))
@@ -65,7 +76,7 @@ class Evil:
 
 def test_a_pickle_that_runs_code_is_refused_and_not_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    torch.save({"params": nets.compact(), "extra": Evil()}, "evil.pth")
+    torch.save({"params": nets.compact(), "loss": np.float64(1), "extra": Evil()}, "evil.pth")
     with open("plain.pth", "wb") as file:
         pickle.dump({"params": Evil()}, file, protocol=2)
     for name in ("evil.pth", "plain.pth"):

@@ -126,6 +126,29 @@ def from_rgb(rgb: torch.Tensor, layout: FrameLayout, out: torch.Tensor) -> torch
     return out
 
 
+def to_alpha(samples: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
+    """The alpha of (N, samples of a frame) as (N, 1, height, width) float32 in [0, 1]; 1 if the layout has none."""
+    alpha = torch.ones((len(samples), 1, layout.height, layout.width), dtype=torch.float32, device=samples.device)
+    if layout.format.alpha:
+        for flat, out in zip(samples, alpha, strict=True):
+            out[0].copy_(_alpha_plane(flat, layout)).div_(layout.peak)  # full range at every depth
+    return alpha
+
+
+def from_alpha(alpha: torch.Tensor, layout: FrameLayout, out: torch.Tensor) -> None:
+    """Store (N, 1, h, w) float32 as the alpha of `out`, (N, samples of a frame), as `from_rgb` stores colours."""
+    for picture, flat in zip(alpha, out, strict=True):
+        plane = _alpha_plane(flat, layout)
+        for a, b in _strips(plane[None]):
+            plane[a:b].copy_(_quantise(_rows(picture, a, b, layout)[0] * layout.peak, layout.peak))
+
+
+def _alpha_plane(flat: torch.Tensor, layout: FrameLayout) -> torch.Tensor:
+    """A view of a flat frame's alpha: (height, width)."""
+    planes = planes_of(flat, layout)
+    return planes[0][..., 3] if layout.format.rgb else planes[-1]
+
+
 def planes_of(flat: torch.Tensor, layout: FrameLayout) -> list[torch.Tensor]:
     """Views of the planes of one flat frame, in the shapes of `plane_shapes`; nothing is copied."""
     shapes = plane_shapes(layout.format, layout.width, layout.height)

@@ -58,8 +58,8 @@ def free_bytes(device: torch.device) -> int | None:
     return available_memory()
 
 
-def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE_SIDE) -> float:
-    """Bytes of activations per input pixel, measured with a tile of (1, 3, side, side).
+def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE_SIDE, channels: int = 3) -> float:
+    """Bytes of activations per input pixel, measured with a tile of (1, channels, side, side).
 
     The largest input plus output of any layer, times ACTIVATION_MARGIN, as blocks keep earlier outputs.
     """
@@ -73,7 +73,7 @@ def bytes_per_pixel(module: nn.Module, device: torch.device, side: int = PROBE_S
     leaves = [m for m in module.modules() if not list(m.children())]
     hooks = [leaf.register_forward_hook(watch) for leaf in leaves]
     try:
-        module(torch.zeros(1, 3, side, side, device=device))
+        module(torch.zeros(1, channels, side, side, device=device))
     finally:
         for hook in hooks:
             hook.remove()

@@ -7,7 +7,7 @@ model is loaded: in a worker, never before the fork.
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, cast
+from typing import Any
 
 import ncnn as _ncnn
 import numpy as np
@@ -20,7 +20,7 @@ from upscaling.inference.torch_engine import TorchEngine
 from upscaling.inference.upscaler import Upscaler
 from upscaling.inference.vulkan import MIB
 from upscaling.models.ncnn_writer import INPUT, OUTPUT, NcnnModel, written
-from upscaling.models.network import BlockMean, Network
+from upscaling.models.network import BlockMean, Network, for_rgb
 
 ncnn: Any = _ncnn  # a C extension without types
 OUT_OF_MEMORY = -100  # what ncnn's layers return if an allocation has failed (src/layer/*.cpp)
@@ -51,11 +51,11 @@ class NcnnUpscaler(Upscaler):
             return asked
         return "fp32" if self._gpu is None else "fp16"
 
-    def _runner(self, network: Network, dtype: torch.dtype) -> "NcnnNetwork | BlockMean":
+    def _runner(self, network: Network, dtype: torch.dtype) -> torch.nn.Module:
         model = written(network)
         if model is None:
             raise InputError(f"ncnn runs SRVGGNetCompact and RRDBNet, not {network.architecture}; use --engine torch")
-        run = NcnnNetwork(model, self._gpu, dtype == torch.float16, self.settings.threads)
+        run = for_rgb(NcnnNetwork(model, self._gpu, dtype == torch.float16, self.settings.threads), network)
         if isinstance(network.module, BlockMean):
             return BlockMean(run, network.module.size)
         return run
@@ -63,13 +63,12 @@ class NcnnUpscaler(Upscaler):
     def _free_bytes(self) -> int | None:
         return super()._free_bytes() if self._gpu is None else ncnn.get_gpu_device(self._gpu).get_heap_budget() * MIB
 
-    def _bytes_per_pixel(self, module: "NcnnNetwork | BlockMean", side: int) -> float:
-        network = cast(NcnnNetwork, module.module if isinstance(module, BlockMean) else module)
-        return network.bytes_per_pixel
+    def _bytes_per_pixel(self, module: torch.nn.Module, side: int) -> float:
+        return next(part.bytes_per_pixel for part in module.modules() if isinstance(part, NcnnNetwork))
 
 
 class NcnnNetwork(torch.nn.Module):
-    """A network loaded into ncnn: (B, 3, h, w), float32 on the CPU, to (B, 3, h * scale, w * scale), float32."""
+    """A network loaded into ncnn: (B, C, h, w), float32 on the CPU, to (B, C, h * scale, w * scale), float32."""
 
     bytes_per_pixel: float  # of activations, per pixel of a tile
 
@@ -97,7 +96,7 @@ class NcnnNetwork(torch.nn.Module):
         return residual.add_(F.interpolate(batch, scale_factor=self.scale, mode="nearest"))
 
     def _one(self, picture: torch.Tensor) -> torch.Tensor:
-        """(3, h, w) to (3, h * scale, w * scale), a view of ncnn's memory: nothing is copied on the way in or out."""
+        """(C, h, w) to (C, h * scale, w * scale), a view of ncnn's memory: nothing is copied on the way in or out."""
         samples = picture.contiguous().numpy()  # ncnn reads this memory: it must live until `extract` returns
         extractor = self._net.create_extractor()
         extractor.input(INPUT, ncnn.Mat(samples))

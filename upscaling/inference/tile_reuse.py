@@ -23,7 +23,7 @@ def tile_runs(
 ) -> tuple[list[TileRun], list[TileRun]]:
     """(runs to compute, by tile and frame; runs from frame 0 that are the same in `previous`).
 
-    `frames` are (N, 3, H, W), `previous` is the frame before them, (3, H, W), if its result can be used.
+    `frames` are (N, C, H, W), `previous` is the frame before them, (C, H, W), if its result can be used.
     """
     tiles, number = grid.tiles(), len(frames)
     changed = torch.ones(len(tiles), number, dtype=torch.bool)
@@ -40,7 +40,7 @@ def tile_runs(
 
 
 def _changes(frames: torch.Tensor, earlier: torch.Tensor, grid: Grid) -> torch.Tensor:
-    """Which tiles differ between frames (n, 3, H, W) and the ones before them: (tiles, n), bool, on the CPU."""
+    """Which tiles differ between frames (n, C, H, W) and the ones before them: (tiles, n), bool, on the CPU."""
     pixels = (frames != earlier).any(1)  # (n, H, W)
     return torch.stack([window(pixels, grid, y, x).flatten(1).any(1) for y, x in grid.tiles()]).cpu()
 

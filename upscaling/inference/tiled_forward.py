@@ -18,7 +18,7 @@ from upscaling.inference.tile_reuse import TileRun, tile_runs, window
 from upscaling.inference.tiling import Grid, make_grid
 from upscaling.models.network import Network
 
-RunNetwork = Callable[[torch.Tensor], torch.Tensor]  # (B, 3, h, w) to (B, 3, h * scale, w * scale), float32
+RunNetwork = Callable[[torch.Tensor], torch.Tensor]  # (B, C, h, w) to (B, C, h * scale, w * scale), float32
 
 
 class TiledForward:
@@ -32,8 +32,8 @@ class TiledForward:
         self.run, self.network, self.limits, self.heartbeat = run, network, limits, heartbeat
         self.computed = self.reused = 0
         self._checksum: torch.Tensor | None = None
-        self._results: torch.Tensor | None = None  # (n, 3, H * scale, W * scale)
-        self._previous: tuple[Grid, torch.Tensor, int] | None = None  # last frame (3, H, W), index of its result
+        self._results: torch.Tensor | None = None  # (n, C, H * scale, W * scale)
+        self._previous: tuple[Grid, torch.Tensor, int] | None = None  # last frame (C, H, W), index of its result
 
     def forget(self) -> None:
         """Compute all tiles of the next frame."""
@@ -50,7 +50,7 @@ class TiledForward:
         self._results = self._previous = None
 
     def __call__(self, frames: torch.Tensor) -> torch.Tensor:
-        """(N, 3, H, W), float32 in [0, 1], to (N, 3, H * scale, W * scale), clipped to [0, 1].
+        """(N, C, H, W), float32 in [0, 1], to (N, C, H * scale, W * scale), clipped to [0, 1].
 
         The first frame follows the last one of the call before, unless `forget` was called. The result is valid until
         the next call. UpscaleError if the smallest tile or the result does not fit into memory.
@@ -119,8 +119,8 @@ class TiledForward:
             if frames.device.type == "cuda":
                 inputs += inputs[-1:] * (self.limits.batch - len(inputs))
             self.heartbeat()
-            batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)  # (B, 3, height, width)
-            result = self.run(batch)  # (B, 3, height * scale, width * scale)
+            batch = torch.stack(inputs).contiguous(memory_format=torch.channels_last)  # (B, C, height, width)
+            result = self.run(batch)  # (B, C, height * scale, width * scale)
             total = result.sum()  # before clipping, which hides infinities
             self._checksum = total if self._checksum is None else self._checksum + total
             _paste(runs, result.clamp(0, 1), out, self.network.scale)
@@ -160,7 +160,7 @@ def _allocated(shape: tuple[int, int, int, int], device: torch.device) -> torch.
 
 
 def _paste(runs: list[TileRun], pictures: torch.Tensor, out: torch.Tensor, scale: int) -> None:
-    """Copy what each tile contributes into its frames; `pictures` (B, 3, h, w) may have copies at the end."""
+    """Copy what each tile contributes into its frames; `pictures` (B, C, h, w) may have copies at the end."""
     for run, picture in zip(runs, pictures, strict=False):
         y, x = [slice(s.first * scale, s.last * scale) for s in (run.rows, run.columns)]  # in the result
         v, u = [slice((s.first - s.start) * scale, (s.last - s.start) * scale) for s in (run.rows, run.columns)]
@@ -168,7 +168,7 @@ def _paste(runs: list[TileRun], pictures: torch.Tensor, out: torch.Tensor, scale
 
 
 def _copy_kept(kept: list[TileRun], out: torch.Tensor, previous: torch.Tensor, scale: int) -> None:
-    """Copy tiles that did not change from the result of the frame before, (3, H, W), which may be one of `out`."""
+    """Copy tiles that did not change from the result of the frame before, (C, H, W), which may be one of `out`."""
     for run in kept:
         y, x = [slice(s.first * scale, s.last * scale) for s in (run.rows, run.columns)]
         for target in out[run.first : run.last, :, y, x]:

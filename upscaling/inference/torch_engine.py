@@ -25,10 +25,11 @@ import torch.nn.functional as F
 from upscaling.common.errors import UpscaleError
 from upscaling.frames.conversion import FrameConversion, frames_at_once, store_plane
 from upscaling.frames.transparency import fill_transparent
-from upscaling.frames.yuv import from_rgb, to_rgb
+from upscaling.frames.yuv import from_alpha, from_rgb, to_alpha, to_rgb
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
 from upscaling.inference.upscaler import Upscaler
+from upscaling.models.network import RGBA
 
 # Less than an 8-bit sample can show is not worth a resize (on CUDA always resized: testing would synchronise).
 _VISIBLE = 0.5 / 255
@@ -123,10 +124,18 @@ class TorchEngine:
             rgb = to_rgb(inputs[first : first + step], source)  # (n, 3, height, width)
             inside = rgb.clamp(0, 1)
             outside = rgb.sub_(inside)
-            upscaled = self._upscaler(inside, target.width, target.height)  # (n, 3, target.height, target.width)
+            if self._upscaler.channels == RGBA:
+                inside = torch.cat([inside, to_alpha(inputs[first : first + step], source)], 1)  # (n, 4, height, width)
+            upscaled = self._upscaler(inside, target.width, target.height)  # (n, channels, target.height, target.width)
             for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
-                from_rgb(self._whole(result, rest)[None], target.padded, out[None])
+                from_rgb(self._whole(result[:3], rest)[None], target.padded, out[None])
+                if self._network_makes_alpha(conversion):
+                    from_alpha(result[None, 3:], target.padded, out[None])
             self._heartbeat()
+
+    def _network_makes_alpha(self, conversion: FrameConversion) -> bool:
+        """Whether alpha goes through the network; otherwise it is resized, or opaque."""
+        return self._upscaler.channels == RGBA and conversion.source.format.alpha and conversion.target.format.alpha
 
     def _whole(self, result: torch.Tensor, outside: torch.Tensor) -> torch.Tensor:
         """`result` (3, out h, out w), not changed, plus `outside` (3, h, w), resized: what the network cannot see."""
@@ -150,7 +159,7 @@ class TorchEngine:
             buffers.done.synchronize()
         if buffers.checksum is not None and not buffers.checksum.isfinite():
             self._repeat_in_fp32(buffers)
-        if buffers.conversion.target.format.alpha:
+        if buffers.conversion.target.format.alpha and not self._network_makes_alpha(buffers.conversion):
             for staged, out in zip(buffers.staged.numpy(), buffers.outputs, strict=False):
                 store_alpha(staged, buffers.conversion, out)
         buffers.outputs, buffers.done = [], None

@@ -27,7 +27,7 @@ from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import AUTO, ModelSettings
 from upscaling.inference.tiled_forward import TiledForward
 from upscaling.models import weights
-from upscaling.models.network import Network, build, native_scale, runner, scale_for
+from upscaling.models.network import CHANNELS, RGBA, Network, build, runner, scale_for
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -44,7 +44,9 @@ class Upscaler:
         self.precision = self._choose_precision()
         _configure(self.device, settings.threads)
         self._state: dict[str, torch.Tensor] | None = weights.load(settings.model, settings.denoise)
-        self.native_scale = native_scale(self._state)
+        described = build(self._state)
+        self.native_scale = described.native_scale
+        self.channels = RGBA if described.channels == RGBA else CHANNELS  # of frames in and out
         self._forward: TiledForward | None = None
         self._forward_fp32: TiledForward | None = None  # in its place in a block of `in_fp32`
         self._in_fp32 = False
@@ -91,7 +93,7 @@ class Upscaler:
 
     @torch.inference_mode()
     def __call__(self, rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
-        """Frames (N, 3, H, W), float32 in [0, 1] on the device, to (N, 3, height, width), float32 in [0, 1].
+        """Frames (N, channels, H, W), float32 in [0, 1] on the device, to (N, channels, height, width), the same.
 
         The network runs at the smallest scale that reaches the size, or else at its native one; then frames are resized
         to the exact size. The first frame follows the last one of the call before, unless `forget` was called. The
@@ -102,13 +104,13 @@ class Upscaler:
             return rescale(rgb, width, height)
         rows, columns = rgb.shape[-2:]
         forward = self._loaded(scale_for(self.native_scale, width / columns, height / rows), rgb)
-        out = rescale(forward(rgb), width, height)  # (N, 3, height, width)
+        out = rescale(forward(rgb), width, height)  # (N, channels, height, width)
         if strength < 1:
             out = torch.lerp(rescale(rgb, width, height), out, strength)
         return out
 
     def _loaded(self, scale: int, frames: torch.Tensor) -> TiledForward:
-        """The network for this scale on the device; loaded once, as frames (N, 3, H, W) of a run have one size."""
+        """The network for this scale on the device; loaded once, as frames (N, C, H, W) of a run have one size."""
         loaded = self._forward_fp32 if self._in_fp32 else self._forward
         if loaded and loaded.network.scale == scale:
             return loaded
@@ -143,7 +145,7 @@ class Upscaler:
 
     def _bytes_per_pixel(self, module: Any, side: int) -> float:
         """Bytes of activations per input pixel of what `_runner` returned; `side` is one of a possible tile."""
-        return bytes_per_pixel(module, self.device, side)
+        return bytes_per_pixel(module, self.device, side, self.channels)
 
     def _pass_limits(self, module: Any, network: Network, result_bytes: int) -> PassLimits:
         """What the settings ask for, or less if that does not fit into the memory that results leave free."""

@@ -12,7 +12,7 @@ import numpy as np
 from torch import nn
 
 from upscaling.models.ncnn_files import FP32_TAG, MAGIC, RRDB_SLOPE
-from upscaling.models.network import CHANNELS, BlockMean, Network, SpandrelModule
+from upscaling.models.network import BlockMean, Network, SpandrelModule
 
 INPUT, OUTPUT = "data", "output"  # names of blobs
 _LEAKY = {"9": "2", "-23310": f"1,{RRDB_SLOPE}"}  # of a convolution: its activation, a leaky ReLU
@@ -23,7 +23,7 @@ _RESIDUAL = {"0": _SUM, "-23301": f"2,{RRDB_SLOPE},1.0"}  # RRDBNet: 0.2 of a bl
 
 @dataclass(frozen=True)
 class NcnnModel:
-    """`param` and `weights` as ncnn loads them; from blob INPUT (3, h, w) to OUTPUT (3, h * scale, w * scale).
+    """`param` and `weights` as ncnn loads them; from blob INPUT (C, h, w) to OUTPUT (C, h * scale, w * scale).
 
     The network's picture is OUTPUT, plus the input with its pixels repeated if `adds_input`: done outside in fp32, so
     that in fp16 only the residual is rounded. `floats` are the largest input and output of any layer, in numbers per
@@ -40,7 +40,7 @@ class NcnnModel:
 def written(network: Network) -> NcnnModel | None:
     """The network for ncnn, BlockMean left out; None if it is neither SRVGGNetCompact nor a plain RRDBNet."""
     module = network.module.module if isinstance(network.module, BlockMean) else network.module
-    graph = _Graph()
+    graph = _Graph(network.channels)
     if network.architecture == "SRVGGNetCompact":
         return _compact(cast(nn.Module, module), graph)
     if network.architecture == "RRDBNet" and isinstance(module, SpandrelModule):
@@ -51,10 +51,11 @@ def written(network: Network) -> NcnnModel | None:
 class _Graph:
     """Layers and weights in the making. Methods add a layer and return the name of its output blob."""
 
-    def __init__(self):
+    def __init__(self, channels: int):
+        self.channels = channels  # of the pictures
         self._layers: list[tuple[str, list[str], str, Mapping[str, object]]] = []  # kind, inputs, output, values
         self._weights: list[bytes] = []
-        self._shapes: dict[str, tuple[int, float]] = {INPUT: (CHANNELS, 1.0)}  # (channels, area in input pixels)
+        self._shapes: dict[str, tuple[int, float]] = {INPUT: (channels, 1.0)}  # (channels, area in input pixels)
         self._floats = 0.0
 
     def add(
@@ -119,7 +120,7 @@ def _compact(module: nn.Module, graph: _Graph) -> NcnnModel:
             graph.prelu(layer, blob) if isinstance(layer, nn.PReLU) else graph.convolution(cast(nn.Conv2d, layer), blob)
         )
     scale = cast(int, module.upscale)
-    graph.add("PixelShuffle", [blob], {"0": scale}, scale**2, CHANNELS)
+    graph.add("PixelShuffle", [blob], {"0": scale}, scale**2, graph.channels)
     return graph.finish(scale, adds_input=True)
 
 
@@ -135,7 +136,7 @@ def _rrdb(module: nn.Module, scale: int, graph: _Graph) -> NcnnModel | None:
     blob = INPUT
     if shuffle := cast(int | None, module.shuffle_factor):
         blob = graph.add(
-            "Reorg", [blob], {"0": shuffle}, 1 / shuffle**2, CHANNELS * shuffle**2
+            "Reorg", [blob], {"0": shuffle}, 1 / shuffle**2, graph.channels * shuffle**2
         )  # PixelUnshuffle, channels in PyTorch's order
     first = body = graph.convolution(next(layers), blob)
     for _ in range((len(convolutions) - 4 - len(ups)) // 15):

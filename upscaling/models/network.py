@@ -19,17 +19,19 @@ from upscaling.models.weights import WeightsError
 
 DEFAULT_OVERLAP = 32  # pixels, for architectures whose reach is not known here
 CHANNELS = 3
+GRAY, RGBA = 1, 4  # channels of other networks
+LUMA_WEIGHTS = (0.299, 0.587, 0.114)  # BT.601's: the Y that networks of one channel are trained with (SRCNN, FSRCNN)
 
 
 @dataclass
 class Network:
     """A network in evaluation mode, float32 on the CPU. Fields are named as in spandrel's ModelDescriptor.
 
-    `module` takes (N, 3, H, W) in [0, 1] and returns (N, 3, H * scale, W * scale), not clipped. H and W must be
-    multiples of `multiple_of` and at least `minimum`; tiles of a frame start at multiples of `alignment`.
-    `native_scale` is that of the weights; `scale` may be a divisor of it (means of blocks). Input pixels further away
-    than `overlap` have hardly any influence on an output pixel. A network that needs whole frames does not
-    `supports_tiling`.
+    `module` takes (N, C, H, W) in [0, 1] and returns (N, C, H * scale, W * scale), not clipped. C, `channels`, is 3 for
+    RGB pictures, 1 for gray ones, 4 for RGB with straight alpha. H and W must be multiples of `multiple_of` and at
+    least `minimum`; tiles of a frame start at multiples of `alignment`. `native_scale` is that of the weights; `scale`
+    may be a divisor of it (means of blocks). Input pixels further away than `overlap` have hardly any influence on an
+    output pixel. A network that needs whole frames does not `supports_tiling`.
     """
 
     module: nn.Module
@@ -43,6 +45,7 @@ class Network:
     supports_tiling: bool = True
     supports_half: bool = True
     supports_bfloat16: bool = True
+    channels: int = CHANNELS
 
     def supports(self, dtype: torch.dtype) -> bool:
         return {torch.float16: self.supports_half, torch.bfloat16: self.supports_bfloat16}.get(dtype, True)
@@ -76,11 +79,6 @@ def scale_for(native: int, width_ratio: float, height_ratio: float) -> int:
     """The smallest scale that a network of this native scale can compute and that reaches both ratios; else native."""
     wanted = max(width_ratio, height_ratio)
     return next((s for s in range(1, native) if native % s == 0 and s >= wanted), native)
-
-
-def native_scale(state: dict[str, torch.Tensor]) -> int:
-    """The scale of the weights. WeightsError as of `build`."""
-    return build(state).native_scale
 
 
 class CompactRunner(nn.Module):
@@ -120,6 +118,25 @@ class PlainRunner(nn.Module):
         return self.module(x.to(self.dtype)).float()
 
 
+class LumaRunner(nn.Module):
+    """A network for gray pictures on RGB ones: luma goes through it, colour differences are resized.
+
+    That is what such networks are made for, and gray stays gray: (R, G, B) - Y is resized bicubically, and the
+    network's Y added, in float32.
+    """
+
+    def __init__(self, module: nn.Module, scale: int):
+        super().__init__()
+        self.module, self.scale = module, scale
+        self.weights: torch.Tensor
+        self.register_buffer("weights", torch.tensor(LUMA_WEIGHTS).view(1, 3, 1, 1), persistent=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        luma = (x * self.weights).sum(1, keepdim=True)  # (N, 1, H, W)
+        colour = F.interpolate(x - luma, scale_factor=self.scale, mode="bicubic", align_corners=False)
+        return self.module(luma) + colour  # (N, 1, …) + (N, 3, H * scale, W * scale)
+
+
 class BlockMean(nn.Module):
     """A network, its output clipped to [0, 1], and the mean of each `size` x `size` block of that.
 
@@ -149,7 +166,8 @@ def rrdb_overlap(blocks: int) -> int:
 def runner(network: Network, dtype: torch.dtype, device: torch.device) -> nn.Module:
     """`network.module` on `device` in `dtype` and channels_last, with float32 input and output.
 
-    The module is changed: do not use it afterwards.
+    It takes and gives RGB pictures also if the network is for gray ones; RGBA pictures if it is for those. The module
+    is changed: do not use it afterwards.
     """
     inner, size = network.module, 1
     if isinstance(inner, BlockMean):
@@ -159,8 +177,15 @@ def runner(network: Network, dtype: torch.dtype, device: torch.device) -> nn.Mod
         wrapped = CompactRunner(inner, dtype, paired)
     else:
         wrapped = PlainRunner(inner, dtype)
+    wrapped = for_rgb(wrapped, network)
     whole = BlockMean(wrapped, size) if size > 1 else wrapped
     return whole.to(device).to(memory_format=torch.channels_last).eval()
+
+
+def for_rgb(module: nn.Module, network: Network) -> nn.Module:
+    """What runs `network`, without its BlockMean, for RGB pictures (RGBA ones if it is for those)."""
+    size = network.module.size if isinstance(network.module, BlockMean) else 1
+    return LumaRunner(module, network.scale * size) if network.channels == GRAY else module
 
 
 def fold_compact(state: dict[str, torch.Tensor], native: int, scale: int) -> dict[str, torch.Tensor]:
@@ -175,8 +200,8 @@ def fold_compact(state: dict[str, torch.Tensor], native: int, scale: int) -> dic
     for part in ("weight", "bias"):
         values = state[f"{last}.{part}"]
         rest = values.shape[1:]
-        blocks = values.reshape(-1, scale, size, scale, size, *rest)  # (3, i high, i low, j high, j low, …)
-        folded[f"{last}.{part}"] = blocks.mean((2, 4)).reshape(-1, *rest)  # (3 * scale², …)
+        blocks = values.reshape(-1, scale, size, scale, size, *rest)  # (channels, i high, i low, j high, j low, …)
+        folded[f"{last}.{part}"] = blocks.mean((2, 4)).reshape(-1, *rest)  # (channels * scale², …)
     return folded
 
 
@@ -191,20 +216,22 @@ def _is_compact(state: dict[str, torch.Tensor]) -> bool:
 
 def _compact(state: dict[str, torch.Tensor], scale: int | None, network_class: type | None) -> Network:
     last = _last_index(state)
-    native = math.isqrt(state[f"body.{last}.weight"].shape[0] // CHANNELS)
+    features, channels = state["body.0.weight"].shape[:2]
+    outputs = state[f"body.{last}.weight"].shape[0]
+    native = math.isqrt(outputs // channels)
+    _check_channels(channels, outputs / native**2)
     if scale and native % scale == 0:
         state = fold_compact(state, native, scale)
     else:
         scale = native
     if network_class:
-        features, inputs = state["body.0.weight"].shape[:2]
-        _check_channels(inputs, CHANNELS)
-        module = _filled(network_class, state, num_feat=features, num_conv=last // 2 - 1, upscale=scale)
+        sizes = {"num_in_ch": channels, "num_out_ch": channels, "num_feat": features, "num_conv": last // 2 - 1}
+        module = _filled(network_class, state, **sizes, upscale=scale)
     else:
         module = cast(nn.Module, _by_spandrel(state).module.model)
     convolutions = last // 2 + 1  # of 3x3, each reaching one pixel further
     # winograd.PairedRows rounds by pairs of rows: the same pairs in a tile as in the frame.
-    return Network(module, "SRVGGNetCompact", native, scale, overlap=convolutions, alignment=2)
+    return Network(module, "SRVGGNetCompact", native, scale, overlap=convolutions, alignment=2, channels=channels)
 
 
 def _filled(network_class: type, state: dict[str, torch.Tensor], **arguments) -> nn.Module:
@@ -215,13 +242,15 @@ def _filled(network_class: type, state: dict[str, torch.Tensor], **arguments) ->
     return module
 
 
-def _check_channels(found: int, wanted: int) -> None:
-    if found != wanted:
-        raise WeightsError(f"the model has {found} channels, RGB pictures need {wanted}")
+def _check_channels(inputs: int, outputs: float) -> None:
+    if inputs != outputs or inputs not in (GRAY, CHANNELS, RGBA):
+        raise WeightsError(
+            f"the model takes {inputs} channels and gives {outputs:g}; it needs 1, 3 or 4, the same for both"
+        )
 
 
 def _by_spandrel(state: dict[str, torch.Tensor]) -> Network:
-    """A network that spandrel recognises; WeightsError unless it upscales RGB."""
+    """A network that spandrel recognises; WeightsError unless it makes pictures of pictures of the same channels."""
     import spandrel  # here: it imports torchvision, which takes two seconds
 
     try:
@@ -230,8 +259,7 @@ def _by_spandrel(state: dict[str, torch.Tensor]) -> Network:
         raise WeightsError("the tensors of this model fit no network that spandrel knows") from error
     if not isinstance(found, spandrel.ImageModelDescriptor):
         raise WeightsError(f"{found.architecture.name} is not a network that upscales a picture")
-    _check_channels(found.input_channels, CHANNELS)
-    _check_channels(found.output_channels, CHANNELS)
+    _check_channels(found.input_channels, found.output_channels)
     size = found.size_requirements
     rrdb = found.architecture.id == "ESRGAN"
     shuffle = getattr(found.model, "shuffle_factor", None) or 1
@@ -247,6 +275,7 @@ def _by_spandrel(state: dict[str, torch.Tensor]) -> Network:
         supports_tiling=found.tiling == spandrel.ModelTiling.SUPPORTED,
         supports_half=found.supports_half,
         supports_bfloat16=found.supports_bfloat16,
+        channels=found.input_channels,
     )
 
 

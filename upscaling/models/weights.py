@@ -13,6 +13,7 @@ import os
 import pickle
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from upscaling.common import download
 from upscaling.common.errors import InputError
@@ -177,12 +178,37 @@ def _read_safetensors(file: Path) -> dict:
     return load_file(file, device="cpu")
 
 
+class _Ignored:
+    """In place of a NumPy scalar or its dtype in a checkpoint (an epoch's loss, …): takes anything, does nothing."""
+
+    def __init__(self, *_arguments: object):
+        pass
+
+    def __setstate__(self, _state: object) -> None:
+        pass
+
+
+# By module and name, before NumPy 2 and since: how torch's reader of weights looks them up.
+_NUMPY_SCALARS: list[Any] = [
+    type(name, (_Ignored,), {"__module__": module})
+    for module, name in (
+        ("numpy.core.multiarray", "scalar"),
+        ("numpy._core.multiarray", "scalar"),
+        ("numpy", "dtype"),
+    )
+]
+
+
 def _read_pickle(file: Path):
-    """The content of a `.pth`: tensors and plain containers only. A pickle that would call anything else is refused."""
+    """The content of a `.pth`: tensors, plain containers, and NumPy scalars, which are dropped.
+
+    A pickle that would call anything else is refused.
+    """
     import torch
 
     try:
-        return torch.load(file, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         if "GLOBAL" in str(error) or "global" in str(error):
             raise WeightsError(
