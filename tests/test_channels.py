@@ -65,7 +65,9 @@ def test_a_gray_network_upscales_luma_and_leaves_the_colours(state):
         assert torch.allclose(result - luma(result), differences, atol=1e-5)
 
 
-def upscaled(model: Path, layout: FrameLayout, frame: np.ndarray, precision: str = "fp32", engine="torch") -> np.ndarray:
+def upscaled(
+    model: Path, layout: FrameLayout, frame: np.ndarray, precision: str = "fp32", engine="torch"
+) -> np.ndarray:
     """The frame at twice its size, flat."""
     settings = ModelSettings(model=str(model), precision=precision, patch_size=40, engine=engine)
     upscaler = make_upscaler(settings, lambda: None)
