@@ -15,12 +15,12 @@ import numpy as np
 from upscaling.common.errors import InputError
 from upscaling.common.system import usable_cores
 from upscaling.common.text import clock, many, printable
-from upscaling.demux.input_file import open_input
+from upscaling.demux.survey import open_timed
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
-from upscaling.mux.stream_selection import select_streams
+from upscaling.mux.stream_selection import program_streams, select_streams
 from upscaling.pipeline.plan import Plan, make_plan
 from upscaling.terminal.progress import engine_text
 
@@ -133,10 +133,11 @@ def describe_streams(plan: Plan) -> list[str]:
     if plan.target is not None:
         return []
     container = plan.output.suffix.lower().lstrip(".")
-    with open_input(plan.info.path) as source:
-        copiers, _ = select_streams(source, plan.info, container)
+    with open_timed(plan.info.path) as source:
+        copiers, _ = select_streams(source.container, plan.info, container)
         outcomes = {copier.stream.index: copier.outcome for copier in copiers} | {plan.info.stream_index: "upscaled"}
-        return [f"{describe(stream)}: {outcomes.get(stream.index, 'left out')}" for stream in source.streams]
+        own = [source.container.streams[index] for index in sorted(program_streams(source.container, plan.info))]
+        return [f"{describe(stream)}: {outcomes.get(stream.index, 'left out')}" for stream in own]
 
 
 def describe_plan(plan: Plan, facts: dict) -> list[str]:

@@ -21,8 +21,10 @@ from upscaling.decode.marks import read_marks
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
 from upscaling.decode.side_data import side_data_of, watched
+from upscaling.demux.clock import clock_lines
 from upscaling.demux.input_file import VideoError
-from upscaling.demux.reader import MAX_REORDER, Reader, check_size, has_hidden_alpha, no_frames, seconds_per_tick
+from upscaling.demux.main_stream import check_size
+from upscaling.demux.reader import MAX_REORDER, Reader, has_hidden_alpha, no_frames, seconds_per_tick
 from upscaling.frames.layout import FrameLayout
 
 _RATE_PACKETS = 120  # packets whose times the frame rate is measured on
@@ -122,6 +124,7 @@ def _describe(
     marks, mark_notes = read_marks(stream, side_data, seen, tagged=colour_note is None)
     width, height = orientation.size(first.width, first.height)
     rate, duration = _frame_rate(reader), _duration(reader)
+    notes += clock_lines(reader.clock)
     return VideoInfo(
         path=reader.path,
         stream_index=stream.index,
@@ -199,7 +202,10 @@ def _duration(reader: Reader) -> Fraction | None:
     """Seconds; None if the file does not say."""
     seconds, stream = None, reader.stream
     tick = seconds_per_tick(stream)
-    if stream.duration and stream.duration > 0:
+    if reader.clock.span:
+        first, end = reader.clock.span
+        seconds = (end - first) * tick
+    elif stream.duration and stream.duration > 0:
         seconds = stream.duration * tick
     elif reader.container.duration and reader.container.duration > 0:
         seconds = Fraction(reader.container.duration, 1_000_000)  # AV_TIME_BASE
@@ -222,6 +228,9 @@ def _frame_rate(reader: Reader) -> Fraction | None:
         return next((rate for rate in declared if rate <= max(_COMMON_RATES)), None)
     measured = Fraction(len(times) - 1) / ((times[-1] - times[0]) * tick)
     error = max(measured * 2 / (times[-1] - times[0]), measured / 500)  # times are rounded to ticks
+    if reader.untimed_packets:  # frames so small that several share a packet of a program stream
+        measured *= 1 + Fraction(reader.untimed_packets, len(reader.packet_times))
+        error = measured / 20
     near = [rate for rate in declared if abs(rate - measured) <= error]
     if not near and stream.frames > len(times) and declared and measured / 8 < declared[0] < measured * 8:
         return declared[0]  # uneven times; this average is over all the frames that the container lists

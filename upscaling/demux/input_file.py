@@ -23,6 +23,7 @@ from upscaling.common.text import display_name
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # one after another; the file then counts as ended
+_NO_LIMIT = str(1 << 60)  # µs
 _BUFFER = 1 << 17  # bytes a read; FFmpeg reads packets that are larger in one piece
 # Demuxers that open further files or addresses.
 _PLAYLISTS = {
@@ -98,8 +99,11 @@ class Input:
         self._file.close()  # PyAV does not
 
 
-def open_input(path: Path | str) -> Input:
+def open_input(path: Path | str, probe_bytes: int | None = None) -> Input:
     """Opens a file for reading, whatever its name looks like; close it after use.
+
+    With `probe_bytes`, FFmpeg looks for streams in so many bytes of the file, and keeps none of them in memory; by
+    default it looks at a few seconds.
 
     Metadata that is not UTF-8 is returned with surrogate escapes: an output that it is copied to needs
     metadata_errors="surrogateescape" as well. VideoError: the file is missing, a directory, empty, unreadable,
@@ -115,8 +119,15 @@ def open_input(path: Path | str) -> Input:
         kind = "image2" if path.suffix.lower().lstrip(".") in _PICTURES else None
         try:
             container = av.open(
-                file, "r", format=kind, options=_options(), metadata_errors="surrogateescape", buffer_size=_BUFFER
+                file,
+                "r",
+                format=kind,
+                options=_options(probe_bytes),
+                metadata_errors="surrogateescape",
+                buffer_size=_BUFFER,
             )
+            if probe_bytes:
+                container.seek(0, unsupported_byte_offset=True)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or error
             raise VideoError(f"{display_name(path)} is not a video that can be read ({reason})") from error
@@ -140,8 +151,9 @@ def _open_file(path: Path) -> InputFile:
     raise VideoError(f"{name} is {kind}; give a video file")
 
 
-def _options() -> dict[str, str]:
-    return {
+def _options(probe_bytes: int | None) -> dict[str, str]:
+    further = {"probesize": str(probe_bytes), "analyzeduration": _NO_LIMIT, "fflags": "nobuffer"}
+    return (further if probe_bytes else {}) | {
         "protocol_whitelist": "none",  # FFmpeg has no protocol of this name
         "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
         "pattern_type": "none",  # a % in the name is a %, not the number of an image sequence

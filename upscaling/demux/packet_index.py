@@ -138,6 +138,8 @@ def read_packet_index(path: Path) -> PacketIndex:
         fault = ""
         if reader.damaged:
             fault = "it is damaged"
+        elif not reader.clock.is_continuous:
+            fault = "its clock is not continuous"
         elif not (codec.intra_only or codec.canonical_name in _RANDOM_ACCESS):
             fault = f"{codec.canonical_name} video may depend on frames before a keyframe"
         elif reader.container.format.name == "avi" and not intra:

@@ -1,9 +1,10 @@
-"""The main stream of a video file chosen, and its frames decoded in order, even if the file is damaged.
+"""The frames of a file's main stream, decoded in order, even if the file is damaged.
 
 Frames larger than MAX_PIXELS are refused before memory is allocated for them.
 """
 
 import contextlib
+import itertools
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -12,58 +13,18 @@ from typing import cast
 import av
 import av.error
 from av.codec.context import Flags
-from av.container import InputContainer
-from av.stream import Discard, Disposition, Stream
+from av.stream import Discard, Stream
 
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.system import core_limit
 from upscaling.common.text import display_name
-from upscaling.demux.input_file import MAX_PIXELS, VideoError, open_input, read_packets
+from upscaling.demux.input_file import MAX_PIXELS, VideoError
+from upscaling.demux.main_stream import encrypted, main_stream
+from upscaling.demux.survey import open_timed
 
 MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 MAX_PACKET_TIMES = 250  # kept for the frame rate
-_NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
-_ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")  # of ISO 14496-12, and of iTunes
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}  # FFmpeg's own decoders drop the alpha channel
-
-
-def main_stream(container: InputContainer, path: Path | str) -> av.VideoStream:
-    """The stream that a player shows: default disposition first, then the largest; never cover art.
-
-    VideoError: there is no such stream, no decoder for it, or its frames are too large.
-    """
-    streams = [stream for stream in container.streams.video if not stream.disposition & _NOT_VIDEO]
-    if not streams:
-        what = "cover art but no video stream" if container.streams.video else "no video stream"
-        raise VideoError(f"{display_name(path)} has {what}")
-    decodable = [stream for stream in streams if stream.codec_context is not None]
-    if not decodable:
-        raise VideoError(f"cannot decode {display_name(path)}: PyAV's FFmpeg has no decoder for its video stream")
-
-    def priority(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
-        context, flags = stream.codec_context, stream.disposition
-        main = not flags & (Disposition.dependent | Disposition.still_image)
-        return main, bool(flags & Disposition.default), context.width * context.height, -stream.index
-
-    stream = max(decodable, key=priority)
-    if is_encrypted(stream):
-        raise encrypted(path)
-    check_size(stream.codec_context.width, stream.codec_context.height, path)
-    return stream
-
-
-def check_size(width: int, height: int, path: Path | str) -> None:
-    """VideoError if frames of that size, in pixels, are too large."""
-    if width * height > MAX_PIXELS:
-        raise VideoError(
-            f"{display_name(path)}: frames of {width}x{height} pixels are too large; the limit is {MAX_PIXELS} pixels "
-            "(8192x8192)"
-        )
-
-
-def encrypted(path: Path | str) -> VideoError:
-    """The error for a video whose frames can't be decoded without a key."""
-    return VideoError(f"{display_name(path)} is encrypted; decrypt it first")
 
 
 def no_frames(path: Path | str) -> VideoError:
@@ -85,10 +46,11 @@ class Reader:
     def __init__(self, path: Path | str, *, alpha: bool = False, threads: int = 0):
         """`alpha`: decode an alpha channel that is coded apart (VP8, VP9); `threads`: 0 is one per core."""
         self.path = Path(path)
-        self._input = open_input(path)
-        self.container = self._input.container
+        self._input = open_timed(path)
+        self.container, self.clock = self._input.container, self._input.clock
         self.damaged = self.corrupt = 0
         self.packet_times: list[int] = []
+        self.untimed_packets = 0  # beside those
         self.bytes_read = 0
         self._packets_in = self.frames_out = 0
         try:
@@ -128,12 +90,13 @@ class Reader:
 
     def packets(self) -> Iterator[av.Packet]:
         """The stream's packets in file order, without empty ones, which would end the decoder."""
-        for packet in read_packets(self.container, self.stream, self._count_read_error):
+        for packet in self._input.packets([self.stream], self._count_read_error):
             if packet.has_sidedata("encryption_info"):
                 raise encrypted(self.path)
             self.bytes_read += packet.size
-            if packet.pts is not None and len(self.packet_times) < MAX_PACKET_TIMES:
-                self.packet_times.append(packet.pts)
+            if len(self.packet_times) < MAX_PACKET_TIMES:
+                self.packet_times += [packet.pts] if packet.pts is not None else []
+                self.untimed_packets += packet.pts is None
             yield packet
 
     def _count_read_error(self, consecutive: int) -> None:
@@ -160,11 +123,12 @@ class Reader:
         fewer frames came out than packets went in, the end of the file is decoded again on one thread.
         """
         errors = (av.error.FFmpegError, VideoError, ValueError)
-        with contextlib.suppress(*errors), open_input(self.path) as container:
-            stream = cast(av.VideoStream, container.streams[self.stream.index])
+        with contextlib.suppress(*errors), open_timed(self.path) as again:
+            stream = cast(av.VideoStream, again.container.streams[self.stream.index])
             decoder = _decoder(stream, False, 1)
-            container.seek(last, stream=stream)
-            for packet in container.demux(stream):
+            if again.clock.is_continuous:  # else packets are counted from the file's start
+                again.container.seek(last, stream=stream)
+            for packet in itertools.chain(again.packets([stream], lambda _: None), [None]):
                 frames: list[av.VideoFrame] = []
                 with contextlib.suppress(av.error.FFmpegError, ValueError):
                     frames = decoder.decode(packet)
@@ -175,12 +139,6 @@ def seconds_per_tick(stream: Stream) -> Fraction:
     """The time base of a stream of an open file."""
     assert stream.time_base is not None  # libavformat sets one for every stream that it reads
     return stream.time_base
-
-
-def is_encrypted(stream: Stream) -> bool:
-    """Whether the file's header marks the stream as encrypted; in MP4 files often only the packets are marked."""
-    tag = stream.codec_context.codec_tag if stream.codec_context is not None else ""
-    return tag in _ENCRYPTED_TAGS or "enc_key_id" in stream.metadata  # the latter is Matroska's
 
 
 def has_hidden_alpha(stream: av.VideoStream) -> bool:

@@ -16,7 +16,7 @@ from av.stream import Discard, Stream
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import SOFTWARE
 from upscaling.decode.probe import VideoInfo
-from upscaling.demux.input_file import open_input, read_packets
+from upscaling.demux.survey import TimedInput, open_timed
 from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.message_units import lost_messages
 from upscaling.encode.output_file import OutputFile
@@ -47,9 +47,9 @@ def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> 
     """
     container = container_of(output)
     check_codec(container, settings.codec)
-    with open_input(info.path) as source:
-        copiers, warnings = select_streams(source, info, container)
-        lost = lost_tags(container, source.metadata, _has_cover(copiers))
+    with open_timed(info.path) as source:
+        copiers, warnings = select_streams(source.container, info, container)
+        lost = lost_tags(container, source.container.metadata, _has_cover(copiers))
         warnings += lost_marks(container, settings.side_data)
         kinds = settings.side_data.get("messages", {}).get("kinds", ())
         warnings += lost_messages(ENCODERS[settings.codec].family, kinds)
@@ -90,8 +90,9 @@ def join(
             failed, *attempts = attempts
             if not attempts:
                 raise UpscaleError(f"cannot write the {container} output: {error}") from error
-            with open_input(info.path) as source:
-                lost = " and ".join(sorted((failed - attempts[0]) & {stream.type for stream in source.streams}))
+            with open_timed(info.path) as source:
+                kinds = {stream.type for stream in source.container.streams}
+                lost = " and ".join(sorted((failed - attempts[0]) & kinds))
             warnings.append(f"damaged input: {lost} streams can't be copied ({error.strerror}), left out")
 
 
@@ -108,8 +109,8 @@ class _Join:
         """Writes the file; returns what was wrong with the copied streams, one line each."""
         file = OutputFile(target)
         try:
-            with open_input(self._info.path) as source:
-                copiers, _ = select_streams(source, self._info, self._container)
+            with open_timed(self._info.path) as source:
+                copiers, _ = select_streams(source.container, self._info, self._container)
                 copiers = [copier for copier in copiers if copier.stream.type in self._types]
                 self._mux(file, source, copiers)
                 reports = [copier.report() for copier in copiers]
@@ -119,8 +120,9 @@ class _Join:
         finally:
             file.abandon()
 
-    def _mux(self, file: OutputFile, source: InputContainer, copiers: list[StreamCopier]) -> None:
+    def _mux(self, file: OutputFile, timed: TimedInput, copiers: list[StreamCopier]) -> None:
         # 1. The output, with options that depend on its streams.
+        source = timed.container
         out = self._open(file, source, _has_cover(copiers))
         # 2. Its streams: the video, then the others, attachments last (they have no packets).
         video = self._add_video(out, source)
@@ -133,7 +135,7 @@ class _Join:
         out.set_chapters(self._timeline.chapters(source))
         out.start_encoding()
         # 4. All packets in the order of decoding.
-        others = self._other_packets(source, copiers)
+        others = self._other_packets(timed, copiers)
         for packet in heapq.merge(self._track.packets(video, self._timeline.shift), others, key=_decoding_time):
             out.mux_one(packet)
             file.check()
@@ -174,17 +176,17 @@ class _Join:
                 if language in QUICKTIME_LANGUAGES:
                     stream.metadata["language"] = QUICKTIME_LANGUAGES[language]
 
-    def _other_packets(self, source: InputContainer, copiers: list[StreamCopier]) -> Iterator[av.Packet]:
+    def _other_packets(self, source: TimedInput, copiers: list[StreamCopier]) -> Iterator[av.Packet]:
         """Packets of the other streams in the input's order, times repaired and moved."""
         for copier in copiers:
             yield from copier.first_packets()
         readers = {copier.stream.index: copier for copier in copiers if copier.reads_packets}
         if not readers:
             return
-        for stream in source.streams:
+        for stream in source.container.streams:
             if stream.index not in readers:
                 stream.discard = Discard.all  # the demuxer does not even read what it can skip
-        for packet in read_packets(source, [copier.stream for copier in readers.values()], self._damage.count):
+        for packet in source.packets([copier.stream for copier in readers.values()], self._damage.count):
             self._damage.read(packet)
             if not subtitles.is_gap(packet):
                 yield from readers[packet.stream_index].copy(packet, self._timeline)

@@ -1,5 +1,6 @@
 """Copied packets get times that a muxer accepts: both of them, growing, and as few as possible changed."""
 
+import math
 from collections.abc import Iterator
 from fractions import Fraction
 
@@ -45,8 +46,9 @@ class PacketRepair:
         if packet is not None and last is not None and dts > _dts(packet) > last:
             self._move(held, min(self._end, _dts(packet) - 1))
         dts = _dts(held)
-        if last is not None and dts < last + self._strict:
-            self._move(held, last + self._strict, wrong=dts < self._last_source_dts)
+        step = _shortest(held) if self._strict else 0
+        if last is not None and dts < last + step:
+            self._move(held, last + step, wrong=dts < self._last_source_dts)
         if _pts(held) < _dts(held):
             held.pts = held.dts
         self._last_source_dts, self._last_dts, self._end = dts, _dts(held), _pts(held) + (held.duration or 0)
@@ -74,6 +76,14 @@ class PacketRepair:
         packet.pts = _pts(packet) + dts - _dts(packet)
         packet.dts = dts
         self.repaired += wrong
+
+
+def _shortest(packet: av.Packet) -> int:
+    """Ticks that are at least a sample for sound: MP4 counts its times in samples."""
+    stream = packet.stream
+    if not isinstance(stream, AudioStream) or stream.codec_context is None or not stream.codec_context.sample_rate:
+        return 1
+    return max(1, math.ceil(1 / (packet.time_base * stream.codec_context.sample_rate)))
 
 
 def _pts(packet: av.Packet) -> int:

@@ -13,7 +13,7 @@ from av.container import OutputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
 
-from upscaling.demux.input_file import open_input, read_packets
+from upscaling.demux.survey import open_timed
 from upscaling.mux import subtitles
 from upscaling.mux.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
 from upscaling.mux.packet_repair import PacketRepair
@@ -205,5 +205,5 @@ def is_cover(stream: Stream) -> bool:
 
 def first_packet(path: Path, index: int) -> av.Packet | None:
     """The first packet of a file's stream that can be read and is not empty, read from a handle of its own."""
-    with open_input(path) as source:
-        return next(read_packets(source, source.streams[index], lambda _: None), None)
+    with open_timed(path) as source:
+        return next(source.packets([source.container.streams[index]], lambda _: None), None)

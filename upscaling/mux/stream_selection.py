@@ -6,7 +6,8 @@ from av.container import InputContainer
 from av.stream import Stream
 
 from upscaling.decode.probe import VideoInfo
-from upscaling.demux.reader import is_encrypted
+from upscaling.demux.main_stream import is_encrypted
+from upscaling.demux.survey import has_parameters, survey
 from upscaling.mux.audio_copy import EncodedAudio, PrimedAudio
 from upscaling.mux.stream_copy import (
     Attachment,
@@ -27,8 +28,17 @@ _COPIERS: tuple[type[StreamCopier], ...] = (
 def select_streams(source: InputContainer, info: VideoInfo, container: str) -> tuple[list[StreamCopier], list[str]]:
     """Copiers for the streams beside the main stream, and one line for each stream that is changed or left out."""
     copiers, warnings = [], []
+    own = program_streams(source, info)
+    others = [stream.index for stream in source.streams if stream.index not in own]
+    if others:
+        warnings.append(
+            f"{_listed(others)} left out: of other programs than the picture's own (stream {info.stream_index})"
+        )
     for stream in source.streams:
-        if stream.index == info.stream_index or _is_written_by_muxer(source, stream):
+        if stream.index == info.stream_index or stream.index not in own or _is_written_by_muxer(source, stream):
+            continue
+        if not has_parameters(stream):
+            warnings.append(f"{describe(stream)} is left out: the file has no packet of it that tells its parameters")
             continue
         if _is_encrypted(stream, info.path):
             warnings.append(f"{describe(stream)} is left out: it is encrypted")
@@ -44,6 +54,21 @@ def select_streams(source: InputContainer, info: VideoInfo, container: str) -> t
         hint = f"{others[0]} could" if others else "no container written here can"
         warnings.append(f"{describe(stream)} is left out: {container} can't hold it, {hint}")
     return copiers, warnings
+
+
+def program_streams(source: InputContainer, info: VideoInfo) -> set[int]:
+    """Indices of the streams of the main stream's program; of all streams if the file has no programs."""
+    if info.stream_index >= len(source.streams):  # in a damaged file it may only show up later
+        return {stream.index for stream in source.streams}
+    ids, main = survey(info.path, source).ids, source.streams[info.stream_index]
+    return {stream.index for stream in source.streams if ids.belongs(stream.id, main.id)}
+
+
+def _listed(indices: list[int]) -> str:
+    """`stream 1 is`, `streams 1, 2 are`."""
+    return (
+        f"stream{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))} {'are' if len(indices) > 1 else 'is'}"
+    )
 
 
 def _copier(stream: Stream, path: Path, container: str) -> StreamCopier | None:

@@ -16,6 +16,7 @@ from av.stream import Stream
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.input_file import VideoError, open_input
 from upscaling.demux.reader import seconds_per_tick
+from upscaling.demux.survey import open_timed
 from upscaling.encode.segment_writer import FRAME_INDEX_OFFSET, SegmentError
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes
 from upscaling.mux import matroska
@@ -191,16 +192,20 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], unt
     damaged file: one that is later than the longest gap, and than a second, is not believed.
     """
     longest = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
-    with contextlib.suppress(av.error.FFmpegError, OSError, VideoError, IndexError), open_input(info.path) as source:
-        stream = source.streams[info.stream_index]
+    with contextlib.suppress(av.error.FFmpegError, OSError, VideoError, IndexError), open_timed(info.path) as source:
+        stream = source.container.streams[info.stream_index]
         tick = seconds_per_tick(stream)
+        if until is None and source.clock.span:
+            until = source.clock.span[1] * tick
         if until is None and stream.duration and stream.start_time is not None:
             until = (stream.start_time + stream.duration) * tick
         if until is not None and 0 < round(until / time_base) - pts[-1] <= longest:
             return round(until / time_base) - pts[-1]
+        if not source.clock.is_continuous:
+            return None  # no seeking in these files
         last = round(pts[-1] * time_base / tick)
-        source.seek(last, stream=stream)
-        for packet in source.demux(stream):
+        source.container.seek(last, stream=stream)
+        for packet in source.container.demux(stream):
             if packet.pts == last and packet.duration:
                 return max(1, round(packet.duration * tick / time_base))
     return None
