@@ -17,10 +17,11 @@ from typing import Any, NoReturn
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean, one_line
-from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
+from upscaling.job.options import LOGGING, Option, Options, declared, switch, value
 from upscaling.terminal.signals import invocation
 
 QUERIES = "other commands"
+POSITIONAL = ("input", "output", "scale")
 EPILOG = """\
 Progress goes to stderr; with --progress json one object per line goes to stdout.
 Exit status: 0 done; 1 the job failed, rerun to resume (a folder: some file failed); 2 bad usage or input,
@@ -137,7 +138,7 @@ def _add(group, name: str, option: Option, default: Any) -> None:
     text = help_text(option, default).replace("%", "%%")
     if option.metavar is None:
         group.add_argument(flag(name), action="store_true", help=text)
-    elif option.group == FILES:
+    elif name in POSITIONAL:
         default = None if default is MISSING else default
         group.add_argument(name, metavar=option.metavar, nargs="?", type=_type(option), default=default, help=text)
     else:
@@ -218,7 +219,7 @@ def options_table() -> str:
 def _usage(name: str, option: Option) -> str:
     if name == "verbosity":
         return "-v, -q"
-    words = [] if option.group == FILES else [flag(name)]
+    words = [] if name in POSITIONAL else [flag(name)]
     return " ".join([*words, option.metavar] if option.metavar else words)
 
 

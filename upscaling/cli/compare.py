@@ -11,6 +11,7 @@ from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.image_files import write_picture
+from upscaling.frames.placement import Placement
 from upscaling.frames.swscale import Resizer
 from upscaling.job.work_dir import WorkDir
 from upscaling.pipeline.plan import Plan
@@ -39,7 +40,9 @@ def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
             break
     if before is None or after is None:
         raise UpscaleError(f"cannot decode frame {number} again for --compare")
-    after = np.ascontiguousarray(after[: size[1], : size[0]])  # without the padding of the codec
+    placement = plan.encoding.placement or Placement(*size, 0, 0)  # without bars, or what the format's sizes repeat
+    in_frame, in_picture = placement.visible(plan.encoding.width, plan.encoding.height)
+    before, after = np.ascontiguousarray(before[in_picture]), np.ascontiguousarray(after[in_frame])
     scale = f"{size[0] / source.width:.3g}x"
     name = Path(plan.options.model).name
     write_picture(path.absolute(), comparison(before, after, f"plain resize (Lanczos) {scale}", f"{name} {scale}"))

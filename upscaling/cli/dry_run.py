@@ -22,7 +22,7 @@ from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
 from upscaling.mux.stream_selection import program_streams, select_streams
 from upscaling.pipeline.plan import Plan, make_plan
-from upscaling.terminal.progress import engine_text
+from upscaling.terminal.progress import engine_text, size_text
 
 MEASURED_FRAMES = 4
 MAX_SECONDS = 20.0  # after that no further frame is measured
@@ -100,7 +100,7 @@ def total_seconds(plan: Plan, costs: Costs) -> float | None:
 
 def gather_facts(plan: Plan, costs: Costs) -> dict:
     """The facts of a dry run, JSON-able."""
-    info, target, count = plan.info, plan.conversion.target, plan.info.frame_count
+    info, encoding, count = plan.info, plan.encoding, plan.info.frame_count
     seconds = total_seconds(plan, costs)
     window = min(plan.window, count or plan.window)
     return {
@@ -108,7 +108,8 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
         "output": printable(plan.output),
         "streams": describe_streams(plan),
         "input_size": f"{info.width}x{info.height}",
-        "output_size": f"{target.width}x{target.height}",
+        "output_size": f"{encoding.width}x{encoding.height}",
+        "shape": plan.shape.note,
         "frames": count,
         "frames_per_second_of_video": str(info.frame_rate) if info.frame_rate else None,
         "pixel_format": plan.encoding.pixel_format,
@@ -150,7 +151,7 @@ def describe_plan(plan: Plan, facts: dict) -> list[str]:
     result = [
         f"input    {facts['input']}: {info.codec}, {facts['input_size']}, {colour}, {rate}{length}{count}",
         *(f"stream   {line}" for line in facts["streams"]),
-        f"output   {facts['output']}: {facts['codec']}, {facts['output_size']}, {facts['pixel_format']}",
+        f"output   {facts['output']}: {facts['codec']}, {size_text(facts)}, {facts['pixel_format']}",
         f"model    {engine_text(facts)}",
     ]
     per_frame = f"{facts['worker_seconds_per_frame']:.3f} s of a worker, {facts['encoder_seconds_per_frame']:.3f} s"

@@ -29,6 +29,7 @@ from upscaling.job.options import Options
 from upscaling.mux.containers import CONTAINERS
 from upscaling.pipeline.checks import check_overwritten, check_writes
 from upscaling.pipeline.plan import requested_parameters
+from upscaling.pipeline.shape import check_fit
 from upscaling.terminal.progress import FILE_COUNTS, Progress
 from upscaling.terminal.signals import error_line
 from upscaling.workers.pool_cache import PoolCache
@@ -107,6 +108,7 @@ def check_folders(options: Options) -> None:
     """InputError if the input folder cannot be read, the output folder cannot be written, or both are the same."""
     if options.compare is not None or options.frame_rate is not None:
         raise InputError("--compare and --frame-rate need one video or picture; the input is a folder")
+    check_fit(options.scale, options.fit)
     parent = options.output.absolute() if options.output.is_dir() else options.output.absolute().parent
     if not parent.is_dir():
         raise InputError(f"output directory {parent} does not exist")

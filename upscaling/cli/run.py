@@ -238,13 +238,14 @@ def resuming_line(done: int, total: int | None) -> str:
 
 def facts(plan: "Plan") -> dict:
     """The facts of a run for Progress.start; JSON-able."""
-    source, target, options = plan.conversion.source, plan.conversion.target, plan.options
+    source, encoding, options = plan.conversion.source, plan.encoding, plan.options
     return {
         "input": printable(options.input),
         "output": printable(plan.output),
         "frames": plan.info.frame_count,
         "input_size": f"{source.width}x{source.height}",
-        "output_size": f"{target.width}x{target.height}",
+        "output_size": f"{encoding.width}x{encoding.height}",
+        "shape": plan.shape.note,
         "model": printable(options.model),
         "codec": plan.target.extension if plan.target else plan.encoding.codec,
         "workers": len(plan.models),

@@ -19,6 +19,10 @@ class InputError(UpscaleError):
     exit_status = 2
 
 
+class UnsuitableInput(InputError):
+    """An input that gives no result with these options however often it is tried, such as sound without a video."""
+
+
 class BusyError(UpscaleError):
     """Another run holds this job (exit status 75, EX_TEMPFAIL of sysexits.h)."""
 

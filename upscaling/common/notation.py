@@ -17,37 +17,17 @@ MAX_PARTS = 1000  # of one video
 
 @dataclass(frozen=True)
 class Scale:
-    """What SCALE asks for: a `factor`, or a size in pixels; a side that is None follows from the other.
-
-    `within` asks for the largest size of the source's aspect ratio that fits, as `4k` does.
-    """
+    """What SCALE asks for: a `factor`, or a size in pixels; a side that is None follows from the other."""
 
     factor: Fraction | None = None
     width: int | None = None
     height: int | None = None
-    within: bool = False
 
     def __str__(self) -> str:
         """The notation that `parse_scale` takes."""
         if self.factor is not None:
             return str(self.factor)
-        size = (self.width, self.height)
-        names = [name for name, known in NAMED_SIZES.items() if self.within and known == size]
-        return names[-1] if names else f"{self.width or ''}x{self.height or ''}"
-
-    def size(self, width: int, height: int) -> tuple[int, int]:
-        """(width, height) in pixels of a scaled `width` × `height` frame; InputError if not 1 to 8 times as large."""
-        if self.factor is not None:
-            across = down = self.factor
-        else:
-            across = Fraction(self.width, width) if self.width else None
-            down = Fraction(self.height, height) if self.height else None
-            if across is None or down is None or self.within:
-                across = down = min(f for f in (across, down) if f is not None)
-        size = max(1, round_half_up(width * across)), max(1, round_half_up(height * down))
-        if not (1 <= across <= 8 and 1 <= down <= 8):
-            raise InputError(f"SCALE: {size[0]}x{size[1]} is not 1 to 8 times {width}x{height}; choose another size")
-        return size
+        return f"{self.width or ''}x{self.height or ''}"
 
 
 @dataclass(frozen=True)
@@ -103,7 +83,7 @@ def parse_scale(value: str | Fraction) -> Scale:
     low = text.strip().lower()
     if low in NAMED_SIZES:
         width, height = NAMED_SIZES[low]
-        return Scale(width=width, height=height, within=True)
+        return Scale(width=width, height=height)
     if match := re.fullmatch(r"x?([1-8](\.[0-9]{1,9})?)x?", low, re.ASCII):  # before sizes: nobody wants 2 pixels
         factor = Fraction(match[1])
         if 1 <= factor <= 8:

@@ -22,7 +22,8 @@ from upscaling.encode.message_units import carries, with_messages
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import FALLBACK_RATE, PROGRESSIVE, EncodeSettings, colour_codes, libav_options
 from upscaling.frames.av_planes import av_planes
-from upscaling.frames.pixel_formats import pixel_format
+from upscaling.frames.pixel_formats import pixel_format, plane_shapes
+from upscaling.frames.placement import place
 
 FRAME_INDEX_OFFSET = 1000  # ticks (ms) before the first frame's timestamp: room for lower decoding times
 
@@ -88,16 +89,13 @@ class SegmentWriter:
         """Encodes a frame that is shown `pts` ticks of the settings' time base after zero.
 
         `messages` that the codec can't carry are left out. `planes` have the shapes of `pixel_formats.plane_shapes`
-        for the settings' size; they are copied. Raises OSError if the disk does not take it, ValueError if `pts` does
-        not grow.
+        for the settings' size, or that of their placement; they are copied. Raises OSError if the disk does not take
+        it, ValueError if `pts` does not grow.
         """
         if self._pts and pts <= self._pts[-1]:
             raise ValueError(f"frame times must grow, but {pts} follows {self._pts[-1]}")
         frame = av.VideoFrame(self._settings.width, self._settings.height, self._format.name)
-        for target, plane in zip(av_planes(frame, self._format), planes, strict=True):
-            if plane.shape != target.shape:
-                raise ValueError(f"a plane has shape {plane.shape}, not {target.shape}")
-            np.copyto(target, plane)
+        self._fill(av_planes(frame, self._format), planes)
         for name, value in self._colour.items():
             setattr(frame, name, value)
         self._pts.append(pts)
@@ -105,6 +103,18 @@ class SegmentWriter:
         frame.time_base = self._settings.time_base
         self._inside[frame.pts] = len(self._pts) - 1, [m for m in messages if carries(self._family, m.kind)]
         self._mux(self._stream.encode(frame))
+
+    def _fill(self, frame: Sequence[np.ndarray], planes: Sequence[np.ndarray]) -> None:
+        placement = self._settings.placement
+        size = (placement.width, placement.height) if placement else (self._settings.width, self._settings.height)
+        shapes = plane_shapes(self._format, *size)
+        if [plane.shape for plane in planes] != shapes:
+            raise ValueError(f"planes have shapes {[plane.shape for plane in planes]}, not {shapes}")
+        if placement:
+            place(planes, placement, self._settings.layout, frame)
+            return
+        for target, plane in zip(frame, planes, strict=True):
+            np.copyto(target, plane)
 
     def _mux(self, packets: Sequence[av.Packet]) -> None:
         for packet in packets:

@@ -9,13 +9,16 @@ from upscaling.decode.colour_tags import Colour
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.codecs import (
     AUTO,
+    Encoder,
     check_opens,
     choose_encoder,
     encoder_options,
     keeps_alpha,
     result_format,
 )
-from upscaling.frames.pixel_formats import pixel_format
+from upscaling.frames.layout import FrameLayout
+from upscaling.frames.pixel_formats import PixelFormat, pixel_format
+from upscaling.frames.placement import Placement
 
 PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
 FALLBACK_RATE = Fraction(25)  # frames/s, for rate control if the source's rate is unknown
@@ -45,13 +48,25 @@ class EncodeSettings:
     sample_aspect_ratio: Fraction
     options: dict[str, str]
     side_data: dict[str, dict] = field(default_factory=dict)
+    placement: Placement | None = None  # of the pictures in the frame, if they have another size
 
     def identity(self) -> dict[str, object]:
         """What the segments depend on, in JSON's types (fractions as "n/d")."""
+        values = asdict(self)
+        if self.placement is None:
+            del values["placement"]  # as in jobs of versions without it
         return {
             name: f"{value.numerator}/{value.denominator}" if isinstance(value, Fraction) else value
-            for name, value in asdict(self).items()
+            for name, value in values.items()
         }
+
+    @property
+    def layout(self) -> FrameLayout:
+        """The layout of the frames that are encoded."""
+        colour = self.colour
+        return FrameLayout(
+            self.width, self.height, self.pixel_format, colour.matrix, colour.full_range, colour.chroma_location
+        )
 
 
 def encode_settings(
@@ -70,10 +85,7 @@ def encode_settings(
     Opens the encoder to check that it works. InputError: the codec is unknown or unusable here (the message
     lists usable ones), or it does not support the crf, preset or pixel format.
     """
-    source = pixel_format(info.pixel_format)
-    extension = output.suffix.lower().lstrip(".")
-    encoder = choose_encoder(codec, extension, source, (width, height))
-    fmt = result_format(encoder, source, source.alpha and keeps_alpha(codec, extension), pix_fmt)
+    encoder, fmt = choose_format(info, output, (width, height), codec, pix_fmt)
     options = encoder_options(encoder, fmt, crf, preset)
     width, height = (
         -(-size // multiple) * multiple for size, multiple in zip((width, height), fmt.multiple, strict=True)
@@ -84,7 +96,7 @@ def encode_settings(
         pixel_format=fmt.name,
         width=width,
         height=height,
-        colour=_result_colour(info.colour, source.rgb, fmt.rgb, full_range=encoder.family != "prores"),
+        colour=_result_colour(info, fmt.rgb, full_range=encoder.family != "prores"),
         time_base=info.time_base,
         frame_rate=info.frame_rate,
         sample_aspect_ratio=info.sample_aspect_ratio,
@@ -93,11 +105,22 @@ def encode_settings(
     )
 
 
-def _result_colour(source: Colour, from_rgb: bool, to_rgb: bool, full_range: bool) -> Colour:
+def choose_format(
+    info: VideoInfo, output: Path, size: tuple[int, int], codec: str, pix_fmt: str | None
+) -> tuple[Encoder, PixelFormat]:
+    """The encoder and its pixel format for a result of about that size; InputError as for `encode_settings`."""
+    source = pixel_format(info.pixel_format)
+    extension = output.suffix.lower().lstrip(".")
+    encoder = choose_encoder(codec, extension, source, size)
+    return encoder, result_format(encoder, source, source.alpha and keeps_alpha(codec, extension), pix_fmt)
+
+
+def _result_colour(info: VideoInfo, to_rgb: bool, full_range: bool) -> Colour:
     """The output's colour: the source's, except that RGB becomes BT.709 limited range YUV.
 
     `full_range` is false for codecs that have limited range only: ProRes decoders never take it for anything else.
     """
+    source, from_rgb = info.colour, pixel_format(info.pixel_format).rgb
     if to_rgb:
         return source if from_rgb else replace(source, matrix="gbr", full_range=True)
     if from_rgb:

@@ -12,9 +12,11 @@ from dataclasses import fields
 from upscaling.job.options import Options
 
 ANY = "any"  # a value of an identity that is unknown and matches every other
+SIZE = ("conversion.target.", "encoding.width", "encoding.height", "encoding.sample_aspect_ratio", "encoding.placement")
 # Options that change the result, and the entries of the identity that each decides.
 DECIDES = {
-    "scale": ("conversion.target.", "encoding.width", "encoding.height"),
+    "scale": SIZE,
+    "fit": SIZE,
     "frames": ("part",),
     "time": ("part",),
     "model": ("model",),

@@ -98,6 +98,12 @@ class Options:
         parse_scale, default_text="2", exact=True,
     )  # fmt: skip
 
+    fit: str = value(
+        "inside", "NAME", FILES,
+        "how a size such as 1920x1080 fits another shape: inside (at most so large), pad (with black), crop or stretch",
+        choice("inside", "pad", "crop", "stretch"),
+    )  # fmt: skip
+
     dry_run: bool = switch(
         RANGE, "show what would be done, with time and disk space estimated from a few frames", keyword=False
     )

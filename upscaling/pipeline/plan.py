@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from upscaling.common.system import available_memory, core_share, cpu_has_bf16
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.packet_index import Part
 from upscaling.encode.codecs import keeps_alpha
-from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, encode_settings
+from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, choose_format, encode_settings
 from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
@@ -35,6 +35,7 @@ from upscaling.pipeline.checks import (
     written_files,
 )
 from upscaling.pipeline.images import PictureTarget
+from upscaling.pipeline.shape import Shape, output_shape
 from upscaling.pipeline.sources import Source, VideoPartSource, VideoSource, frame_source
 
 WINDOW_BATCHES = 3  # batches per worker in the window: one in progress, one in its queue, one being encoded
@@ -51,7 +52,8 @@ class Plan:
     source: Source
     target: PictureTarget | None  # if the result is pictures
     encoding: EncodeSettings
-    conversion: FrameConversion  # from the decoder's frames to the encoder's
+    shape: Shape
+    conversion: FrameConversion  # from the decoder's frames to the upscaled pictures
     choice: DeviceChoice
     models: tuple[ModelSettings, ...]  # one per worker
     identity: dict  # the input and every parameter that changes the result, as JSON has them
@@ -111,9 +113,9 @@ def make_plan(options: Options) -> Plan:
     file = found.files[0] if found else None
     choice = choose(options.device, options.engine, options.precision, options.model, file, workers)
     models = model_settings(options, choice)
-    size = options.scale.size(source.info.width, source.info.height)
-    encoding, encoding_warnings = _encoding(options, source.info, output, target, size)
-    conversion = frame_conversion(source.info, encoding, size)
+    shape = _shape(options, source.info, output, target)
+    encoding, encoding_warnings = _encoding(options, source.info, output, target, shape)
+    conversion = frame_conversion(source.info, encoding, shape.picture)
     storage_warnings = check_frame_format(options.frame_format, conversion)
     batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir)
     if source.max_frames is not None:  # share few frames among all workers
@@ -124,6 +126,7 @@ def make_plan(options: Options) -> Plan:
         source=source,
         target=target,
         encoding=encoding,
+        shape=shape,
         conversion=conversion,
         choice=choice,
         models=models,
@@ -165,16 +168,34 @@ def model_settings(options: Options, choice: DeviceChoice) -> tuple[ModelSetting
     )
 
 
-def _encoding(
-    options: Options, info: VideoInfo, output: Path, target: PictureTarget | None, size: tuple[int, int]
-) -> tuple[EncodeSettings, Sequence[str]]:
-    """The encoder's settings for frames of that size, and what the output's format loses, one line each."""
+def _shape(options: Options, info: VideoInfo, output: Path, target: PictureTarget | None) -> Shape:
+    """The size of the pictures and of the frames that are written."""
+    size = (info.width, info.height)
+
+    def of_multiple(multiple: tuple[int, int]) -> Shape:
+        return output_shape(options.scale, options.fit, size, info.sample_aspect_ratio, multiple)
+
+    shape = of_multiple((1, 1))
     if target is not None:
-        return target.settings(info, *size), images.check_formats(target, info, *size)
-    encoding = encode_settings(
-        info, output, *size, codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt
-    )
-    return encoding, check_container(info, output, encoding)
+        return shape
+    _, fmt = choose_format(info, output, shape.frame, options.codec, options.pix_fmt)
+    return of_multiple(fmt.multiple)
+
+
+def _encoding(
+    options: Options, info: VideoInfo, output: Path, target: PictureTarget | None, shape: Shape
+) -> tuple[EncodeSettings, Sequence[str]]:
+    """The encoder's settings for frames of that shape, and what the output's format loses, one line each."""
+    if target is not None:
+        encoding, warnings = target.settings(info, *shape.frame), images.check_formats(target, info, *shape.frame)
+    else:
+        encoding = encode_settings(
+            info, output, *shape.frame,
+            codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
+        )  # fmt: skip
+        warnings = check_container(info, output, encoding)
+    pixel_shape = Fraction(1) if shape.square else encoding.sample_aspect_ratio
+    return replace(encoding, placement=shape.placement, sample_aspect_ratio=pixel_shape), warnings
 
 
 def frame_conversion(info: VideoInfo, encoding: EncodeSettings, size: tuple[int, int]) -> FrameConversion:
@@ -283,4 +304,5 @@ def requested_parameters(options: Options) -> dict:
         "engine": options.engine,
         "patch_size": options.patch_size,
     }
-    return {"model": model} | {name: str(getattr(options, name)) for name in names}
+    fit = {"fit": options.fit} if options.scale.width and options.scale.height else {}
+    return {"model": model} | {name: str(getattr(options, name)) for name in names} | fit

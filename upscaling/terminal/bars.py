@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from upscaling.common.text import many, one_line
-from upscaling.terminal.progress import UPSCALING, Plain, Progress, engine_text, stage
+from upscaling.terminal.progress import UPSCALING, Plain, Progress, engine_text, size_text, stage
 from upscaling.workers import status
 
 ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
@@ -47,7 +47,7 @@ class Bars(Plain):
 
     def start(self, **facts) -> None:
         Progress.start(self, **facts)
-        self.write(f"{engine_text(facts)}, {facts['input_size']} to {facts['output_size']}")
+        self.write(f"{engine_text(facts)}, {facts['input_size']} to {size_text(facts)}")
         name = one_line(os.path.basename(facts["input"]))
         self.name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 

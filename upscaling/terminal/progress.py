@@ -249,7 +249,12 @@ class Json(Progress):
 def start_line(facts: dict) -> str:
     """One line about a job that begins."""
     frames = many(facts["frames"], "frame") if facts["frames"] else "an unknown number of frames"
-    return f"{facts['input']}: {frames} of {facts['input_size']} to {facts['output_size']}, {engine_text(facts)}"
+    return f"{facts['input']}: {frames} of {facts['input_size']} to {size_text(facts)}, {engine_text(facts)}"
+
+
+def size_text(facts: dict) -> str:
+    """The size of the output, and how it came about: `640x360 (inside 640x480)`."""
+    return facts["output_size"] + (f" ({facts['shape']})" if facts["shape"] else "")
 
 
 def engine_text(facts: dict) -> str:
