@@ -69,6 +69,8 @@ def pixels(path) -> np.ndarray:
     ("scale", "fit", "size", "pixel", "multiple", "picture", "frame"),
     [
         ("2", "inside", (160, 90), "1", (2, 2), (320, 180), (320, 180)),
+        ("2x", "inside", (160, 90), "1", (2, 2), (320, 180), (320, 180)),
+        ("X2", "inside", (160, 90), "1", (2, 2), (320, 180), (320, 180)),
         ("1.5", "inside", (160, 90), "1", (2, 2), (240, 135), (240, 136)),  # the last row is repeated
         ("1.5", "inside", (160, 90), "1", (1, 1), (240, 135), (240, 135)),
         ("1.5", "inside", (160, 90), "16/15", (2, 1), (240, 135), (240, 135)),
@@ -97,7 +99,7 @@ def pixels(path) -> np.ndarray:
 def test_sizes(scale, fit, size, pixel, multiple, picture, frame):
     shape = output_shape(parse_scale(scale), fit, size, Fraction(pixel), multiple)
     assert (shape.picture, shape.frame) == (picture, frame)
-    assert shape.square == ("x" in scale or scale in ("4k", "1080p"))
+    assert shape.square == (parse_scale(scale).factor is None)
     if fit in ("pad", "crop"):
         left, top = shape.placement.left, shape.placement.top
         for start_, side, inner, step in zip((left, top), frame, picture, multiple, strict=True):

@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean, one_line
-from upscaling.job.options import LOGGING, Option, Options, declared, switch, value
+from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
 from upscaling.terminal.signals import invocation
 
 QUERIES = "other commands"
