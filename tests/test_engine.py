@@ -31,16 +31,13 @@ class Doubler:
         self.heartbeat, self.frames = heartbeat, []
         self.computed = self.reused = 0
 
-    def forget(self):
-        pass
-
     def take_notes(self):
         return []
 
     def take_checksum(self):
         return None
 
-    def __call__(self, rgb, width, height):
+    def __call__(self, rgb, width, height, changes=None):
         assert rgb.min() >= 0 and rgb.max() <= 1 and rgb.dtype == torch.float32
         self.frames.append(len(rgb))
         self.heartbeat()

@@ -1,11 +1,16 @@
 """Frames through a network in tiles: no seams, nothing computed twice, and memory that never runs out."""
 
 import nets
+import numpy as np
 import pytest
 import torch
 
 from upscaling.common.errors import UpscaleError
+from upscaling.frames.layout import FrameLayout
+from upscaling.frames.pixel_formats import FORMATS
+from upscaling.frames.yuv import to_alpha, to_rgb
 from upscaling.inference.memory import NO_LIMIT, PassLimits
+from upscaling.inference.tile_reuse import ComparedPlane, FrameChanges
 from upscaling.inference.tiled_forward import TiledForward
 from upscaling.models import network, weights
 
@@ -102,59 +107,88 @@ def still_frames() -> torch.Tensor:
     return frames
 
 
+def changes_of(frames: torch.Tensor) -> FrameChanges:
+    """Those of RGB frames (N, 3, H, W)."""
+    return FrameChanges([ComparedPlane(frames.cpu().permute(0, 2, 3, 1).numpy())])
+
+
 def one_by_one(f: TiledForward, frames: torch.Tensor) -> torch.Tensor:
     """What each frame by itself gives."""
-    results = []
-    for frame in frames:
-        f.forget()
-        results.append(f(frame[None]).clone())
-    return torch.cat(results)
+    return torch.cat([f(frame[None]).clone() for frame in frames])
 
 
 @pytest.mark.parametrize("state", [nets.compact(8, 2), nets.rrdb()], ids=["compact", "rrdb"])
 def test_a_patch_that_did_not_change_is_not_computed_again(state):
     frames, tile_area = still_frames(), 60 * 80
     together, alone = forward(state, tile_area)[0], forward(state, tile_area)[0]
-    assert torch.equal(together(frames), one_by_one(alone, frames))
+    assert torch.equal(together(frames, changes_of(frames)), one_by_one(alone, frames))
     tiles = alone.computed // 6
     assert tiles > 1 and together.computed + together.reused == 6 * tiles
     assert together.computed == 2 * tiles + 1  # all of frames 0 and 5, the changed corner of 3
 
 
-def test_reuse_goes_on_from_call_to_call_until_forgotten():
+def test_reuse_goes_on_from_call_to_call_of_a_batch():
     frames, tile_area = still_frames(), 60 * 80
+    changes = changes_of(frames)
     whole, calls = forward(nets.compact(8, 2), tile_area)[0], forward(nets.compact(8, 2), tile_area)[0]
-    expected = whole(frames).clone()
+    expected = whole(frames, changes).clone()
     for sizes in ((4, 2), (1, 1, 1, 1, 1, 1), (2, 3, 1), (3, 1, 1, 1)):  # the largest first: it makes the room
         calls.computed = calls.reused = 0
-        calls.forget()
-        results = [calls(part).clone() for part in frames.split(sizes)]
+        starts = [sum(sizes[:n]) for n in range(len(sizes))]
+        parts = zip(frames.split(sizes), starts, strict=True)
+        results = [calls(part, changes.since(start)).clone() for part, start in parts]
         assert torch.equal(torch.cat(results), expected), sizes
         assert (calls.computed, calls.reused) == (whole.computed, whole.reused), sizes
-    calls(frames[5:])
-    assert calls.computed == whole.computed, "it is the frame of the call before"
-    calls.forget()
-    calls(frames[5:])
-    assert calls.computed > whole.computed
+    calls(frames[:1], changes)
+    assert calls.computed > whole.computed, "the first frame of a batch follows none"
 
 
 def test_a_call_that_failed_is_not_followed():
     f, _ = forward(nets.compact())
     frames = still_frames()
-    expected = f(frames[5:]).clone()
-    f(frames[:1])
+    changes = changes_of(frames)
+    expected = f(frames[2:3]).clone()
+    f(frames[5:])
     run = f.run
     f.run = lambda _pixels: 1 / 0
     with pytest.raises(ZeroDivisionError):
-        f(frames[5:])
+        f(frames[1:2])
     f.run = run
-    assert torch.equal(f(frames[5:]), expected)
+    assert torch.equal(f(frames[2:3], changes.since(2)), expected)
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_every_sample_of_a_frame_is_compared(name):
+    """A change of any sample is seen by each window that shows it, in any plane, and by those far away from none."""
+    layout = FrameLayout(37, 29, name)
+    chance = np.random.default_rng(3)
+    for index in chance.integers(0, layout.sample_count, 12):
+        samples = np.zeros((2, layout.sample_count), layout.format.dtype)
+        samples[1, index] = layout.peak
+        changes = FrameChanges.of(samples, layout)
+        rgba = torch.cat([to_rgb(torch.from_numpy(samples), layout), to_alpha(torch.from_numpy(samples), layout)], 1)
+        rows, columns = (rgba[0] != rgba[1]).any(0).nonzero(as_tuple=True)
+        for y in range(0, 29, 4):
+            for x in range(0, 37, 4):
+                seen = ((rows >= y) & (rows < y + 4) & (columns >= x) & (columns < x + 4)).any()
+                found = changes.differs(1, y, x, min(4, 29 - y), min(4, 37 - x))
+                assert found or not seen
+                far = min((rows - y - 2).abs().min(), (columns - x - 2).abs().min()) > 16 if len(rows) else False
+                assert not (found and far)
+
+
+def test_what_the_mirror_shows_is_compared():
+    frames = torch.zeros(2, 3, 10, 12)
+    frames[1, :, 6, 3] = 1
+    changes = changes_of(frames)
+    assert changes.differs(1, 9, 0, 5, 4), "row 12 of the mirrored frame is row 6"
+    assert not changes.differs(1, 9, 0, 3, 4) and not changes.differs(1, 9, 4, 5, 12)
 
 
 def test_no_change_at_all_is_one_frames_work():
     frames = nets.picture(20, 20).repeat(8, 1, 1, 1)
     f, shapes = forward(nets.compact())
-    out = f(frames)
+    out = f(frames, changes_of(frames))
     assert len(shapes) == 1 and f.reused == 7 and torch.equal(out[0], out[7])
 
 
@@ -230,7 +264,7 @@ def test_on_cuda_passes_have_one_shape_and_reuse_changes_no_bit():
 
     frames = still_frames().cuda()
     together = TiledForward(run, found, PassLimits(50 * 64, 4), lambda: None)
-    out = together(frames)
+    out = together(frames, changes_of(frames))
     alone = TiledForward(run, found, PassLimits(50 * 64, 4), lambda: None)
     assert torch.equal(out, one_by_one(alone, frames))
     assert len(set(shapes)) == 1 and together.reused > 0

@@ -48,7 +48,7 @@ MIDPOINT = Siting(
     _taps(-1, (-9, 111, 29, -3), 128),
     _taps(-3, (56, -145, 28, 573, 573, 28, -145, 56), 1024),
 )
-_REACH_UP = 2  # chroma samples on either side that `even` and `odd` may use
+REACH_UP = 2  # chroma samples on either side that `even` and `odd` may use
 REACH_DOWN = 4  # luma samples before 2c and after 2c + 1 that `down` may use; even
 
 
@@ -97,13 +97,13 @@ def _device_index(index: bytes, device: torch.device) -> torch.Tensor:
 def upsample(chroma: torch.Tensor, dim: int, siting: Siting, start: int, stop: int, luma_count: int) -> torch.Tensor:
     """Chroma at the luma sites [start, stop) along `dim` (-1 or -2); start is even, luma_count the picture's sites."""
     pairs = (stop - start + 1) // 2
-    first = start // 2 - _REACH_UP
-    x = gather(chroma, dim, first, first + pairs + 2 * _REACH_UP, _chroma_fold(siting, luma_count))
+    first = start // 2 - REACH_UP
+    x = gather(chroma, dim, first, first + pairs + 2 * REACH_UP, _chroma_fold(siting, luma_count))
     shape = list(x.shape)
     shape[dim] = 2 * pairs
     out = x.new_empty(shape)
     for parity, taps in enumerate((siting.even, siting.odd)):
-        _filter(x, dim, [(_REACH_UP + k, w) for k, w in taps], 1, _strided(out, dim, parity, pairs, 2))
+        _filter(x, dim, [(REACH_UP + k, w) for k, w in taps], 1, _strided(out, dim, parity, pairs, 2))
     return out.narrow(dim, 0, stop - start)
 
 

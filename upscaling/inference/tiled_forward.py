@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from upscaling.common.errors import UpscaleError
 from upscaling.inference.memory import MIN_TILE, PassLimits, is_out_of_memory
-from upscaling.inference.tile_reuse import TileRun, tile_runs, window
-from upscaling.inference.tiling import Grid, make_grid
+from upscaling.inference.tile_reuse import FrameChanges, TileRun, tile_runs
+from upscaling.inference.tiling import Grid, Span, make_grid
 from upscaling.models.network import Network
 
 RunNetwork = Callable[[torch.Tensor], torch.Tensor]  # (B, C, h, w) to (B, C, h * scale, w * scale), float32
@@ -33,11 +33,7 @@ class TiledForward:
         self.computed = self.reused = 0
         self._checksum: torch.Tensor | None = None
         self._results: torch.Tensor | None = None  # (n, C, H * scale, W * scale)
-        self._previous: tuple[Grid, torch.Tensor, int] | None = None  # last frame (C, H, W), index of its result
-
-    def forget(self) -> None:
-        """Compute all tiles of the next frame."""
-        self._previous = None
+        self._previous: tuple[Grid, int] | None = None  # of the last frame: its tiles, index of its result
 
     def take_checksum(self) -> torch.Tensor | None:
         """The sum of all that the network has returned since the last call, (), on the device: NaN or infinite if any
@@ -49,18 +45,19 @@ class TiledForward:
         """Free the result's buffer; the next call computes all tiles."""
         self._results = self._previous = None
 
-    def __call__(self, frames: torch.Tensor) -> torch.Tensor:
+    def __call__(self, frames: torch.Tensor, changes: FrameChanges | None = None) -> torch.Tensor:
         """(N, C, H, W), float32 in [0, 1], to (N, C, H * scale, W * scale), clipped to [0, 1].
 
-        The first frame follows the last one of the call before, unless `forget` was called. The result is valid until
-        the next call. UpscaleError if the smallest tile or the result does not fit into memory.
+        `changes` between the frames tell which tiles need not be computed; if frame 0 follows another one there, that
+        was the last frame of the call before. Without them all are computed. The result is valid until the next call.
+        UpscaleError if the smallest tile or the result does not fit into memory.
         """
         scale = self.network.scale
         rows, columns = frames.shape[-2:]
         padded = _padded(frames, self.network.multiple_of, self.network.minimum)
         out = self._result_buffer(padded)
         grid = self._grid(padded)
-        runs = self._changed_tiles(padded, grid, out)
+        runs = self._changed_tiles(changes, grid, out)
         done = 0
         while done < len(runs):
             part = runs[done : done + self.limits.batch]
@@ -69,8 +66,11 @@ class TiledForward:
                 done += len(part)
             elif not self.limits.halve_batch():
                 grid = self._smaller_grid(padded, grid, failure)
-                runs, done = tile_runs(padded, grid)[0], 0  # all of them: other tiles may differ in the last bit
-        self._previous = grid, padded[-1].clone(), len(frames) - 1
+                runs, done = (
+                    tile_runs(len(frames), grid, changes)[0],
+                    0,
+                )  # all of them: other tiles may differ in the last bit
+        self._previous = grid, len(frames) - 1
         self.computed += len(runs)
         self.reused += len(frames) * len(grid.tiles()) - len(runs)
         return out[..., : rows * scale, : columns * scale]
@@ -85,14 +85,14 @@ class TiledForward:
             results = self._results = _allocated((number, *shape), frames.device)
         return results[:number]
 
-    def _changed_tiles(self, frames: torch.Tensor, grid: Grid, out: torch.Tensor) -> list[TileRun]:
+    def _changed_tiles(self, changes: FrameChanges | None, grid: Grid, out: torch.Tensor) -> list[TileRun]:
         """The tiles to compute; the others are in `out`, copied from the result of the frame before if necessary."""
         previous, self._previous = self._previous, None  # until this call has succeeded
-        if previous is None or previous[0] != grid:  # results of other tiles may differ in the last bit
-            return tile_runs(frames, grid)[0]
-        runs, kept = tile_runs(frames, grid, previous[1])
+        if previous is None or previous[0] != grid or changes is None or not changes.follows:
+            return tile_runs(len(out), grid, changes)[0]  # results of other tiles may differ in the last bit
+        runs, kept = tile_runs(len(out), grid, changes, after=True)
         assert self._results is not None  # it holds the result of the frame before
-        _copy_kept(kept, out, self._results[previous[2]], self.network.scale)
+        _copy_kept(kept, out, self._results[previous[1]], self.network.scale)
         return runs
 
     def _grid(self, frames: torch.Tensor) -> Grid:
@@ -130,6 +130,11 @@ class TiledForward:
             return str(error).split("\n")[0]
         # The caller retries after this function has returned: a traceback would keep the activations in memory.
         return None
+
+
+def window(frames: torch.Tensor, grid: Grid, rows: Span, columns: Span) -> torch.Tensor:
+    """The tile of frames (…, H, W): (…, grid.height, grid.width), a view."""
+    return frames[..., rows.start : rows.start + grid.height, columns.start : columns.start + grid.width]
 
 
 def _padded(frames: torch.Tensor, multiple: int, minimum: int) -> torch.Tensor:

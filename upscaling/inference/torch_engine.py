@@ -28,6 +28,7 @@ from upscaling.frames.transparency import fill_transparent
 from upscaling.frames.yuv import from_alpha, from_rgb, to_alpha, to_rgb
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import ModelSettings
+from upscaling.inference.tile_reuse import FrameChanges
 from upscaling.inference.upscaler import Upscaler
 from upscaling.models.network import RGBA
 
@@ -43,6 +44,7 @@ class _BatchBuffers:
     staged: torch.Tensor  # (batch, samples in), on the host
     device_in: torch.Tensor  # (batch, samples in)
     device_out: torch.Tensor  # (batch, samples out)
+    pinned_checksum: torch.Tensor  # (), on the host
     checksum: torch.Tensor | None = None  # (), Upscaler.take_checksum; on the host once the batch is done
     device_checksum: torch.Tensor | None = None  # (), on CUDA
     outputs: list[np.ndarray] = field(default_factory=list)
@@ -84,13 +86,12 @@ class TorchEngine:
         staged = buffers.staged.numpy()
         for frame, target in zip(frames, staged, strict=False):
             np.copyto(target, fill_transparent(frame, conversion.source).reshape(-1))
-        self._upscaler.forget()  # so that the result of a batch depends on that batch only
         computed, reused = self._upscaler.computed, self._upscaler.reused
         with torch.inference_mode():
             if self._cuda:
                 self._start_on_cuda(buffers, len(frames))
             else:
-                self._convert(buffers.staged[: len(frames)], conversion, [torch.from_numpy(out) for out in outputs])
+                self._convert(buffers, buffers.staged[: len(frames)], [torch.from_numpy(out) for out in outputs])
                 buffers.checksum = self._upscaler.take_checksum()
         computed, reused = self._upscaler.computed - computed, self._upscaler.reused - reused
         buffers.notes = [*self._upscaler.take_notes(), f"tiles: {computed} computed, {reused} reused"]
@@ -104,7 +105,7 @@ class TorchEngine:
             uploaded.record()
         with torch.cuda.stream(self._compute):
             self._compute.wait_event(uploaded)
-            self._convert(buffers.device_in[:count], buffers.conversion, list(buffers.device_out[:count]))
+            self._convert(buffers, buffers.device_in[:count], list(buffers.device_out[:count]))
             buffers.device_checksum = self._upscaler.take_checksum()
             computed.record()
         with torch.cuda.stream(self._download):
@@ -112,13 +113,17 @@ class TorchEngine:
             for out, result in zip(buffers.outputs, buffers.device_out, strict=False):
                 torch.from_numpy(out).copy_(result, non_blocking=True)
             if buffers.device_checksum is not None:
-                buffers.checksum = torch.empty((), pin_memory=True)
-                buffers.checksum.copy_(buffers.device_checksum, non_blocking=True)
+                buffers.checksum = buffers.pinned_checksum.copy_(buffers.device_checksum, non_blocking=True)
             done.record()
 
-    def _convert(self, inputs: torch.Tensor, conversion: FrameConversion, outputs: list[torch.Tensor]) -> None:
-        """Samples (N, samples in) to N tensors of (samples out,), a bounded number of frames at a time."""
+    def _convert(self, buffers: _BatchBuffers, inputs: torch.Tensor, outputs: list[torch.Tensor]) -> None:
+        """Samples (N, samples in) to N tensors of (samples out,), a bounded number of frames at a time.
+
+        `inputs` are `buffers.staged` on the device.
+        """
+        conversion = buffers.conversion
         source, target = conversion.source, conversion.target
+        changes = FrameChanges.of(buffers.staged[: len(inputs)].numpy(), source)
         step = frames_at_once(target, self._device.type)
         for first in range(0, len(inputs), step):
             rgb = to_rgb(inputs[first : first + step], source)  # (n, 3, height, width)
@@ -126,7 +131,8 @@ class TorchEngine:
             outside = rgb.sub_(inside)
             if self._upscaler.channels == RGBA:
                 inside = torch.cat([inside, to_alpha(inputs[first : first + step], source)], 1)  # (n, 4, height, width)
-            upscaled = self._upscaler(inside, target.width, target.height)  # (n, channels, target.height, target.width)
+            # (n, channels, target.height, target.width)
+            upscaled = self._upscaler(inside, target.width, target.height, changes.since(first))
             for result, rest, out in zip(upscaled, outside, outputs[first : first + step], strict=True):
                 from_rgb(self._whole(result[:3], rest)[None], target.padded, out[None])
                 if self._network_makes_alpha(conversion):
@@ -176,20 +182,20 @@ class TorchEngine:
         results = [torch.from_numpy(out) for out in buffers.outputs]  # each (samples out,)
         if self._cuda:
             with torch.cuda.stream(self._compute):
-                checksum = self._convert_in_fp32(buffers.device_in[:count], buffers, list(buffers.device_out[:count]))
+                checksum = self._convert_in_fp32(buffers, buffers.device_in[:count], list(buffers.device_out[:count]))
                 for result, computed in zip(results, buffers.device_out, strict=False):
                     result.copy_(computed)
         else:
-            checksum = self._convert_in_fp32(buffers.staged[:count], buffers, results)
+            checksum = self._convert_in_fp32(buffers, buffers.staged[:count], results)
         if checksum is not None and not checksum.isfinite():
             raise UpscaleError(f"model {self._model} returns NaN or infinite values, also in fp32; use another model")
         buffers.notes.append("the network returned NaN or infinite values: this batch was computed again in fp32")
 
     def _convert_in_fp32(
-        self, inputs: torch.Tensor, buffers: _BatchBuffers, outputs: list[torch.Tensor]
+        self, buffers: _BatchBuffers, inputs: torch.Tensor, outputs: list[torch.Tensor]
     ) -> torch.Tensor | None:
         with self._upscaler.in_fp32():
-            self._convert(inputs, buffers.conversion, outputs)
+            self._convert(buffers, inputs, outputs)
             return self._upscaler.take_checksum()
 
     def _buffers(self, slot: int, conversion: FrameConversion, count: int) -> _BatchBuffers:
@@ -202,6 +208,7 @@ class TorchEngine:
         shapes = [(count, layout.sample_count) for layout in layouts]
         types = [layout.format.dtype for layout in layouts]
         staged = device_in = device_out = self._host(shapes[0], types[0])
+        checksum = torch.empty((), pin_memory=self._cuda)
         if self._cuda:
             # New device memory may have been in use on another stream; rare enough to wait for everything.
             torch.cuda.synchronize(self._device)
@@ -209,7 +216,7 @@ class TorchEngine:
                 torch.empty(shape, dtype=_TORCH[dtype], device=self._device)
                 for shape, dtype in zip(shapes, types, strict=True)
             )
-        self._slots[slot] = buffers = _BatchBuffers(conversion, staged, device_in, device_out)
+        self._slots[slot] = buffers = _BatchBuffers(conversion, staged, device_in, device_out, checksum)
         return buffers
 
 

@@ -25,6 +25,7 @@ from upscaling.inference.memory import (
 )
 from upscaling.inference.rescale import rescale
 from upscaling.inference.settings import AUTO, ModelSettings
+from upscaling.inference.tile_reuse import FrameChanges
 from upscaling.inference.tiled_forward import TiledForward
 from upscaling.models import weights
 from upscaling.models.network import CHANNELS, RGBA, Network, build, runner, scale_for
@@ -70,11 +71,6 @@ class Upscaler:
             notes, limits.notes = notes + limits.notes, []
         return notes
 
-    def forget(self) -> None:
-        """Compute all tiles of the next frame."""
-        if self._forward:
-            self._forward.forget()
-
     def take_checksum(self) -> torch.Tensor | None:
         """Of the calls since the last one, as TiledForward has it: not finite if the network returned such values."""
         forward = self._forward_fp32 if self._in_fp32 else self._forward
@@ -92,19 +88,19 @@ class Upscaler:
                 self._forward_fp32.release()  # rarely needed, and as large as the other one's
 
     @torch.inference_mode()
-    def __call__(self, rgb: torch.Tensor, width: int, height: int) -> torch.Tensor:
+    def __call__(self, rgb: torch.Tensor, width: int, height: int, changes: FrameChanges | None = None) -> torch.Tensor:
         """Frames (N, channels, H, W), float32 in [0, 1] on the device, to (N, channels, height, width), the same.
 
         The network runs at the smallest scale that reaches the size, or else at its native one; then frames are resized
-        to the exact size. The first frame follows the last one of the call before, unless `forget` was called. The
-        result is valid until the next call. UpscaleError if even the smallest tile does not fit into memory.
+        to the exact size. `changes` are as TiledForward takes them. The result is valid until the next call.
+        UpscaleError if even the smallest tile does not fit into memory.
         """
         strength = self.settings.strength
         if strength <= 0:
             return rescale(rgb, width, height)
         rows, columns = rgb.shape[-2:]
         forward = self._loaded(scale_for(self.native_scale, width / columns, height / rows), rgb)
-        out = rescale(forward(rgb), width, height)  # (N, channels, height, width)
+        out = rescale(forward(rgb, changes), width, height)  # (N, channels, height, width)
         if strength < 1:
             out = torch.lerp(rescale(rgb, width, height), out, strength)
         return out
