@@ -17,10 +17,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))  # PYTHONSAFEPATH=1 leaves the script's directory out
 
-from upscaling import BusyError, InputError, Result, UpscaleError, upscale_video
+from upscaling import BusyError, FolderResult, InputError, Result, UpscaleError, dry_run, upscale_folder, upscale_video
 from upscaling.cli.main import console
 
-__all__ = ["BusyError", "InputError", "Result", "UpscaleError", "upscale_video"]
+__all__ = [
+    "BusyError", "FolderResult", "InputError", "Result", "UpscaleError", "dry_run", "upscale_folder", "upscale_video",
+]  # fmt: skip
 
 if __name__ == "__main__":
     console()

@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 from pathlib import Path
 
@@ -264,8 +265,68 @@ def test_the_library_twice_in_one_process(clip, tmp_path):
         result = upscaling.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
         assert result.output == tmp_path / name and result.frames == {"one.mp4": 10, "two.mkv": 46}[name]
         assert result.seconds > 0 and not result.skipped and any("BT.601" in line for line in result.warnings)
-    again = upscaling.upscale_video(clip, tmp_path / "one.mp4", model="lanczos", no_clobber=True)
-    assert again.skipped and again.frames == 0
+    again = upscaling.upscale_video(clip, os.path.relpath(tmp_path / "one.mp4"), model="lanczos", no_clobber=True)
+    assert again.skipped and again.frames == 0 and again.output == tmp_path / "one.mp4"
+
+
+def test_a_function_gets_the_events_and_ends_the_run_by_raising(clip, tmp_path):
+    events, output = [], tmp_path / "out.mkv"
+    upscaling.upscale_video(clip, output, model="lanczos", workers=1, progress=events.append)
+    assert [one["event"] for one in events if one["event"] not in ("message", "progress")] == ["start", "done"]
+    assert events[-1]["frames"] == 50 and events[-1]["output"] == str(output) and json.dumps(events)
+
+    def cancel(event):
+        if event["event"] == "progress":
+            raise KeyError("enough")
+
+    output.unlink()
+    with pytest.raises(KeyError, match="enough"):
+        upscaling.upscale_video(clip, output, model="lanczos", workers=1, progress=cancel)
+    assert not output.exists()
+    with pytest.raises(InputError):
+        upscaling.upscale_video(tmp_path / "none.mp4", output, progress=events.append)
+    assert events[-1] == {"event": "error", "message": f"{tmp_path}/none.mp4: no such file", "exit_status": 2}
+
+
+def test_a_folder_and_a_dry_run_from_python(clip, tmp_path):
+    (tmp_path / "in").mkdir()
+    os.link(clip, tmp_path / "in" / "a.mp4")
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"no video")
+    call = {"source": tmp_path / "in", "output": os.path.relpath(tmp_path / "done"), "model": "lanczos", "settle": 0}
+    plan = upscaling.dry_run(**call)
+    assert {Path(one["input"]).name: one["status"] for one in plan["files"]} == {"a.mp4": "due", "broken.mp4": "due"}
+    events = []
+    result = upscaling.upscale_folder(**call, workers=1, progress=events.append)
+    assert (result.files_done, result.files_failed, result.exit_status) == (1, 1, 1)
+    assert result.output == tmp_path / "done" and (tmp_path / "done" / "a.mp4").is_file()
+    assert [one["status"] for one in events if one["event"] == "file"] == ["done", "failed"]
+    assert upscaling.upscale_folder(**call).files_skipped == 1
+    plan = upscaling.dry_run(clip, tmp_path / "out.mp4", 2, model="lanczos", frames="1:3")
+    assert plan["output_size"] == "128x96" and not (tmp_path / "out.mp4").exists()
+
+
+@pytest.mark.parametrize("how", ["script", "standard input", "-c"])
+def test_without_a_main_guard(clip, tmp_path, how):
+    """Nothing imports the caller's main script again, so it needs no guard, nor to be a file."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT)!r}); from upscaling import upscale_video; print('once')\n"
+        f"print(upscale_video({str(clip)!r}, 'out.mp4', 2, model='lanczos', workers=2, frames='1:9').frames)\n"
+    )
+    (tmp_path / "script.py").write_text(code)
+    command = [sys.executable, *{"script": ["script.py"], "standard input": ["-"], "-c": ["-c", code]}[how]]
+    done = subprocess.run(command, input=code, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "once\n9\n", "")
+    assert {path.name for path in tmp_path.iterdir()} == {"in.mp4", "script.py", "out.mp4"}
+
+
+def test_calls_in_threads_do_not_disturb_each_other(clip, tmp_path):
+    def call(number):
+        return upscaling.upscale_video(clip, tmp_path / f"{number}.mkv", model="lanczos", workers=2, frames="1:20")
+
+    with ThreadPoolExecutor(3) as threads:
+        results = list(threads.map(call, range(9)))
+    assert [(result.frames, result.restarts) for result in results] == [(20, 0)] * 9
+    assert {path.suffix for path in tmp_path.iterdir()} == {".mkv", ".mp4"}
 
 
 def test_the_librarys_keywords_are_the_options():
@@ -314,7 +375,11 @@ def test_a_caller_of_the_library_can_listen_to_one_logger(clip, tmp_path, capfd)
 
 @pytest.mark.parametrize(
     "wrong",
-    [{"workers": 0}, {"scale": 9}, {"precision": "fp61"}, {"time": "soon"}, {"crf": -1}, {"work_space": "lots"}],
+    [
+        *({"workers": 0}, {"scale": 9}, {"precision": "fp61"}, {"time": "soon"}, {"crf": -1}, {"work_space": "lots"}),
+        *({"scale": None}, {"workers": 2.5}, {"workers": True}, {"frames": (1, 2)}, {"keep_work": "no"}, {"model": 3j}),
+        *({"work_dir": 3}, {"frame_rate": [25]}),
+    ],
 )
 def test_wrong_keywords_are_input_errors(clip, tmp_path, wrong):
     with pytest.raises(InputError, match=next(iter(wrong))):

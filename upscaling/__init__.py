@@ -5,11 +5,14 @@ result = upscale_video("elk.mp4", "out.mp4", 2)
 """
 
 __version__ = "1.0"
-__all__ = ["BusyError", "InputError", "Result", "UpscaleError", "__version__", "upscale_video"]
+__all__ = [
+    "BusyError", "FolderResult", "InputError", "Result", "UpscaleError", "__version__", "dry_run", "upscale_folder",
+    "upscale_video",
+]  # fmt: skip
 
 TYPE_CHECKING = False  # typing's name for type checkers; importing typing itself is what this file avoids
 if TYPE_CHECKING:
-    from upscaling.cli.library import upscale_video
+    from upscaling.cli.library import FolderResult, dry_run, upscale_folder, upscale_video
     from upscaling.cli.run import Result
     from upscaling.common.errors import BusyError, InputError, UpscaleError
 
@@ -25,4 +28,5 @@ def __getattr__(name: str):
     from upscaling.cli import library, run
     from upscaling.common import errors
 
-    return getattr({"Result": run, "upscale_video": library}.get(name, errors), name)
+    owner = run if name == "Result" else errors if name.endswith("Error") else library
+    return getattr(owner, name)

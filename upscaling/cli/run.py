@@ -191,8 +191,10 @@ def skipped_output(options: Options, progress: Progress) -> Result | None:
     """The result of a run that leaves an existing output alone; None if it is to be made."""
     if not options.no_clobber or not output_exists(options.output):
         return None
+    from upscaling.pipeline.checks import resolved
+
     progress.say(f"{printable(options.output)} exists, skipped (--no-clobber)")
-    return Result(options.output, 0, 0.0, skipped=True)
+    return Result(resolved(options.output), 0, 0.0, skipped=True)
 
 
 def output_exists(output: Path) -> bool:

@@ -1,5 +1,6 @@
 """Parsers of option values: scales, sizes in bytes, frame rates, ranges, parts. Standard library only."""
 
+import numbers
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -60,14 +61,16 @@ def round_half_up(number: Fraction) -> int:
     return int(number + Fraction(1, 2))
 
 
-def exact(number: int | float | Fraction) -> Fraction:
+def exact(number: numbers.Real) -> Fraction:
     """A number as the fraction that it stands for: 4/3 for the float 1.3333333333333333, 2997/125 for 23.976.
 
     A float is within 1e-16 of the number that was meant, and two fractions with denominators up to a million differ
     by 1e-12 or more. Raises InputError for infinity and NaN.
     """
     try:
-        return Fraction(number).limit_denominator(1_000_000) if isinstance(number, float) else Fraction(number)
+        if isinstance(number, numbers.Rational):
+            return Fraction(number)
+        return Fraction(float(number)).limit_denominator(1_000_000)
     except (ValueError, OverflowError):
         raise InputError(f"invalid value {number} (choose a finite number)") from None
 

@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 import re
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -96,22 +97,22 @@ def scheduling_kept() -> Iterator[None]:
     SVT-AV1 run by root makes the calling thread and its own threads real-time (SCHED_FIFO, priority 99): they
     starve everything else, `nice` or not, and processes started later inherit that.
     """
-    before = {thread: _scheduling(thread) for thread in _threads()}
-    own = _scheduling(0)  # of the calling thread
+    before = _schedulings()
+    own = before[threading.get_native_id()]
     try:
         yield
     finally:
-        for thread in _threads():
-            with contextlib.suppress(ProcessLookupError):  # it has just ended
-                wanted = before.get(thread, own)
-                if _scheduling(thread) != wanted:
-                    os.sched_setscheduler(thread, wanted[0], os.sched_param(wanted[1]))
+        for thread, found in _schedulings().items():
+            policy, priority = before.get(thread, own)
+            if found != (policy, priority):
+                with contextlib.suppress(ProcessLookupError):  # it has just ended
+                    os.sched_setscheduler(thread, policy, os.sched_param(priority))
 
 
-def _threads() -> list[int]:
-    return [int(name) for name in os.listdir("/proc/self/task")]
-
-
-def _scheduling(thread: int) -> tuple[int, int]:
-    """(policy, real-time priority) of a thread."""
-    return os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+def _schedulings() -> dict[int, tuple[int, int]]:
+    """{thread: (policy, real-time priority)} of this process; its other threads may end at any moment."""
+    found = {}
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with contextlib.suppress(ProcessLookupError):
+            found[thread] = os.sched_getscheduler(thread), os.sched_getparam(thread).sched_priority
+    return found

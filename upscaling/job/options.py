@@ -1,9 +1,10 @@
 """Every option of a run, declared once: command line, checks, `upscale_video` and docs/USAGE.md follow from here."""
 # ruff: noqa: RUF009 - value, switch and positional are dataclasses.field with metadata
 
+import numbers
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, field, fields
+from dataclasses import MISSING, dataclass, field, fields
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -237,13 +238,28 @@ class Options:
 
 def make_options(**values) -> Options:
     """Options from Python values or from the text that the command takes; InputError names the wrong one."""
-    options = declared(Options)
-    for name, given in values.items():
-        option = options.get(name)
-        text = os.fspath(given) if isinstance(given, os.PathLike) else given
-        if option is not None and option.metavar and isinstance(text, str | int | float | Fraction):
+    for one in fields(Options):
+        if one.name in values and (one.default is MISSING or values[one.name] is not one.default):
             try:
-                values[name] = option.parse(str(text) if isinstance(text, str) or not option.exact else exact(text))
+                values[one.name] = from_python(one.metadata["option"], values[one.name])
             except InputError as error:
-                raise InputError(f"{name}: {error}") from None
+                raise InputError(f"{one.name}: {error}") from None
     return Options(**values)
+
+
+def from_python(option: Option, given: Any) -> Any:
+    """A value from Python as the field has it: text is read as on the command line; InputError for a wrong type."""
+    if option.metavar is None:
+        if not isinstance(given, bool):
+            raise InputError(f"invalid value {given!r} (choose True or False)")
+        return given
+    if isinstance(given, Scale | FrameRange | TimeRange):
+        return given
+    if isinstance(given, os.PathLike | bytes):
+        return option.parse(os.fsdecode(given))
+    if isinstance(given, str):
+        return option.parse(given)
+    if isinstance(given, numbers.Real) and not isinstance(given, bool) and option.parse is not Path:
+        return option.parse(exact(given) if option.exact else str(given))
+    wanted = "a path" if option.parse is Path else "a number or text as on the command line"
+    raise InputError(f"invalid value {given!r} of type {type(given).__name__} (choose {wanted})")

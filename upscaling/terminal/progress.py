@@ -9,7 +9,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
@@ -127,6 +127,10 @@ class Progress:
         self.log(logging.ERROR, f"{message} (exit status {exit_status})", exc_info=exit_status == 1)
         put(sys.stderr, f"upscale: error: {message}")
 
+    def failed(self, message: str, exit_status: int) -> None:
+        """A call of the library has failed and raises; nothing is printed."""
+        self.log(logging.ERROR, message)
+
     def finish(self) -> None:
         """Nothing more will be reported: close the log file."""
         for logger in self.loggers:
@@ -240,6 +244,21 @@ class Json(Progress):
 
     def error(self, message: str, exit_status: int) -> None:
         super().error(message, exit_status)
+        self._put("error", message=message, exit_status=exit_status)
+
+
+class Events(Json):
+    """The objects of `Json` as dictionaries, each passed to a function of the library's caller."""
+
+    def __init__(self, listener: Callable[[dict], object], loggers: Sequence[logging.Logger] = (LOGGER,)):
+        super().__init__(0, loggers)
+        self._listener = listener
+
+    def _put(self, event: str, **facts) -> None:
+        self._listener({"event": event, **facts})
+
+    def failed(self, message: str, exit_status: int) -> None:
+        super().failed(message, exit_status)
         self._put("error", message=message, exit_status=exit_status)
 
 
