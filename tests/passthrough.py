@@ -15,6 +15,7 @@ from upscaling.encode.settings import EncodeSettings, encode_settings
 from upscaling.frames.av_planes import av_planes
 from upscaling.frames.pixel_formats import pixel_format
 from upscaling.mux.muxer import check_container, join
+from upscaling.mux.stream_selection import EVERYTHING
 from upscaling.mux.video_track import Segment
 
 
@@ -59,17 +60,17 @@ def write_segments(folder: Path, info: VideoInfo, settings: EncodeSettings, leng
 
 
 def passthrough(
-    source: Path, output: Path, *, length: int = 4, keep_alpha: bool = False, clip=None, **options
+    source: Path, output: Path, *, length: int = 4, keep_alpha: bool = False, clip=None, choice=EVERYTHING, **options
 ) -> Result:
     """Writes `output` from `source` at its own size; `options` go to `encode_settings`."""
     info = probe(source, keep_alpha=keep_alpha)
     settings = encode_settings(info, output, info.width, info.height, **options)
     result = Result(output, info, settings)
-    result.notes = check_container(info, output, settings)
+    result.notes = check_container(info, output, settings, choice)
     folder = output.with_name(output.name + ".segments")
     folder.mkdir()
     result.segments = write_segments(folder, info, settings, length)
-    result.warnings = join(result.segments, info, settings, output, output.suffix[1:], clip)
+    result.warnings = join(result.segments, info, settings, output, output.suffix[1:], clip, choice)
     return result
 
 

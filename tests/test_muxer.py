@@ -233,11 +233,13 @@ def test_tracks_titles_and_subtitles_survive_mp4_and_back(tmp_path, rich):
     assert sound == ["Film", "Talk"]
 
 
-def test_webm_names_what_it_leaves_out(tmp_path, rich):
+def test_webm_names_what_it_encodes_or_leaves_out(tmp_path, rich):
     result = passthrough(rich, tmp_path / "o.webm")
-    assert len(result.notes) == 4  # two sound tracks, a font, a cover
-    assert all("webm can't hold it, mkv could" in note for note in result.notes)
-    assert [s.codec for s in see(result.path)] == ["vp9", "webvtt"]
+    sound, rest = result.notes[:2], result.notes[2:]
+    assert all("(ac3, " in note and "converted to Opus: webm can't hold it as it is" in note for note in sound)
+    assert len(rest) == 2  # a font, a cover
+    assert all("webm can't hold it, mkv could" in note for note in rest)
+    assert [s.codec for s in see(result.path)] == ["vp9", "webvtt", "opus", "opus"]
 
 
 def test_unusual_tags_survive_mp4_without_a_cover(tmp_path):

@@ -184,7 +184,8 @@ def sound_of(path: Path) -> tuple[Fraction, np.ndarray]:
 def test_windows_sound_becomes_flac_in_matroska(tmp_path, name, codec):
     source = make_clip(tmp_path / name, 50, codec="mpeg4", sound=codec)
     result = passthrough(source, tmp_path / "o.mkv")
-    assert result.notes == [f"audio stream 1 ({codec}) is converted to FLAC: mkv can't hold it as it is"]
+    loss = " without loss" if codec == "pcm_mulaw" else ""
+    assert result.notes == [f"audio stream 1 ({codec}) is converted to FLAC{loss}: mkv can't hold it as it is"]
     assert result.warnings == []
     assert see(result.path)[1].codec == "flac"
     (start, before), (new_start, after) = sound_of(source), sound_of(result.path)
@@ -193,7 +194,7 @@ def test_windows_sound_becomes_flac_in_matroska(tmp_path, name, codec):
     assert np.abs(after - before).max() <= rounding
 
 
-@pytest.mark.parametrize(("name", "codec"), WINDOWS_SOUND)
+@pytest.mark.parametrize(("name", "codec"), WINDOWS_SOUND[:-1])
 def test_windows_sound_becomes_aac_in_mp4(tmp_path, name, codec):
     source = make_clip(tmp_path / name, 50, codec="mpeg4", sound=codec)
     result = passthrough(source, tmp_path / "o.mp4")

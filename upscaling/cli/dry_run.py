@@ -20,7 +20,7 @@ from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
-from upscaling.mux.stream_selection import program_streams, select_streams
+from upscaling.mux.stream_selection import select_streams
 from upscaling.pipeline.plan import Plan, make_plan
 from upscaling.terminal.progress import engine_text, size_text
 
@@ -135,10 +135,8 @@ def describe_streams(plan: Plan) -> list[str]:
         return []
     container = plan.output.suffix.lower().lstrip(".")
     with open_timed(plan.info.path) as source:
-        copiers, _ = select_streams(source.container, plan.info, container)
-        outcomes = {copier.stream.index: copier.outcome for copier in copiers} | {plan.info.stream_index: "upscaled"}
-        own = [source.container.streams[index] for index in sorted(program_streams(source.container, plan.info))]
-        return [f"{describe(stream)}: {outcomes.get(stream.index, 'left out')}" for stream in own]
+        outcomes = select_streams(source.container, plan.info, container, plan.streams).outcomes
+        return [f"{describe(stream)}: {outcomes[stream.index]}" for stream in source.container.streams]
 
 
 def describe_plan(plan: Plan, facts: dict) -> list[str]:

@@ -15,7 +15,7 @@ import stat
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path, PurePosixPath
 
 from upscaling.cli.run import Result
@@ -27,7 +27,7 @@ from upscaling.frames.image_files import EXTENSIONS as PICTURES
 from upscaling.frames.image_files import is_picture
 from upscaling.job.options import Options
 from upscaling.mux.containers import CONTAINERS
-from upscaling.pipeline.checks import check_overwritten, check_writes
+from upscaling.pipeline.checks import VIDEO_OPTIONS, check_overwritten, check_writes
 from upscaling.pipeline.plan import requested_parameters
 from upscaling.pipeline.shape import check_fit
 from upscaling.terminal.progress import FILE_COUNTS, Progress
@@ -203,7 +203,8 @@ def options_for(item: Item, options: Options) -> Options:
     options = replace(options, input=item.source, output=item.output)
     if not is_picture(item.source):
         return options
-    return replace(options, codec="auto", crf=None, preset=None, pix_fmt=None, frames=None, time=None)
+    defaults = {one.name: one.default for one in fields(Options) if one.name in (*VIDEO_OPTIONS, "frames", "time")}
+    return replace(options, **defaults)
 
 
 def job_key(source: Path, options: Options) -> str:

@@ -149,6 +149,8 @@ def join(options: Options, progress: Progress) -> Result:
         return skipped
     started = time.monotonic()
     plan, frames = join_parts(options, progress.warn)
+    for line in plan.warnings:
+        progress.warn(line)
     return Result(plan.output, frames, round(time.monotonic() - started, 3), plan.warnings)
 
 
@@ -160,6 +162,8 @@ def run_on_slurm(options: Options, argv: Sequence[str], progress: Progress, sign
         return skipped
     started = time.monotonic()
     coordinator = Coordinator(options, invocation(), argv, progress.say)
+    for line in coordinator.plan.warnings:
+        progress.warn(line)
     try:
         frames = coordinator.run()
     except Stopped:

@@ -10,6 +10,7 @@ from upscaling.common.notation import MAX_PARTS
 from upscaling.common.text import many
 from upscaling.job.options import Options
 from upscaling.job.parts import remove_parts
+from upscaling.mux.stream_selection import EVERYTHING
 from upscaling.pipeline.plan import Plan
 from upscaling.pipeline.sources import VideoSource
 
@@ -32,8 +33,9 @@ class Coordinator:
         count = options.parts or default_parts(self.plan, options, say)
         disk = slurm.NODE_DISK if options.work_dir is None else slurm.quoted(options.work_dir)
         arguments = ["--progress", "plain", *task_arguments(argv)]
+        streams = "" if self.plan.streams == EVERYTHING else repr(self.plan.streams)
         self.work = slurm.Work(
-            self.plan.output, self.plan.identity, count, options.at_once, words, command, arguments, disk
+            self.plan.output, self.plan.identity, count, options.at_once, words, command, arguments, disk, streams
         )
         self.jobs = slurm.Jobs()
 

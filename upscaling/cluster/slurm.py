@@ -100,6 +100,7 @@ class Work:
     command: Sequence[str]
     arguments: Sequence[str]
     disk: str
+    streams: str = ""  # what was chosen of sound and subtitles, if that is not everything
 
     @property
     def name(self) -> str:
@@ -109,7 +110,7 @@ class Work:
     @property
     def comment(self) -> str:
         """What tells jobs with other options from these."""
-        return f"{hashlib.sha256(repr(self.identity).encode()).hexdigest()[:16]}/{self.count}"
+        return f"{hashlib.sha256((repr(self.identity) + self.streams).encode()).hexdigest()[:16]}/{self.count}"
 
     def script(self, template: str) -> str:
         """A batch script."""

@@ -14,6 +14,7 @@ NAMED_SIZES = {"720p": (1280, 720), "1080p": (1920, 1080), "1440p": (2560, 1440)
                "4k": (3840, 2160), "8k": (7680, 4320)}  # fmt: skip
 MAX_RATE = 1000  # frames/s
 MAX_PARTS = 1000  # of one video
+MIN_BIT_RATE, MAX_BIT_RATE = 1000, 10**7  # bits/s, of one stream of sound
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,15 @@ def parse_bytes(text: str) -> int:
     if not match:
         raise InputError(f"invalid value {text!r} (choose a size in bytes such as 500M or 2G)")
     return int(Fraction(match[1] + (match[2] or "")) * UNITS[match[3].upper()])
+
+
+def parse_bit_rate(text: str) -> int:
+    """`128k`, `1.5M`, `96000`: bits/s, in powers of 1000."""
+    match = re.fullmatch(r"([0-9]{1,9})(\.[0-9]{1,3})?\s*([km]?)", text.strip(), re.ASCII | re.IGNORECASE)
+    rate = int(Fraction(match[1] + (match[2] or "")) * {"": 1, "k": 1000, "m": 10**6}[match[3].lower()]) if match else 0
+    if not MIN_BIT_RATE <= rate <= MAX_BIT_RATE:
+        raise InputError(f"invalid value {text!r} (choose bits/s such as 128k or 96000)")
+    return rate
 
 
 def parse_part(text: str) -> tuple[int, int]:

@@ -11,6 +11,10 @@ from collections.abc import Sequence
 SOFTWARE = "upscale (Real-ESRGAN)"
 
 
+class Loss(str):
+    """A line that says what the result lacks though nobody asked for that: it is shown even with -q."""
+
+
 def printable(path: str | os.PathLike[str]) -> str:
     """A path as text that can be encoded: bytes that are not UTF-8 become replacement characters (U+FFFD)."""
     return os.fsencode(path).decode("utf-8", "replace")

@@ -54,5 +54,8 @@ def encrypted(path: Path | str) -> VideoError:
 
 def is_encrypted(stream: Stream) -> bool:
     """Whether the file's header marks the stream as encrypted; in MP4 files often only the packets are marked."""
-    tag = stream.codec_context.codec_tag if stream.codec_context is not None else ""
+    try:
+        tag = stream.codec_context.codec_tag if stream.codec_context is not None else ""
+    except UnicodeDecodeError:  # a transport stream's, which is a number
+        tag = ""
     return tag in _ENCRYPTED_TAGS or "enc_key_id" in stream.metadata  # the latter is Matroska's

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from upscaling.common.errors import InputError
+from upscaling.common.languages import parse_languages
 from upscaling.common.notation import (
     MAX_PARTS,
     FrameRange,
@@ -19,6 +20,7 @@ from upscaling.common.notation import (
     exact,
     integer,
     number,
+    parse_bit_rate,
     parse_bytes,
     parse_frames,
     parse_part,
@@ -40,6 +42,7 @@ WORKERS = "workers and devices"
 CLUSTER = "several machines"
 DECODING = "input video"
 ENCODING = "output video"
+STREAMS = "sound and subtitles"
 JOB = "job control"
 LOGGING = "progress and logging"
 
@@ -209,6 +212,24 @@ class Options:
     preset: str | None = value(None, "NAME", ENCODING, "encoder preset, its speed (default: the codec's own)")
     pix_fmt: str | None = value(None, "NAME", ENCODING, "pixel format of the output, such as yuv444p10le")
 
+    audio: str = value(
+        "auto", "NAME", STREAMS,
+        "auto: copy, and encode what the output's container can't hold; copy: never encode; aac, opus or flac: all "
+        "sound in that codec; none: no sound",
+        choice("auto", "copy", "aac", "opus", "flac", "none"),
+    )  # fmt: skip
+    audio_bitrate: int | None = value(
+        None, "RATE", STREAMS, "bits/s of each stream of sound that is encoded to AAC or Opus, such as 128k "
+        "(default: 96k a channel for AAC, 64k for Opus)", parse_bit_rate,
+    )  # fmt: skip
+    audio_language: tuple[str, ...] = value(
+        (), "LIST", STREAMS, "only sound in these languages, in this order: ISO 639 codes such as en,ger; und: untold",
+        parse_languages,
+    )  # fmt: skip
+    subtitle_language: tuple[str, ...] = value(
+        (), "LIST", STREAMS, "only subtitles in these languages, in this order", parse_languages
+    )
+
     work_dir: Path | None = value(
         None, "DIR", JOB, "put the work directory OUTPUT.work here (default: beside the output)", Path
     )
@@ -257,6 +278,8 @@ def from_python(option: Option, given: Any) -> Any:
         return given
     if isinstance(given, os.PathLike | bytes):
         return option.parse(os.fsdecode(given))
+    if option.parse is parse_languages and isinstance(given, list | tuple):
+        given = ",".join(map(str, given))
     if isinstance(given, str):
         return option.parse(given)
     if isinstance(given, numbers.Real) and not isinstance(given, bool) and option.parse is not Path:

@@ -1,7 +1,7 @@
-"""How sound goes into the output if its packets can't simply be copied: with priming, or encoded again."""
+"""How the packets of sound go into the output without being encoded, if they can't simply be copied."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import cast
@@ -9,30 +9,25 @@ from typing import cast
 import av
 import av.error
 from av.audio.codeccontext import AudioCodecContext
-from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.stream import Stream
 
 from upscaling.common.memory_limits import check_memory
-from upscaling.common.text import many
+from upscaling.common.text import clock, many
 from upscaling.demux.reader import seconds_per_tick
+from upscaling.demux.survey import open_timed
 from upscaling.mux import matroska
+from upscaling.mux.aac_frames import AacConfig, AacFrame, AdtsParser, LatmParser
+from upscaling.mux.audio_encode import SoundEncoder, audio_context
 from upscaling.mux.containers import copy_metadata
-from upscaling.mux.stream_copy import StreamCopier, describe, first_packet
+from upscaling.mux.stream_copy import StreamCopier, codec_name, describe, first_packet
 from upscaling.mux.timeline import Clip
 
-# Container → the encoder for sound that it can't hold as it is. FLAC is lossless, but few players take it in MP4.
-AUDIO_ENCODERS = {"mkv": "flac", "mp4": "aac", "mov": "aac"}
-_AAC_BIT_RATE = 96_000  # bits/s a channel
-# FFmpeg's name of a layout that the file does not tell → the usual one, which the AAC encoder needs to know.
-_DEFAULT_LAYOUTS = {"1 channels": "mono", "2 channels": "stereo", "6 channels": "5.1", "8 channels": "7.1"}
 _MAX_PRIMING = 4096  # samples; more than that before zero is sound
-_MAX_DRIFT = Fraction(1, 20)  # seconds between counted samples and timestamps; more is a gap in the sound
-
-
-def audio_context(stream: Stream) -> AudioCodecContext | None:
-    """The decoder of a stream of sound; None for other streams, and for codecs without a decoder."""
-    return stream.codec_context if isinstance(stream, AudioStream) else None
+_MAX_DAMAGED = 50  # packets before the first AAC frame
+_LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # AAC's, by channels
+_BIT_RATE = 96_000  # bits/s a channel
 
 
 class PrimedAudio(StreamCopier):
@@ -76,68 +71,167 @@ class PrimedAudio(StreamCopier):
             self.add_copy(out, template.streams[0])
 
 
-class EncodedAudio(StreamCopier):
-    """Decodes sound that the container can't hold and encodes it again."""
+class RepackedAac(StreamCopier):
+    """Takes AAC frames out of ADTS or LATM, without loss.
+
+    The output has one configuration for all frames, the first. Frames with another (a broadcast that changes
+    between stereo and 5.1) are decoded and encoded in the first one's. A change is believed if two packets agree.
+    """
+
+    outcome = "repacked without loss as AAC"
 
     def __init__(self, stream: Stream, path: Path, container: str) -> None:
         super().__init__(stream, path, container)
-        self.outcome = f"converted to {AUDIO_ENCODERS.get(container, '').upper()}"
-        self._next: int | None = None  # samples, where the next frame starts
+        context = audio_context(stream)
+        codec = context.codec.canonical_name if context is not None and not _has_own_config(context) else ""
+        self._parser = {"aac": AdtsParser, "aac_latm": LatmParser}.get(codec, lambda: None)()
+        self._first: AacFrame | None = None
+        self._held: list[tuple[av.Packet, AacConfig]] = []  # a packet with a new configuration
+        self._sound: SoundEncoder | None = None  # while the configuration is another one
+        self._changed: Fraction | None = None  # seconds, the first change
+        self._start = Fraction(0)  # seconds, of the stretch that is encoded
+        self._last: Fraction | None = None  # seconds, of the last packet
         self._damaged = 0
 
     def fits(self) -> bool:
-        return audio_context(self.stream) is not None and self.container in AUDIO_ENCODERS and self.muxes()
+        if self._parser is None or self.container == "webm":
+            return False
+        self._first = self._first or self._find_first()
+        return self._first is not None and self.muxes()
 
-    def note(self) -> str:
-        return f"{describe(self.stream)} is {self.outcome}: {self.container} can't hold it as it is"
+    def _find_first(self) -> AacFrame | None:
+        with open_timed(self.path) as source:
+            packets = source.packets([source.container.streams[self.stream.index]], lambda _: None)
+            for packet, _ in zip(packets, range(_MAX_DAMAGED), strict=False):
+                if frames := self._frames(packet):
+                    return frames[0]
+        return None
+
+    def _frames(self, packet: av.Packet) -> list[AacFrame]:
+        """The frames of a packet; none if it is damaged."""
+        assert self._parser is not None
+        try:
+            return self._parser.frames(bytes(packet))
+        except ValueError:
+            return []
 
     def add_to(self, out: OutputContainer) -> None:
-        context = audio_context(self.stream)
-        assert context is not None
-        encoder = AUDIO_ENCODERS[self.container]
-        added = cast(AudioStream, out.add_stream(encoder, rate=context.sample_rate))
-        target = added.codec_context
-        target.layout = _DEFAULT_LAYOUTS.get(context.layout.name, context.layout)
-        if encoder == "flac":
-            target.format = "s32" if context.format.name.startswith("s32") else "s16"
-        else:
-            target.bit_rate = _AAC_BIT_RATE * context.channels
-        added.time_base = Fraction(1, context.sample_rate)
-        self.target = copy_metadata(added, self.stream)
+        context, first = audio_context(self.stream), self._first
+        assert context is not None and first is not None, "fits comes first"
+        file = matroska.audio_template(
+            codec="aac",
+            extradata=first.config.data,
+            rate=context.sample_rate or first.config.rate,
+            channels=context.channels or first.config.channels,
+            padding=0,
+            packet=first.data,
+        )
+        with av.open(io.BytesIO(file)) as template:
+            self.add_copy(out, template.streams[0])
 
     def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
-        yield from self._encoded(packet)
+        assert self._first is not None
+        frames = self._frames(packet)
+        if not frames:
+            self._damaged += 1
+        elif all(frame.config == self._first.config for frame in frames):
+            self._drop_held()
+            yield from self._end_stretch()
+            yield from self._in_order(self._repacked(packet, frames), None)
+        else:
+            config = frames[-1].config
+            if self._sound is None and not any(held == config for _, held in self._held):
+                self._drop_held()
+                self._held = [(packet, config)]
+                return
+            for held, _ in self._held:
+                yield from self._encoded(held)
+            self._held = []
+            yield from self._encoded(packet)
 
     def flush(self) -> Iterator[av.Packet]:
-        yield from self._encoded(None)
-        for packet in cast(AudioStream, self.target).encode(None):
-            yield self.to_target(packet)
+        self._drop_held()
+        yield from self._end_stretch()
 
-    def _encoded(self, source: av.Packet | None) -> Iterator[av.Packet]:
-        """What a packet of the input becomes; a packet that does not decode is left out and counted."""
-        decoder = audio_context(self.stream)
+    def _drop_held(self) -> None:
+        self._damaged += len(self._held)
+        self._held = []
+
+    def _repacked(self, packet: av.Packet, frames: list[AacFrame]) -> Iterator[av.Packet]:
+        assert packet.pts is not None and packet.dts is not None  # PacketRepair sets them
+        for number, frame in enumerate(frames):
+            duration = Fraction(frame.config.samples, frame.config.rate) / packet.time_base
+            bare = av.Packet(frame.data)
+            bare.time_base, bare.duration, bare.is_keyframe = packet.time_base, round(duration), True
+            bare.pts, bare.dts = (time + round(number * duration) for time in (packet.pts, packet.dts))
+            yield bare
+
+    def _encoded(self, packet: av.Packet) -> Iterator[av.Packet]:
+        """What a packet with another configuration becomes."""
+        assert self._first is not None and packet.pts is not None
+        config, decoder = self._first.config, audio_context(self.stream)
         assert decoder is not None
+        if self._sound is None:
+            self._start = packet.pts * packet.time_base
+            self._changed = self._start if self._changed is None else self._changed
+            self._sound = SoundEncoder(_encoder(config).encode, "fltp", _LAYOUTS[config.channels], config.rate)
         try:
-            for frame in decoder.decode(source):
-                self._set_time(frame)
-                for packet in cast(AudioStream, self.target).encode(frame):
-                    yield self.to_target(packet)
+            frames = decoder.decode(packet) if config.is_plain else []
         except (av.error.FFmpegError, ValueError) as error:
             check_memory(error)
             self._damaged += 1
+            return
+        for frame in frames:
+            yield from self._in_order(self._sound.encode(frame), self._start)
 
-    def _set_time(self, frame: av.AudioFrame) -> None:
-        """Counts samples, so that coarse times of the input leave no gaps between frames."""
-        rate = frame.sample_rate
-        if frame.pts is not None and frame.time_base is not None:
-            start = frame.pts * frame.time_base * rate
-            if self._next is None or start > self._next + _MAX_DRIFT * rate:
-                self._next = round(start)
-        frame.pts, frame.time_base = self._next or 0, Fraction(1, rate)
-        self._next = frame.pts + frame.samples
+    def _end_stretch(self) -> Iterator[av.Packet]:
+        if self._sound is not None:
+            yield from self._in_order(self._sound.flush(), self._start)
+        self._sound = None
+
+    def _in_order(self, packets: Iterable[av.Packet], start: Fraction | None) -> Iterator[av.Packet]:
+        """Those whose times grow, without the encoder's priming, which would be before the start of the stretch."""
+        for packet in packets:
+            assert packet.dts is not None
+            time = packet.dts * packet.time_base
+            if (start is None or time >= start) and (self._last is None or time > self._last):
+                self._last = time
+                yield self.to_target(packet)
 
     def report(self) -> str | None:
+        assert self._first is not None
         lines = [super().report()]
         if self._damaged:
-            lines.append(f"{describe(self.stream)}: {many(self._damaged, 'packet')} could not be decoded")
+            lines.append(f"{describe(self.stream)}: {many(self._damaged, 'damaged packet')} left out")
+        if self._changed is not None:
+            config = self._first.config
+            what = "converted to" if config.is_plain else "left out, the beginning has"
+            first = f"{config.rate} Hz, {many(config.channels, 'channel')}"
+            when = clock(float(self._changed))
+            lines.append(f"{describe(self.stream)} changes its format at {when}; other formats are {what} {first}")
         return "; ".join(line for line in lines if line) or None
+
+
+class UndecodedAudio(StreamCopier):
+    """Copies sound of a codec that FFmpeg knows and has no decoder for (AC-4, MPEG-H)."""
+
+    def fits(self) -> bool:
+        return self.stream.type == "audio" and self.stream.codec_context is None and self.muxes()
+
+    def add_to(self, out: OutputContainer) -> None:
+        added = out.add_mux_stream(codec_name(self.stream) or "", time_base=self.stream.time_base)
+        BitStreamFilterContext("null", self.stream, added)  # copies the codec's parameters
+        self.target = copy_metadata(added, self.stream, self.disposition)
+
+
+def _has_own_config(context: AudioCodecContext) -> bool:
+    """Whether the header has the configuration of AAC, so that the packets have none (LATM's do in any case)."""
+    return bool(context.extradata) and context.codec.canonical_name == "aac"
+
+
+def _encoder(config: AacConfig) -> AudioCodecContext:
+    encoder = cast(AudioCodecContext, av.CodecContext.create("aac", "w"))
+    encoder.sample_rate, encoder.layout, encoder.format = config.rate, _LAYOUTS[config.channels], "fltp"
+    encoder.bit_rate = _BIT_RATE * config.channels
+    encoder.open()
+    return encoder

@@ -88,12 +88,13 @@ def kept_tags(metadata: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def copy_metadata(target: Stream, source: Stream) -> Stream:
-    """Gives an output stream the tags, language and disposition of the input's; returns it."""
+def copy_metadata(target: Stream, source: Stream, disposition: Disposition | None = None) -> Stream:
+    """Gives an output stream the tags, language and disposition of the input's (unless it is given); returns it."""
     kept = kept_tags(source.metadata)
     name = kept.pop("name", kept.pop("NAME", None))  # what a track's title is called in MP4
     target.metadata.update(({"title": name} if name else {}) | kept)
-    target.disposition = source.disposition & ~Disposition.multilayer  # views that are not in the output
+    flags = source.disposition if disposition is None else disposition
+    target.disposition = flags & ~Disposition.multilayer  # views that are not in the output
     return target
 
 

@@ -14,7 +14,7 @@ from av.container import InputContainer, OutputContainer
 from av.stream import Discard, Stream
 
 from upscaling.common.errors import UpscaleError
-from upscaling.common.text import SOFTWARE
+from upscaling.common.text import SOFTWARE, Loss
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.survey import TimedInput, open_timed
 from upscaling.encode.codecs import ENCODERS
@@ -34,22 +34,25 @@ from upscaling.mux.containers import (
 )
 from upscaling.mux.read_damage import UnreadablePlaces
 from upscaling.mux.stream_copy import CoverStream, StreamCopier
-from upscaling.mux.stream_selection import select_streams
+from upscaling.mux.stream_selection import EVERYTHING, StreamChoice, select_streams
 from upscaling.mux.timeline import Clip, Timeline
 from upscaling.mux.video_marks import complete_marks, lost_marks
 from upscaling.mux.video_track import Segment, VideoTrack
 
 
-def check_container(info: VideoInfo, output: Path, settings: EncodeSettings) -> list[str]:
+def check_container(
+    info: VideoInfo, output: Path, settings: EncodeSettings, choice: StreamChoice = EVERYTHING
+) -> list[str]:
     """Checks before anything runs; returns one warning for everything that the output can't hold as it is.
 
-    InputError if the output's container is unknown or can't hold the codec.
+    InputError if the output's container is unknown or can't hold the codec, or if the choice can't be had.
     """
     container = container_of(output)
     check_codec(container, settings.codec)
     with open_timed(info.path) as source:
-        copiers, warnings = select_streams(source.container, info, container)
-        lost = lost_tags(container, source.container.metadata, _has_cover(copiers))
+        selection = select_streams(source.container, info, container, choice)
+        warnings = selection.notes
+        lost = lost_tags(container, source.container.metadata, _has_cover(selection.copiers))
         warnings += lost_marks(container, settings.side_data)
         kinds = settings.side_data.get("messages", {}).get("kinds", ())
         warnings += lost_messages(ENCODERS[settings.codec].family, kinds)
@@ -69,6 +72,7 @@ def join(
     target: Path | int,
     container: str,
     clip: Clip | None = None,
+    choice: StreamChoice = EVERYTHING,
 ) -> list[str]:
     """Writes the segments' frames at their times, all other streams of the input, tags and chapters.
 
@@ -85,7 +89,7 @@ def join(
     warnings: list[str] = []
     while True:
         try:
-            return warnings + _Join(track, info, container, clip, attempts[0]).write(target)
+            return warnings + _Join(track, info, container, clip, choice, attempts[0]).write(target)
         except av.error.FFmpegError as error:
             failed, *attempts = attempts
             if not attempts:
@@ -93,14 +97,22 @@ def join(
             with open_timed(info.path) as source:
                 kinds = {stream.type for stream in source.container.streams}
                 lost = " and ".join(sorted((failed - attempts[0]) & kinds))
-            warnings.append(f"damaged input: {lost} streams can't be copied ({error.strerror}), left out")
+            warnings.append(Loss(f"damaged input: {lost} streams can't be copied ({error.strerror}), left out"))
 
 
 class _Join:
     """One writing of the output, with the input's streams of some types."""
 
-    def __init__(self, track: VideoTrack, info: VideoInfo, container: str, clip: Clip | None, types: set[str]) -> None:
-        self._track, self._info, self._container, self._types = track, info, container, types
+    def __init__(
+        self,
+        track: VideoTrack,
+        info: VideoInfo,
+        container: str,
+        clip: Clip | None,
+        choice: StreamChoice,
+        types: set[str],
+    ) -> None:
+        self._track, self._info, self._container, self._choice, self._types = track, info, container, choice, types
         self._timeline = Timeline.starting_at(track.start, clip)
         self._damage = UnreadablePlaces()
         self._is_matroska = container in ("mkv", "webm")
@@ -110,7 +122,7 @@ class _Join:
         file = OutputFile(target)
         try:
             with open_timed(self._info.path) as source:
-                copiers, _ = select_streams(source.container, self._info, self._container)
+                copiers = select_streams(source.container, self._info, self._container, self._choice).copiers
                 copiers = [copier for copier in copiers if copier.stream.type in self._types]
                 self._mux(file, source, copiers)
                 reports = [copier.report() for copier in copiers]

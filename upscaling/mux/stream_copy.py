@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import re
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -9,6 +10,9 @@ from typing import cast
 
 import av
 import av.error
+import av.logging
+from av.audio.stream import AudioStream
+from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
 from av.stream import AttachmentStream, Disposition, Stream
 from av.subtitles.stream import SubtitleStream
@@ -19,6 +23,11 @@ from upscaling.mux.containers import CONTAINERS, MUXER_OPTIONS, copy_metadata
 from upscaling.mux.packet_repair import PacketRepair
 from upscaling.mux.timeline import Clip, Timeline
 
+# FFmpeg's name of a layout that the file does not tell → the usual one, which muxers and encoders need to know.
+USUAL_LAYOUTS = {
+    "1 channels": "mono", "2 channels": "stereo", "3 channels": "3.0", "4 channels": "4.0", "5 channels": "5.0",
+    "6 channels": "5.1", "7 channels": "6.1", "8 channels": "7.1",
+}  # fmt: skip
 _ERRORS = (av.error.FFmpegError, ValueError, OSError, RuntimeError)
 
 
@@ -35,6 +44,7 @@ class StreamCopier:
 
     def __init__(self, stream: Stream, path: Path, container: str) -> None:
         self.stream, self.path, self.container = stream, path, container
+        self.disposition = stream.disposition  # in the output
         self.target: Stream | None = None  # in the output, once it is added
         self._repair = PacketRepair(strict=container not in ("mkv", "webm"))
 
@@ -68,8 +78,11 @@ class StreamCopier:
     def add_copy(self, out: OutputContainer, template: Stream) -> None:
         """Adds a stream with the parameters of `template`."""
         added = out.add_stream_from_template(template, opaque=True)
+        if isinstance(added, AudioStream):  # MP4's muxer fails in the end if it does not know PCM's layout
+            layout = added.codec_context.layout.name
+            added.codec_context.layout = USUAL_LAYOUTS.get(layout, layout)
         added.time_base = self.stream.time_base
-        self.target = copy_metadata(added, self.stream)
+        self.target = copy_metadata(added, self.stream, self.disposition)
 
     def first_packets(self) -> Iterable[av.Packet]:
         """Packets that the output begins with."""
@@ -106,7 +119,14 @@ class StreamCopier:
 class TextSubtitles(StreamCopier):
     """Converts text subtitles to the container's own codec for text."""
 
-    outcome = "copied as text"
+    def __init__(self, stream: Stream, path: Path, container: str) -> None:
+        super().__init__(stream, path, container)
+        self.outcome = f"converted to {subtitles.TEXT_CODEC[container]}"
+
+    def note(self) -> str | None:
+        if codec_name(self.stream) not in ("ass", "ssa"):
+            return None
+        return f"{describe(self.stream)} is {self.outcome}: its styling is lost, mkv could keep it"
 
     def fits(self) -> bool:
         context = self.stream.codec_context
@@ -118,7 +138,7 @@ class TextSubtitles(StreamCopier):
         added.codec_context.subtitle_header = subtitles.ASS_HEADER
         added.codec_context.time_base = Fraction(1, 1000)
         added.time_base = Fraction(1, 1000)
-        self.target = copy_metadata(added, self.stream)
+        self.target = copy_metadata(added, self.stream, self.disposition)
 
     def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
         source, target = self.stream.codec_context.codec.canonical_name, subtitles.TEXT_CODEC[self.container]
@@ -191,11 +211,30 @@ class Attachment(StreamCopier):
 
 def describe(stream: Stream) -> str:
     """`subtitle stream 3 (hdmv_pgs_subtitle, eng)`."""
-    context = stream.codec_context
-    name = context.codec.canonical_name if context is not None else getattr(stream, "name", None)
+    name = codec_name(stream)
     kind = "cover picture" if is_cover(stream) else f"{stream.type} stream"
     words = [word for word in (name, stream.language) if word and word != "und"]
     return f"{kind} {stream.index}" + (f" ({', '.join(words)})" if words else "")
+
+
+def codec_name(stream: Stream) -> str | None:
+    """FFmpeg's name of the stream's codec; None if FFmpeg does not know it.
+
+    PyAV has no name for a codec without a decoder. A bitstream filter of another codec tells it in its refusal.
+    """
+    if stream.codec_context is not None:
+        return stream.codec_context.codec.canonical_name
+    if stream.type in ("data", "attachment"):
+        return getattr(stream, "name", None)
+    level = av.logging.get_level()
+    av.logging.set_level(av.logging.ERROR)
+    try:
+        with av.logging.Capture() as lines, contextlib.suppress(*_ERRORS):
+            BitStreamFilterContext("aac_adtstoasc", stream)
+    finally:
+        av.logging.set_level(level)
+    match = re.search(r"Codec '(\w+)'", "".join(text for _, _, text in lines))
+    return match[1] if match and match[1] not in ("none", "unknown_codec") else None
 
 
 def is_cover(stream: Stream) -> bool:

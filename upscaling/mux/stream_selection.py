@@ -1,14 +1,22 @@
 """Which streams of the input go into the output beside the main stream, each with its way there."""
 
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from av.container import InputContainer
-from av.stream import Stream
+from av.stream import Disposition, Stream
 
+from upscaling.common.errors import InputError
+from upscaling.common.languages import by_language
+from upscaling.common.text import Loss
 from upscaling.decode.probe import VideoInfo
 from upscaling.demux.main_stream import is_encrypted
 from upscaling.demux.survey import has_parameters, survey
-from upscaling.mux.audio_copy import EncodedAudio, PrimedAudio
+from upscaling.mux.audio_copy import PrimedAudio, RepackedAac, UndecodedAudio
+from upscaling.mux.audio_encode import EncodedAudio, audio_context
+from upscaling.mux.audio_formats import ENCODERS, encodings, holds
+from upscaling.mux.containers import CONTAINERS
 from upscaling.mux.stream_copy import (
     Attachment,
     CoverAttachment,
@@ -20,40 +28,88 @@ from upscaling.mux.stream_copy import (
 )
 
 # In the order in which they are tried.
-_COPIERS: tuple[type[StreamCopier], ...] = (
-    PrimedAudio, StreamCopier, TextSubtitles, EncodedAudio, CoverStream, CoverAttachment, Attachment,
-)  # fmt: skip
+_COPIERS: tuple[type[StreamCopier], ...] = (StreamCopier, TextSubtitles, CoverStream, CoverAttachment, Attachment)
+_AUDIO_COPIERS: tuple[type[StreamCopier], ...] = (RepackedAac, PrimedAudio, StreamCopier, UndecodedAudio)
 
 
-def select_streams(source: InputContainer, info: VideoInfo, container: str) -> tuple[list[StreamCopier], list[str]]:
-    """Copiers for the streams beside the main stream, and one line for each stream that is changed or left out."""
-    copiers, warnings = [], []
+@dataclass(frozen=True)
+class StreamChoice:
+    """What the user wants of sound and subtitles: as the options of the same names have it, see job/options.py."""
+
+    audio: str = "auto"  # one of audio_formats.AUDIO
+    audio_bitrate: int | None = None  # bits/s
+    audio_language: tuple[str, ...] = ()  # all if empty
+    subtitle_language: tuple[str, ...] = ()
+
+    def check(self, container: str) -> None:
+        """InputError for what contradicts itself, or what a container can't hold."""
+        if not holds(container, self.audio):
+            others = [f".{name}" for name in CONTAINERS if holds(name, self.audio)]
+            raise InputError(f"--audio {self.audio}: .{container} can't hold it; {', '.join(others)} can")
+        if self.audio_bitrate is not None and self.audio not in ("auto", "aac", "opus"):
+            raise InputError("--audio-bitrate is for --audio auto, aac and opus")
+        if self.audio_language and self.audio == "none":
+            raise InputError("choose --audio none or --audio-language, not both")
+
+
+EVERYTHING = StreamChoice()
+
+
+@dataclass
+class Selection:
+    """Copiers in the order of the output's streams, a line for each stream that is changed or left out against the
+    user's wish, and what happens to each stream, by its index in the input.
+    """
+
+    copiers: list[StreamCopier] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    outcomes: dict[int, str] = field(default_factory=dict)
+
+
+def select_streams(
+    source: InputContainer, info: VideoInfo, container: str, choice: StreamChoice = EVERYTHING
+) -> Selection:
+    """The streams beside the main stream; InputError for a choice that can't be had."""
+    choice.check(container)
+    found = Selection(outcomes={info.stream_index: "upscaled"})
     own = program_streams(source, info)
+    wanted = _wanted([stream for stream in source.streams if stream.index in own], choice)
     others = [stream.index for stream in source.streams if stream.index not in own]
     if others:
-        warnings.append(
-            f"{_listed(others)} left out: of other programs than the picture's own (stream {info.stream_index})"
-        )
+        line = f"{_listed(others)} left out: of other programs than the picture's own (stream {info.stream_index})"
+        found.notes.append(line)
+        found.outcomes |= dict.fromkeys(others, "left out: of another program")
     for stream in source.streams:
-        if stream.index == info.stream_index or stream.index not in own or _is_written_by_muxer(source, stream):
+        if stream.index == info.stream_index or stream.index not in own:
             continue
-        if not has_parameters(stream):
-            warnings.append(f"{describe(stream)} is left out: the file has no packet of it that tells its parameters")
+        if _is_written_by_muxer(source, stream):
+            found.outcomes[stream.index] = "written anew"
+        elif stream.index not in wanted:
+            found.outcomes[stream.index] = "left out, as was asked for"
+        elif reason := _add(found, stream, info.path, container, choice):
+            found.outcomes[stream.index] = f"left out: {reason}"
+            found.notes.append(Loss(f"{describe(stream)} is left out: {reason}"))
+    _put_in_order(found.copiers, wanted, choice)
+    return found
+
+
+def _wanted(streams: Sequence[Stream], choice: StreamChoice) -> list[int]:
+    """The indices of the streams that the user wants, in the order of languages."""
+    indices = []
+    languages = {"audio": ("--audio-language", choice.audio_language)}
+    languages["subtitle"] = ("--subtitle-language", choice.subtitle_language)
+    kinds = dict.fromkeys(stream.type for stream in streams)
+    for kind in {**kinds, "audio": None, "subtitle": None}:
+        of_kind = [stream for stream in streams if stream.type == kind]
+        option, codes = languages.get(kind, ("", ()))
+        if kind == "audio" and choice.audio == "none":
             continue
-        if _is_encrypted(stream, info.path):
-            warnings.append(f"{describe(stream)} is left out: it is encrypted")
-            continue
-        copier = _copier(stream, info.path, container)
-        if copier is not None:
-            copiers.append(copier)
-            warnings += [note] if (note := copier.note()) else []
-            continue
-        others = [
-            name for name in ("mkv", "mp4", "mov", "webm") if name != container and _copier(stream, info.path, name)
-        ]
-        hint = f"{others[0]} could" if others else "no container written here can"
-        warnings.append(f"{describe(stream)} is left out: {container} can't hold it, {hint}")
-    return copiers, warnings
+        try:
+            order = by_language([stream.language for stream in of_kind], codes) if codes else range(len(of_kind))
+        except InputError as error:
+            raise InputError(f"{option}: {error}") from None
+        indices += [of_kind[at].index for at in order]
+    return indices
 
 
 def program_streams(source: InputContainer, info: VideoInfo) -> set[int]:
@@ -66,13 +122,69 @@ def program_streams(source: InputContainer, info: VideoInfo) -> set[int]:
 
 def _listed(indices: list[int]) -> str:
     """`stream 1 is`, `streams 1, 2 are`."""
-    return (
-        f"stream{'s' if len(indices) > 1 else ''} {', '.join(map(str, indices))} {'are' if len(indices) > 1 else 'is'}"
-    )
+    numbers = ", ".join(map(str, indices))
+    return f"streams {numbers} are" if len(indices) > 1 else f"stream {numbers} is"
 
 
-def _copier(stream: Stream, path: Path, container: str) -> StreamCopier | None:
-    return next((copier for kind in _COPIERS if (copier := kind(stream, path, container)).fits()), None)
+def _add(found: Selection, stream: Stream, path: Path, container: str, choice: StreamChoice) -> str:
+    """Adds the stream's copier, and a note if it is changed; returns why there is none."""
+    if not has_parameters(stream):
+        return "the file has no packet of it that tells its parameters"
+    if _is_encrypted(stream, path):
+        return "it is encrypted"
+    copier = _copier(stream, path, container, choice)
+    if copier is not None:
+        found.copiers.append(copier)
+        found.outcomes[stream.index] = copier.outcome
+        note = copier.note()
+        if choice.audio in ENCODERS and isinstance(copier, UndecodedAudio):
+            note = f"{describe(stream)} stays as it is: FFmpeg has no decoder for it"
+        found.notes += [note] if note else []
+        return ""
+    others = [
+        name
+        for name in ("mkv", "mp4", "mov", "webm")
+        if name != container and holds(name, choice.audio) and _copier(stream, path, name, choice)
+    ]
+    hint = f"{others[0]} could" if others else "no container written here can"
+    if choice.audio == "copy" and _copier(stream, path, container, EVERYTHING):
+        hint += ", and --audio auto converts it"
+    return f"{container} can't hold it, {hint}"
+
+
+def _copier(stream: Stream, path: Path, container: str, choice: StreamChoice) -> StreamCopier | None:
+    return next((copier for copier in _copiers(stream, path, container, choice) if copier.fits()), None)
+
+
+def _copiers(stream: Stream, path: Path, container: str, choice: StreamChoice) -> Iterator[StreamCopier]:
+    """Every way for the stream, the best first."""
+    if stream.type != "audio":
+        yield from (kind(stream, path, container) for kind in _COPIERS)
+        return
+    context = audio_context(stream)
+    codec = context.codec.canonical_name if context is not None else ""
+    is_codec = choice.audio in ENCODERS
+    keeps = not is_codec or (choice.audio_bitrate is None and codec.removesuffix("_latm") == choice.audio)
+    copied = [kind(stream, path, container) for kind in _AUDIO_COPIERS]
+    if keeps:
+        yield from copied
+    if context is not None:
+        for encoding in encodings(codec, context.format.name, container, choice.audio):
+            yield EncodedAudio(stream, path, container, encoding, choice.audio_bitrate, is_codec)
+    if not keeps:
+        yield from copied
+
+
+def _put_in_order(copiers: list[StreamCopier], wanted: list[int], choice: StreamChoice) -> None:
+    """Puts sound and subtitles in the order of the languages; the first sound is the default one then."""
+    for kind in ("audio", "subtitle"):
+        places = [at for at, copier in enumerate(copiers) if copier.stream.type == kind]
+        ordered = sorted((copiers[at] for at in places), key=lambda copier: wanted.index(copier.stream.index))
+        for at, copier in zip(places, ordered, strict=True):
+            copiers[at] = copier
+            if kind == "audio" and choice.audio_language:
+                flags = copier.disposition & ~Disposition.default
+                copier.disposition = flags | Disposition.default if at == places[0] else flags
 
 
 def _is_encrypted(stream: Stream, path: Path) -> bool:

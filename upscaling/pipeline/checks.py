@@ -16,14 +16,17 @@ from upscaling.pipeline import images
 from upscaling.pipeline.images import PictureTarget
 
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")  # of a URI (RFC 3986)
+VIDEO_OPTIONS = (
+    "codec", "crf", "preset", "pix_fmt", "audio", "audio_bitrate", "audio_language", "subtitle_language",
+)  # fmt: skip
 
 
 def picture_target(options: Options) -> PictureTarget | None:
     """The pictures that the output's name stands for, None for a video; InputError for options of videos only."""
     if not image_files.is_picture(options.output):
         return None
-    for name in ("codec", "crf", "preset", "pix_fmt"):
-        if getattr(options, name) not in (None, "auto"):
+    for name in VIDEO_OPTIONS:
+        if getattr(options, name) not in (None, "auto", ()):
             raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
     return PictureTarget(resolved(options.output), images.is_pattern(options.output))
 

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from upscaling.job.options import Options
 from upscaling.job.parts import check_part_options, part_directory
 from upscaling.models import weights
 from upscaling.mux.muxer import check_container
+from upscaling.mux.stream_selection import StreamChoice
 from upscaling.pipeline import images
 from upscaling.pipeline.checks import (
     check_overwritten,
@@ -70,6 +71,11 @@ class Plan:
     def asked(self) -> dict[str, str]:
         """The options given that change the result, as text."""
         return given_options(self.options)
+
+    @property
+    def streams(self) -> StreamChoice:
+        """What is wanted of sound and subtitles."""
+        return stream_choice(self.options)
 
     @property
     def part(self) -> Part | None:
@@ -193,7 +199,7 @@ def _encoding(
             info, output, *shape.frame,
             codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
         )  # fmt: skip
-        warnings = check_container(info, output, encoding)
+        warnings = check_container(info, output, encoding, stream_choice(options))
     pixel_shape = Fraction(1) if shape.square else encoding.sample_aspect_ratio
     return replace(encoding, placement=shape.placement, sample_aspect_ratio=pixel_shape), warnings
 
@@ -237,6 +243,11 @@ def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> 
 def stored_bytes(stored: FrameConversion) -> int:
     """Bytes of one frame in storage, decoded and upscaled together."""
     return stored.source.frame_bytes + stored.target.padded.frame_bytes
+
+
+def stream_choice(options: Options) -> StreamChoice:
+    """What the options say about sound and subtitles."""
+    return StreamChoice(**{one.name: getattr(options, one.name) for one in fields(StreamChoice)})
 
 
 # Identity
@@ -294,7 +305,9 @@ def resolved_precision(asked: str, device: str, engine: str = TORCH) -> str:
 def requested_parameters(options: Options) -> dict:
     """Every option that changes a result, as it was asked for, as JSON has it; the same for all files of a folder."""
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    names = ("scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format")
+    names = ["scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format"]
+    choice = stream_choice(options)
+    names += [one.name for one in fields(StreamChoice) if getattr(choice, one.name) != one.default]
     model = {
         "sha256": list(found.sums) if found else LANCZOS,
         "blend": found.blend if found else None,

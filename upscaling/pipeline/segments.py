@@ -122,7 +122,9 @@ def join_into_output(segments: Sequence[Segment], plan: Plan, work_dir: WorkDir)
     _check_output(plan)
 
     def write(target: Path | int) -> list[str]:
-        warnings = join(segments, plan.info, plan.encoding, target, container, plan.clip(work_dir.records))
+        warnings = join(
+            segments, plan.info, plan.encoding, target, container, plan.clip(work_dir.records), plan.streams
+        )
         if not work_dir.held:
             raise UpscaleError("the run ended while the output was written")
         return warnings

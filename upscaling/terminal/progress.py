@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from upscaling.common.errors import InputError
-from upscaling.common.text import LineFormatter, clock, many, one_line, printable
+from upscaling.common.text import LineFormatter, Loss, clock, many, one_line, printable
 
 if TYPE_CHECKING:
     from upscaling.pipeline.stages import RunCounts
@@ -53,7 +53,7 @@ class Progress:
         self.write(line)
 
     def warn(self, line: str) -> None:
-        """One line about something that the user should look at; the run goes on."""
+        """One line about something that the user should look at; the run goes on. A `Loss` is shown even with -q."""
         self.log(logging.WARNING, line)
         self.write(line)
 
@@ -163,6 +163,17 @@ def put(stream: TextIO | None, line: str) -> None:
 
 class Quiet(Progress):
     """Nothing but what must not be missed, on stderr."""
+
+    _input = ""  # of the job that is running
+
+    def start(self, **facts) -> None:
+        super().start(**facts)
+        self._input = f"{facts['input']}: "
+
+    def warn(self, line: str) -> None:
+        super().warn(line)
+        if isinstance(line, Loss):
+            put(sys.stderr, f"upscale: warning: {self._input}{line}")
 
     def alert(self, line: str) -> None:
         super().alert(line)

@@ -1,0 +1,204 @@
+"""Sound encoded again: what the container can't hold as it is, and what the user wants in another codec."""
+
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import cast
+
+import av
+import av.error
+from av.audio.codeccontext import AudioCodecContext
+from av.audio.frame import AudioFrame
+from av.audio.resampler import AudioResampler
+from av.audio.stream import AudioStream
+from av.container import OutputContainer
+from av.stream import Stream
+
+from upscaling.common.errors import InputError
+from upscaling.common.memory_limits import check_memory
+from upscaling.common.text import many
+from upscaling.demux.reader import seconds_per_tick
+from upscaling.mux.audio_formats import Encoding
+from upscaling.mux.containers import copy_metadata
+from upscaling.mux.stream_copy import USUAL_LAYOUTS, StreamCopier, describe
+
+_MAX_DRIFT = Fraction(1, 20)  # seconds between counted samples and timestamps; more is a gap in the sound
+
+
+def audio_context(stream: Stream) -> AudioCodecContext | None:
+    """The decoder of a stream of sound; None for other streams, and for codecs without a decoder."""
+    return stream.codec_context if isinstance(stream, AudioStream) else None
+
+
+class SoundEncoder:
+    """Frames of sound, whatever their format, rate and layout, as packets of one encoder at counted times.
+
+    `encode` gives a frame to the encoder (None: there are no more) and returns its packets; the encoder takes
+    samples of `sample_format`, `layout` and `rate`.
+    """
+
+    def __init__(
+        self, encode: Callable[[AudioFrame | None], list[av.Packet]], sample_format: str, layout: str, rate: int
+    ) -> None:
+        self._encode = encode
+        self._format, self._layout, self._rate = sample_format, layout, rate
+        self._resampler: AudioResampler | None = None
+        self._source: tuple[str, str, int] | None = None  # format, layout and rate of the last frame
+        self._next: Fraction | None = None  # seconds, when the next frame starts
+
+    def encode(self, frame: AudioFrame) -> Iterator[av.Packet]:
+        """The packets that are complete with this frame, whose time is changed."""
+        source = (frame.format.name, frame.layout.name, frame.sample_rate)
+        if source != self._source:
+            yield from self._drain()
+            self._source = source
+            self._resampler = AudioResampler(self._format, self._layout, self._rate)
+        assert self._resampler is not None
+        self._set_time(frame)
+        for converted in self._resampler.resample(frame):
+            yield from self._encode(converted)
+
+    def flush(self) -> Iterator[av.Packet]:
+        """The packets that remain."""
+        yield from self._drain()
+        if self._source is not None:
+            yield from self._encode(None)
+
+    def _drain(self) -> Iterator[av.Packet]:
+        if self._resampler is not None:
+            for converted in self._resampler.resample(None):
+                if converted is not None:
+                    yield from self._encode(converted)
+        self._resampler = None
+
+    def _set_time(self, frame: AudioFrame) -> None:
+        """Counts samples, so that coarse times of the input leave no gaps between frames."""
+        if frame.pts is not None and frame.time_base is not None:
+            start = frame.pts * frame.time_base
+            if self._next is None or start > self._next + _MAX_DRIFT:
+                self._next = Fraction(round(start * frame.sample_rate), frame.sample_rate)
+        now = self._next or Fraction(0)
+        frame.pts, frame.time_base = round(now * frame.sample_rate), Fraction(1, frame.sample_rate)
+        self._next = now + Fraction(frame.samples, frame.sample_rate)
+
+
+class EncodedAudio(StreamCopier):
+    """Decodes sound and encodes it again; `wanted`: the user asked for the codec. `bit_rate` is in bits/s.
+
+    InputError if the encoder does not take that bit rate.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        path: Path,
+        container: str,
+        encoding: Encoding,
+        bit_rate: int | None = None,
+        wanted: bool = False,
+    ) -> None:
+        super().__init__(stream, path, container)
+        self._encoding, self._wanted = encoding, wanted
+        self._rate, self._bit_rate, self._layout = 0, None, ""  # of the encoder; no layout: it can't encode this
+        self._sound: SoundEncoder | None = None
+        self._damaged = 0
+        context = audio_context(stream)
+        if context is None or not context.sample_rate or not context.channels:
+            return
+        self._rate = encoding.rate(context.sample_rate)
+        self._bit_rate = usual = encoding.bit_rate(self._rate, context.channels)
+        self._layout = _layout(encoding, context, self._rate, usual)
+        if usual and bit_rate and self._layout:
+            self._bit_rate = bit_rate
+            if not _opens(encoding, self._layout, self._rate, bit_rate):
+                what = f"{encoding.name} of {many(context.channels, 'channel')}"
+                raise InputError(f"--audio-bitrate {bit_rate}: {what} can't have it; {usual} is usual")
+        mixed = "" if av.AudioLayout(self._layout or "mono").nb_channels == context.channels else ", mixed to stereo"
+        self._name = f"{encoding.name}{' without loss' if encoding.lossless and not mixed else ''}{mixed}"
+        rate = f" ({self._bit_rate // 1000} kbit/s)" if self._bit_rate else ""
+        self.outcome = f"{'repacked as' if encoding.is_repacking else 'converted to'} {self._name}{rate}"
+
+    def fits(self) -> bool:
+        return bool(self._layout) and self.muxes()
+
+    def note(self) -> str | None:
+        if self._wanted or self._encoding.is_repacking:
+            return None
+        return f"{describe(self.stream)} is converted to {self._name}: {self.container} can't hold it as it is"
+
+    def add_to(self, out: OutputContainer) -> None:
+        encoding = self._encoding
+        added = cast(AudioStream, out.add_stream(encoding.encoder, rate=self._rate))
+        _set_up(added.codec_context, encoding, self._layout, self._rate, self._bit_rate)
+        added.time_base = Fraction(1, self._rate)
+        self.target = copy_metadata(added, self.stream, self.disposition)
+        self._sound = SoundEncoder(added.encode, encoding.sample_format, self._layout, self._rate)
+
+    def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
+        assert self._sound is not None, "add_to comes first"
+        _use_time_base(packet, seconds_per_tick(self.stream))
+        for frame in self._decode(packet):
+            for encoded in self._sound.encode(frame):
+                yield self.to_target(encoded)
+
+    def flush(self) -> Iterator[av.Packet]:
+        assert self._sound is not None
+        for frame in self._decode(None):
+            for encoded in self._sound.encode(frame):
+                yield self.to_target(encoded)
+        for encoded in self._sound.flush():
+            yield self.to_target(encoded)
+
+    def _decode(self, packet: av.Packet | None) -> list[AudioFrame]:
+        """The frames of a packet of the input; one that does not decode is left out and counted."""
+        decoder = audio_context(self.stream)
+        assert decoder is not None
+        try:
+            return decoder.decode(packet)
+        except (av.error.FFmpegError, ValueError) as error:
+            check_memory(error)
+            self._damaged += 1
+            return []
+
+    def report(self) -> str | None:
+        lines = [super().report()]
+        if self._damaged:
+            lines.append(f"{describe(self.stream)}: {many(self._damaged, 'packet')} could not be decoded")
+        return "; ".join(line for line in lines if line) or None
+
+
+def _use_time_base(packet: av.Packet, time_base: Fraction) -> None:
+    """Puts a packet's times into its stream's time base, in which the decoder counts the priming that it skips."""
+    times = (packet.pts, packet.dts, packet.duration or 0)
+    packet.pts, packet.dts, packet.duration = (
+        t if t is None else round(t * packet.time_base / time_base) for t in times
+    )
+    packet.time_base = time_base
+
+
+def _layout(encoding: Encoding, source: AudioCodecContext, rate: int, bit_rate: int | None) -> str:
+    """The layout to encode a source's sound in: its own, else the usual one of as many channels, else stereo.
+
+    Empty if the encoder opens with none.
+    """
+    own = USUAL_LAYOUTS.get(source.layout.name, source.layout.name)
+    usual = USUAL_LAYOUTS.get(f"{source.channels} channels", own)
+    return next((name for name in (own, usual, "stereo") if _opens(encoding, name, rate, bit_rate)), "")
+
+
+def _opens(encoding: Encoding, layout: str, rate: int, bit_rate: int | None) -> bool:
+    """Whether the encoder takes sound of that layout, rate in Hz and bit rate in bits/s."""
+    context = cast(AudioCodecContext, av.CodecContext.create(encoding.encoder, "w"))
+    try:
+        _set_up(context, encoding, layout, rate, bit_rate)
+        context.open()
+    except (av.error.FFmpegError, ValueError) as error:
+        check_memory(error)
+        return False
+    return True
+
+
+def _set_up(context: AudioCodecContext, encoding: Encoding, layout: str, rate: int, bit_rate: int | None) -> None:
+    context.layout, context.sample_rate, context.format = layout, rate, encoding.sample_format
+    if bit_rate:
+        context.bit_rate = bit_rate

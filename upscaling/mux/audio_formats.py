@@ -1,0 +1,118 @@
+"""What sound becomes if the output's container can't hold it as it is, or if the user wants another codec.
+
+Sound that is stored without loss stays so: as PCM, FLAC or ALAC, whichever the container and its players take.
+FLAC goes into MP4 because more players take it there than PCM (Chrome, Firefox, Android, Apple's since 2017, VLC);
+QuickTime's own PCM and ALAC go into MOV, which can't hold FLAC. Sound with losses becomes FLAC in Matroska, AAC in
+MP4 and MOV, Opus in WebM, which holds nothing else that can be encoded here.
+"""
+
+from dataclasses import dataclass
+
+AUDIO = ("auto", "copy", "aac", "opus", "flac", "none")  # what the user can choose
+ENCODERS = {"aac": "aac", "opus": "libopus", "flac": "flac"}  # a choice → FFmpeg's encoder
+_HELD = {  # container → the encoders whose sound it holds
+    "mkv": {"pcm", "flac", "alac", "aac", "libopus"},
+    "mp4": {"pcm", "flac", "alac", "aac", "libopus"},
+    "mov": {"pcm", "alac", "aac"},
+    "webm": {"libopus"},
+}
+
+_LOG_PCM = {"pcm_alaw", "pcm_mulaw", "pcm_vidc"}  # decoded exactly to 16 bits
+_COMPRESSED = _LOG_PCM | {
+    "alac", "ape", "dst", "flac", "mlp", "mp4als", "osq", "ralf", "rka", "shorten", "tak", "truehd", "tta", "wavarc",
+    "wavpack", "wmalossless",
+}  # fmt: skip
+_DEEP = {"alac", "wavpack", "pcm_s32be", "pcm_s32le", "pcm_s32le_planar", "pcm_u32be", "pcm_u32le"}  # may be 32 bits
+_LINEAR, _LOSSLESS, _LOSSY = range(3)
+# In the order in which they are tried; "pcm" is the one for the samples, see `_pcm`.
+_ORDERS = {
+    "mkv": (("pcm", "flac", "aac"), ("flac", "pcm", "aac"), ("flac", "aac")),
+    "mp4": (("flac", "pcm", "aac"), ("flac", "pcm", "aac"), ("aac", "flac")),
+    "mov": (("pcm", "alac", "aac"), ("alac", "pcm", "aac"), ("aac", "pcm")),
+    "webm": (("libopus",), ("libopus",), ("libopus",)),
+}
+_AAC_RATES = (7350, 8000, 11025, 12000, 16000, 22050, 24000, 32000, 44100, 48000, 64000, 88200, 96000)
+_RATES = {"aac": _AAC_RATES, "libopus": (8000, 12000, 16000, 24000, 48000)}
+_BIT_RATES = {"aac": 96_000, "libopus": 64_000}  # bits/s a channel
+_BITS_PER_SAMPLE = 6  # that AAC can have at most
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """An encoder of FFmpeg, the format of the samples that it gets, and whether its sound equals the source's."""
+
+    encoder: str
+    sample_format: str
+    lossless: bool
+
+    @property
+    def name(self) -> str:
+        """What a person calls it: PCM, FLAC, AAC, Opus."""
+        if self.encoder == "libopus":
+            return "Opus"
+        return "PCM" if self.encoder.startswith("pcm_") else self.encoder.upper()
+
+    @property
+    def is_repacking(self) -> bool:
+        """Whether the samples stay as they are and only their packing changes."""
+        return self.encoder.startswith("pcm_") and self.lossless
+
+    def rate(self, rate: int) -> int:
+        """The sample rate in Hz for a source's: the next higher one if the codec does not have it."""
+        rates = _RATES.get(self.encoder, (rate,))
+        return rate if rate in rates else min((one for one in rates if one > rate), default=rates[-1])
+
+    def bit_rate(self, rate: int, channels: int) -> int | None:
+        """The usual bits/s; None if the codec has no bit rate to choose."""
+        per_channel = _BIT_RATES.get(self.encoder)
+        return per_channel and min(per_channel, _BITS_PER_SAMPLE * rate) * channels
+
+
+def encodings(codec: str, sample_format: str, container: str, audio: str = "auto") -> list[Encoding]:
+    """The ways to encode sound for a container, the best first; empty if there is none or the user wants none.
+
+    `codec` and `sample_format` are FFmpeg's names of the source's codec and of its decoder's samples, `audio` is one
+    of AUDIO.
+    """
+    if audio in ("copy", "none"):
+        return []
+    packed = sample_format.removesuffix("p")
+    kind = _kind(codec)
+    bits = 64 if packed in ("s64", "dbl") else 32 if packed == "flt" or (codec in _DEEP and packed == "s32") else 24
+    names = (ENCODERS[audio],) if audio in ENCODERS else _ORDERS[container][kind]
+    found = []
+    for name in names:
+        if name == "pcm":
+            encoder, form = _pcm(packed, bits, container)
+            found.append(Encoding(encoder, form, kind != _LOSSY and packed != "s64"))
+        elif name in ("flac", "alac"):
+            deep = kind != _LOSSY and packed not in ("u8", "s16")
+            fits = bits == 24 and kind != _LOSSY
+            form = "s32" if deep or packed == "s32" else "s16"
+            if fits or kind == _LOSSY or audio in ENCODERS:
+                found.append(Encoding(name, form + "p" * (name == "alac"), fits))
+        else:
+            found.append(Encoding(name, "fltp" if name == "aac" else "flt", lossless=False))
+    return found
+
+
+def holds(container: str, audio: str) -> bool:
+    """Whether a container holds the codec of a choice; true for choices that are no codec."""
+    return audio not in ENCODERS or ENCODERS[audio] in _HELD[container]
+
+
+def _kind(codec: str) -> int:
+    if codec in _COMPRESSED:
+        return _LOSSLESS
+    return _LINEAR if codec.startswith("pcm_") or codec in ("s302m", "dvaudio") else _LOSSY
+
+
+def _pcm(packed: str, bits: int, container: str) -> tuple[str, str]:
+    """FFmpeg's PCM encoder for samples of a packed format, and the format that it gets."""
+    if packed == "u8" and container != "mp4":
+        return "pcm_u8", "u8"
+    if packed in ("flt", "dbl"):
+        return f"pcm_f{bits}le", packed
+    if packed in ("u8", "s16"):
+        return "pcm_s16le", "s16"
+    return f"pcm_s{min(bits, 32)}le", "s32"
