@@ -238,6 +238,75 @@ def is_refused(text: str) -> Callable[[Outcome], None]:
     return check
 
 
+# Time code
+
+
+def coded(name: str, text: str, rate: str = "25", **more) -> Callable[[Path], Path]:
+    """A clip whose video has a time code: as a track (MOV), or as a tag (Matroska)."""
+
+    def make(folder: Path) -> Path:
+        def setup(_, stream) -> None:
+            stream.metadata["timecode"] = text
+
+        return make_clip(folder / name, 10, rate=Fraction(rate), setup=setup, **more)
+
+    return make
+
+
+def coded_sound(folder: Path) -> Path:
+    return coded("in.mov", "23:59:59:20", sound=True)(folder)
+
+
+def coded_uneven(folder: Path) -> Path:
+    """Ten frames within a second, counted by 25 frames/s: the sixth is shown at 0.6 s."""
+    times = [0, 40, 100, 300, 340, 600, 640, 700, 900, 960]
+    more = {"codec": "ffv1", "time_base": Fraction(1, 1000), "pts": times, "options": {}}
+    return coded("in.mkv", "09:59:59:20", **more)(folder)
+
+
+def coded_hevc(folder: Path) -> Path:
+    """HEVC with time code SEI messages (ITU-T H.265 D.2.27): 01:02:03:04 and so on."""
+    options = {"x265-params": "log-level=none", "preset": "ultrafast", "bf": "0"}
+    clip = make_clip(folder / "plain.ts", 4, codec="libx265", options=options)
+
+    def message(data: bytes, number: int) -> bytes:
+        fields = [
+            (1, 2),
+            (1, 1),
+            (0, 1),
+            (0, 5),
+            (1, 1),
+            (0, 1),
+            (0, 1),
+            (4 + number, 9),
+            (3, 6),
+            (2, 6),
+            (1, 5),
+            (0, 5),
+        ]
+        bits = "".join(f"{value:0{width}b}" for value, width in fields)
+        return with_sei(data, "hevc", [(136, int(bits.ljust(48, "0"), 2).to_bytes(6, "big"))])
+
+    return rewritten(clip, folder / "in.ts", message)
+
+
+def starts_at(text: str, number: int | None = None) -> Callable[[Outcome], None]:
+    """The result's time code; `number` is that of its first frame in the time code track."""
+
+    def check(outcome: Outcome) -> None:
+        assert outcome.status == 0, outcome.lines
+        with av.open(str(outcome.output)) as container:
+            tags = {key.lower(): value for key, value in container.streams.video[0].metadata.items()}
+            assert tags["timecode"] == text
+            if number is not None:
+                packet = next(container.demux(container.streams.data[0]))
+                assert int.from_bytes(bytes(packet), "big") == number
+
+    return check
+
+
+MPEG2_CODE = {"codec": "mpeg2video", "options": {"gop_timecode": "01:02:03:04"}}
+
 KINDS = [
     Kind("mastering display beside an unknown kind of side data", unknown_kind, check_mastering),
     Kind("captions in H.264 at uneven times", captioned_h264, keeps("A53_CC", "AFD"), "out.mp4"),
@@ -261,4 +330,24 @@ KINDS = [
     Kind("Dolby Vision 8.1", dolby_vision(8, "libx265"), keeps(named=["Dolby Vision (profile 8.1) is dropped"])),
     Kind("Dolby Vision 5", dolby_vision(5, "libx265"), is_refused("Dolby Vision profile 5 ")),
     Kind("Dolby Vision 10.0", dolby_vision(10, "libsvtav1"), is_refused("Dolby Vision profile 10 ")),
+    Kind(
+        "time code, last day",
+        coded("in.mov", "23:59:59:20", "25", sound=True),
+        starts_at("23:59:59:20", 2159995),
+        "out.mov",
+    ),
+    Kind(
+        "time code, a part", coded("in.mov", "10:00:00:23", "25"), starts_at("10:00:01:02"), options=("--frames", "5:")
+    ),
+    Kind(
+        "drop-frame time code, a part",
+        coded("in.mov", "00:00:59;28", "30000/1001"),
+        starts_at("00:01:00;04", 1802),
+        "out.mp4",
+        ("--frames", "5:"),
+    ),
+    Kind("time code at uneven times", coded_uneven, starts_at("09:59:59:20", 899995), "out.mov"),
+    Kind("time code at uneven times, a part", coded_uneven, starts_at("10:00:00:10"), options=("--frames", "6:")),
+    Kind("time code in MPEG-2", lambda folder: make_clip(folder / "in.mpg", 4, **MPEG2_CODE), starts_at("01:02:03:04")),
+    Kind("time code in HEVC", coded_hevc, starts_at("01:02:03:05"), "out.mp4", ("--frames", "2:")),
 ]

@@ -21,6 +21,7 @@ from upscaling.decode.marks import read_marks
 from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
 from upscaling.decode.planes import PlaneViewer, has_alpha, stored_format
 from upscaling.decode.side_data import side_data_of, watched
+from upscaling.decode.timecode import read_timecode
 from upscaling.demux.clock import clock_lines
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.main_stream import check_size
@@ -125,6 +126,12 @@ def _describe(
     width, height = orientation.size(first.width, first.height)
     rate, duration = _frame_rate(reader), _duration(reader)
     notes += clock_lines(reader.clock)
+    start = (first.pts or 0) * seconds_per_tick(stream)
+    timecode = read_timecode(reader.path, reader.container, stream, (start, side_data), rate)
+    if timecode and "rate" in timecode:
+        marks["timecode"] = timecode
+    elif timecode:
+        mark_notes.append(f"its time code {timecode['first']!r} can't be read; it is dropped")
     return VideoInfo(
         path=reader.path,
         stream_index=stream.index,

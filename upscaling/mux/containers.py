@@ -29,6 +29,7 @@ _ITUNES_TAGS = {
 }  # fmt: skip
 _STALE_TAGS = {  # they describe the input file, not the output
     "encoder", "vendor_id", "rotate", "duration", "alpha_mode", "major_brand", "minor_version", "compatible_brands",
+    "timecode",  # a part has another
 }  # fmt: skip
 _STALE_PREFIXES = ("_statistics", "bps", "number_of_frames", "number_of_bytes", "duration-")  # Matroska's statistics
 # ISO 639-2 codes of languages that QuickTime has → the only code by which libavformat finds each.

@@ -16,6 +16,7 @@ from av.stream import Discard, Stream
 from upscaling.common.errors import UpscaleError
 from upscaling.common.text import SOFTWARE, Loss
 from upscaling.decode.probe import VideoInfo
+from upscaling.decode.timecode import timecode_at
 from upscaling.demux.survey import TimedInput, open_timed
 from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.message_units import lost_messages
@@ -174,6 +175,8 @@ class _Join:
         if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
             copy_metadata(video, source.streams[self._info.stream_index])
         video.metadata["encoder"] = SOFTWARE  # libavformat keeps the file's own encoder tag for its name
+        if timecode := self._track.settings.side_data.get("timecode"):
+            video.metadata["timecode"] = timecode_at(timecode, self._track.start)
         if self._needs_display_size():
             video.metadata["title"] = video.metadata.get("title", "") + matroska.DISPLAY_ROOM
         return video

@@ -91,7 +91,10 @@ class VideoTrack:
         context = added.codec_context
         added.time_base = settings.time_base
         context.sample_aspect_ratio = settings.sample_aspect_ratio
-        context.framerate = self._constant_rate()
+        timecode = settings.side_data.get("timecode")
+        # MP4 and MOV have a rate for their time code track alone; Matroska's is of the frames.
+        counted = Fraction(timecode["rate"]) if timecode and container in ("mp4", "mov") else Fraction(0)
+        context.framerate = counted or self._constant_rate()
         context.field_order = PROGRESSIVE
         for name, value in colour_codes(settings.colour).items():
             setattr(context, name, value)
