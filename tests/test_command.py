@@ -260,6 +260,22 @@ def test_the_example_of_the_documentation(clip, tmp_path):
     assert done.returncode == 1 and done.stderr.strip() == "not done: in.mp4: no such file"
 
 
+def test_the_lines_by_hand_of_the_documentation(tmp_path):
+    os.link(ROOT / "elk.mp4", tmp_path / "elk.mp4")
+    block = re.search(r"<!-- by hand.*?-->\n\n((?:    .*\n)+)", USAGE)[1]
+    lines = [line.split("  #")[0].strip() for line in block.splitlines()]
+    for line in lines:
+        script = re.sub(r"^python (\w+\.py)", rf"{shlex.quote(sys.executable)} {ROOT}/\1", line)
+        done = subprocess.run(
+            ["sh", "-c", script], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    with av.open(str(tmp_path / "result.mp4")) as video:
+        stream = video.streams.video[0]
+        assert (stream.width, stream.height, stream.average_rate) == (320, 180, 24)
+        assert len(list(video.decode(stream))) == 12
+
+
 def test_the_library_twice_in_one_process(clip, tmp_path):
     for name, frames in (("one.mp4", "1:10"), ("two.mkv", "5:")):
         result = upscaling.upscale_video(clip, tmp_path / name, "1.5", model="lanczos", workers=2, frames=frames)
