@@ -70,7 +70,8 @@ def test_a_picture_keeps_its_channels_and_its_depth(tmp_path, name, channels, dt
     cv2.imwrite(str(tmp_path / name), picture)
     done = run(tmp_path / name, tmp_path / f"out-{name}", "2")
     assert done.returncode == 0, done.stderr
-    assert_close(cv2.imread(str(tmp_path / f"out-{name}"), cv2.IMREAD_UNCHANGED), twice(picture), share)
+    shown = cv2.imread(str(tmp_path / name), cv2.IMREAD_UNCHANGED)  # lossy formats show another picture
+    assert_close(cv2.imread(str(tmp_path / f"out-{name}"), cv2.IMREAD_UNCHANGED), twice(shown), share)
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, f"out-{name}"])
 
 

@@ -10,10 +10,10 @@ from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
 from upscaling.frames.conversion import FrameConversion
-from upscaling.frames.image_files import write_picture
 from upscaling.frames.placement import Placement
 from upscaling.frames.swscale import Resizer
 from upscaling.job.work_dir import WorkDir
+from upscaling.pictures.writing import write_picture
 from upscaling.pipeline.plan import Plan
 
 PANEL = 800  # pixels across of each half; smaller pictures are enlarged to it by whole pixels

@@ -15,12 +15,11 @@ import numpy as np
 from upscaling.common.errors import InputError
 from upscaling.common.system import usable_cores
 from upscaling.common.text import clock, many, printable
-from upscaling.demux.survey import open_timed
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
-from upscaling.mux.stream_selection import select_streams
+from upscaling.mux.stream_selection import open_streams, select_streams
 from upscaling.pipeline.plan import Plan, make_plan
 from upscaling.terminal.progress import engine_text, size_text
 
@@ -134,7 +133,7 @@ def describe_streams(plan: Plan) -> list[str]:
     if plan.target is not None:
         return []
     container = plan.output.suffix.lower().lstrip(".")
-    with open_timed(plan.info.path) as source:
+    with open_streams(plan.info) as source:
         outcomes = select_streams(source.container, plan.info, container, plan.streams).outcomes
         return [f"{describe(stream)}: {outcomes[stream.index]}" for stream in source.container.streams]
 

@@ -23,10 +23,11 @@ from upscaling.common.errors import BusyError, InputError, Stopped
 from upscaling.common.files import append_synced, checked_line, file_identity, parse_checked_line
 from upscaling.common.memory_limits import memory_error
 from upscaling.common.text import many, printable
-from upscaling.frames.image_files import EXTENSIONS as PICTURES
-from upscaling.frames.image_files import is_picture
 from upscaling.job.options import Options
 from upscaling.mux.containers import CONTAINERS
+from upscaling.pictures import formats
+from upscaling.pictures.writing import EXTENSIONS as PICTURES
+from upscaling.pictures.writing import is_picture
 from upscaling.pipeline.checks import VIDEO_OPTIONS, check_overwritten, check_writes
 from upscaling.pipeline.plan import requested_parameters
 from upscaling.pipeline.shape import check_fit
@@ -36,13 +37,16 @@ from upscaling.workers.pool_cache import PoolCache
 
 RECORD_NAME = ".upscale-finished.jsonl"
 VIDEOS = {
-    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "flv", "gif", "h264", "h265", "hevc", "m1v", "m2t", "m2ts", "m2v",
+    "3g2", "3gp", "asf", "avi", "divx", "dv", "f4v", "flv", "h264", "h265", "hevc", "m1v", "m2t", "m2ts", "m2v",
     "m4v", "mkv", "mov", "mp4", "mpe", "mpeg", "mpg", "mpv", "mts", "mxf", "nut", "ogm", "ogv", "qt", "rm", "rmvb",
     "ts", "vob", "webm", "wmv", "y4m",
 }  # fmt: skip
 CONTAINER_ALIASES = {"m4v": "mp4", "qt": "mov"}  # other extensions of containers that can be written
+MAX_NAMES = 5  # of pictures that are passed over, in a line
 NOT_REGULAR = "is not a regular file and is passed over"
 DEFAULT_CONTAINER = "mkv"  # for sources whose container cannot be written: it holds every kind of stream
+DEFAULT_PICTURE = "png"  # for pictures whose format cannot be written: it holds every kind of sample
+MOVING = ("gif", "apng")  # animations; --container makes videos of them
 OWN_FOLDERS = (".work", ".parts")  # ends of the names of work directories and of parts
 
 
@@ -66,7 +70,8 @@ class SkipFile(Exception):
 def is_folder_run(options: Options) -> bool:
     """Whether INPUT is a folder whose files are done one by one, into the folder OUTPUT."""
     extension = options.output.suffix.lower().lstrip(".")
-    return options.input.is_dir() and (options.output.is_dir() or extension not in (*CONTAINERS, *PICTURES))
+    is_file = extension in CONTAINERS or formats.is_named_picture(options.output)
+    return options.input.is_dir() and (options.output.is_dir() or not is_file)
 
 
 def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], progress: Progress) -> tuple[int, dict]:
@@ -79,11 +84,14 @@ def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], pr
     check_folders(options)
     finished = Finished(options.output / RECORD_NAME)
     unreadable: list[OSError] = []
-    items = list_items(options, finished, unreadable.append)
+    unread: list[Path] = []
+    items = list_items(options, finished, unreadable.append, unread.append)
     check_items(items)
     counts: Counter[str] = Counter()
     options.output.mkdir(exist_ok=True)
     progress.detail(f"{printable(options.input)}: {many(len(items), 'video or picture file')}")
+    for line in unread_lines(unread):
+        progress.warn(line)
     with PoolCache(keep=True) as pool_cache:
         for item in items:
             if is_special(item.source):
@@ -102,6 +110,18 @@ def run_folder(options: Options, run: Callable[[Options, PoolCache], Result], pr
     seconds = round(time.monotonic() - started, 3)
     status = 1 if counts["failed"] else BusyError.exit_status if counts["busy"] and not counts["done"] else 0
     return status, {"output": printable(options.output), **summary, "seconds": seconds}
+
+
+def unread_lines(unread: Iterable[Path]) -> list[str]:
+    """A line for each format that is not read, with the first of its files."""
+    found: dict[str, list[Path]] = {}
+    for path in unread:
+        found.setdefault(formats.format_of(path) or "", []).append(path)
+    lines = []
+    for name, paths in sorted(found.items()):
+        names = ", ".join(printable(path.name) for path in paths[:MAX_NAMES]) + (", …" if paths[MAX_NAMES:] else "")
+        lines.append(f"{many(len(paths), 'picture')} passed over ({names}): {formats.refusal(name)}")
+    return lines
 
 
 def check_folders(options: Options) -> None:
@@ -138,7 +158,8 @@ def dry_run(options: Options) -> tuple[list[str], dict]:
     check_folders(options)
     finished = Finished(options.output / RECORD_NAME)
     found = []
-    items = list_items(options, finished)
+    unread: list[Path] = []
+    items = list_items(options, finished, unread=unread.append)
     check_items(items)
     for item in items:
         facts = {"input": printable(item.source), "output": printable(item.output)}
@@ -154,6 +175,7 @@ def dry_run(options: Options) -> tuple[list[str], dict]:
         + (f" ({one['message']})" if one["status"] in ("failed", "skipped") else "")
         for one in found
     ]
+    lines += unread_lines(unread)
     lines.append("Use --dry-run with one of the files to see its streams, time and disk space.")
     return lines, {"files": found}
 
@@ -201,7 +223,7 @@ def do_item(item: Item, options: Options, finished: "Finished", run: Callable[[O
 def options_for(item: Item, options: Options) -> Options:
     """The options of one file's job; options for videos do not apply to pictures."""
     options = replace(options, input=item.source, output=item.output)
-    if not is_picture(item.source):
+    if not is_picture(item.output):
         return options
     defaults = {one.name: one.default for one in fields(Options) if one.name in (*VIDEO_OPTIONS, "frames", "time")}
     return replace(options, **defaults)
@@ -216,10 +238,13 @@ def job_key(source: Path, options: Options) -> str:
 # Sources and the names of their results
 
 
-def find_sources(options: Options, unreadable: Callable[[OSError], None] | None = None) -> Iterator[Path]:
+def find_sources(
+    options: Options, unreadable: Callable[[OSError], None] | None, unread: Callable[[Path], None]
+) -> Iterator[Path]:
     """Videos and pictures of the folder, without hidden files, work directories and the results.
 
-    `unreadable` is called with the error of each folder that cannot be listed.
+    `unreadable` is called with the error of each folder that cannot be listed, `unread` with each picture of a format
+    that is not read.
     """
     results = options.output.resolve()
     for folder, folders, files in os.walk(options.input, onerror=unreadable):
@@ -227,23 +252,29 @@ def find_sources(options: Options, unreadable: Callable[[OSError], None] | None 
         ours = (name for name in folders if not name.startswith(".") and not name.endswith(OWN_FOLDERS))
         folders[:] = sorted(name for name in ours if options.recursive and (here / name).resolve() != results)
         for name in sorted(files):
-            extension = Path(name).suffix.lower().lstrip(".")
-            if not name.startswith(".") and (extension in VIDEOS or extension in PICTURES):
+            if not name.startswith(".") and (formats.ending(name) in VIDEOS or formats.is_readable_name(name)):
                 yield here / name
+            elif not name.startswith(".") and formats.is_named_picture(name):
+                unread(here / name)
 
 
 def list_items(
-    options: Options, finished: "Finished", unreadable: Callable[[OSError], None] | None = None
+    options: Options,
+    finished: "Finished",
+    unreadable: Callable[[OSError], None] | None = None,
+    unread: Callable[[Path], None] = lambda path: None,
 ) -> list[Item]:
     """Every source with its output, videos first.
 
     Pictures run on the worker pool of a video, a video does not run on that of a picture, which may be smaller.
     """
-    sources = {source.relative_to(options.input).as_posix(): source for source in find_sources(options, unreadable)}
+    sources = {
+        source.relative_to(options.input).as_posix(): source for source in find_sources(options, unreadable, unread)
+    }
     names = result_names(sources, finished.outputs(), options.container)
     return [
         Item(source, name, options.output.absolute() / names[name])
-        for name, source in sorted(sources.items(), key=lambda one: is_picture(one[1]))
+        for name, source in sorted(sources.items(), key=lambda one: formats.is_readable_name(one[1]))
     ]
 
 
@@ -269,9 +300,11 @@ def result_names(sources: Iterable[str], before: dict[str, str], container: str)
 
 def _wanted(source: str, container: str) -> str:
     path = PurePosixPath(source)
-    extension = path.suffix.lower().lstrip(".")
-    if extension in PICTURES:
+    extension = formats.ending(source)
+    if extension in PICTURES and (extension not in MOVING or container == "auto"):
         return source
+    if formats.is_readable_name(source) and extension not in MOVING:
+        return str(path.with_suffix(f".{DEFAULT_PICTURE}"))
     kind = container if container != "auto" else CONTAINER_ALIASES.get(extension, extension)
     if kind not in CONTAINERS:
         kind = DEFAULT_CONTAINER

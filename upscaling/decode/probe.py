@@ -64,6 +64,7 @@ class VideoInfo:
     alpha: bool = False  # the alpha channel is kept
     bwdif: str | None = None  # the deinterlacer's options
     listed_frames: int | None = None  # frames that the container says it holds; None if it does not say
+    pictures: bool = False  # the frames are picture files or an animation: there is no other stream
 
     @property
     def layout(self) -> FrameLayout:
@@ -80,7 +81,7 @@ class VideoInfo:
     def identity(self) -> str:
         """A JSON line of everything that changes the decoded frames; the file's path is left out."""
         values = asdict(self)
-        for name in ("path", "notes", "frame_count", "listed_frames"):
+        for name in ("path", "notes", "frame_count", "listed_frames", "pictures"):
             del values[name]
         return json.dumps(values, default=str, sort_keys=True)
 

@@ -10,6 +10,7 @@ import errno
 import os
 import stat
 from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
 from pathlib import Path
 
 import av
@@ -85,7 +86,7 @@ class InputFile:
 class Input:
     """An input file and its open container; a context manager that gives the container."""
 
-    def __init__(self, file: InputFile, container: InputContainer) -> None:
+    def __init__(self, file: InputFile | BytesIO, container: InputContainer) -> None:
         self._file, self.container = file, container
 
     def __enter__(self) -> InputContainer:

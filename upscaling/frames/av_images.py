@@ -1,4 +1,4 @@
-"""PNG and 16-bit TIFF files through PyAV, as bytes: Pillow has no 16-bit RGB.
+"""PNG files, and others with 16 bits a sample, through PyAV, as bytes: Pillow has no 16-bit RGB.
 
 Pictures are (height, width) for gray and (height, width, 3 or 4) for RGB and RGBA, uint8 or uint16.
 """
@@ -60,14 +60,35 @@ def decode_png(data: bytes) -> np.ndarray:
 
     InputError if it is no PNG file, or damaged.
     """
-    context = cast(VideoCodecContext, av.CodecContext.create("png", "r"))
-    context.thread_count = 1
-    context.options = {"err_detect": "crccheck+explode"}
     try:
-        frames = [*context.decode(av.Packet(data)), *context.decode(None)]
-        if not frames:
+        frame = _decoded("png", data, {"err_detect": "crccheck+explode"})
+        if frame is None:
             raise InputError("no picture in it")
-        name = _DECODED[frames[0].format.name]
-        return av_planes(frames[0].reformat(format=name), FORMATS[name])[0]
+        name = _DECODED[frame.format.name]
+        return av_planes(frame.reformat(format=name), FORMATS[name])[0]
     except (FFmpegError, ValueError) as error:
         raise InputError(f"not a PNG picture: {error}") from error
+
+
+def decode_picture(codec: str, data: bytes) -> np.ndarray | None:
+    """A picture of colours with more than 8 bits a sample, as uint16 RGB or RGBA; None if FFmpeg cannot decode it.
+
+    `codec` is FFmpeg's name of the decoder, `data` the content of a picture file.
+    """
+    try:
+        frame = _decoded(codec, data, {})  # some decoders take any unknown field for damage with err_detect=explode
+        if frame is None or frame.is_corrupt:
+            return None
+        alpha = any(component.is_alpha for component in frame.format.components)
+        name = "rgba64le" if alpha else "rgb48le"
+        return av_planes(frame.reformat(format=name), FORMATS[name])[0].copy()
+    except (FFmpegError, ValueError):
+        return None
+
+
+def _decoded(codec: str, data: bytes, options: dict[str, str]) -> av.VideoFrame | None:
+    context = cast(VideoCodecContext, av.CodecContext.create(codec, "r"))
+    context.thread_count = 1
+    context.options = options
+    frames = [*context.decode(av.Packet(data)), *context.decode(None)]
+    return frames[0] if frames else None

@@ -38,7 +38,7 @@ def _visible_in_planes(visible: np.ndarray, fmt: PixelFormat) -> list[np.ndarray
     rows, columns = plane_shapes(fmt, width, height)[1]
     across, down = fmt.multiple
     padded = np.pad(visible, ((0, rows * down - height), (0, columns * across - width)))
-    chroma = padded.reshape(rows, down, columns, across).any(axis=(1, 3))
+    chroma = np.asarray(padded.reshape(rows, down, columns, across).any(axis=(1, 3)))
     return [visible, chroma, chroma]
 
 

@@ -94,8 +94,8 @@ class Options:
     )
     output: Path = positional(
         "OUTPUT",
-        "a video (mp4, mkv, mov, webm), a picture (png, jpg, webp, tif), a folder, or numbered pictures such as "
-        "frames_%06d.png",
+        "a video (mp4, mkv, mov, webm), a picture (png, jpg, webp, tif), an animation (gif, apng, webp), a folder, or "
+        "numbered pictures such as frames_%06d.png",
     )
     scale: Scale = value(
         Scale(Fraction(2)), "SCALE", FILES, "a number from 1 to 8 (fractions allowed), or a size: 1920x1080, x1080, 4k",

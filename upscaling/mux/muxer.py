@@ -17,7 +17,7 @@ from upscaling.common.errors import UpscaleError
 from upscaling.common.text import SOFTWARE, Loss
 from upscaling.decode.probe import VideoInfo
 from upscaling.decode.timecode import timecode_at
-from upscaling.demux.survey import TimedInput, open_timed
+from upscaling.demux.survey import TimedInput
 from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.message_units import lost_messages
 from upscaling.encode.output_file import OutputFile
@@ -35,7 +35,7 @@ from upscaling.mux.containers import (
 )
 from upscaling.mux.read_damage import UnreadablePlaces
 from upscaling.mux.stream_copy import CoverStream, StreamCopier
-from upscaling.mux.stream_selection import EVERYTHING, StreamChoice, select_streams
+from upscaling.mux.stream_selection import EVERYTHING, StreamChoice, open_streams, select_streams
 from upscaling.mux.timeline import Clip, Timeline
 from upscaling.mux.video_marks import complete_marks, lost_marks
 from upscaling.mux.video_track import Segment, VideoTrack
@@ -50,7 +50,7 @@ def check_container(
     """
     container = container_of(output)
     check_codec(container, settings.codec)
-    with open_timed(info.path) as source:
+    with open_streams(info) as source:
         selection = select_streams(source.container, info, container, choice)
         warnings = selection.notes
         lost = lost_tags(container, source.container.metadata, _has_cover(selection.copiers))
@@ -95,7 +95,7 @@ def join(
             failed, *attempts = attempts
             if not attempts:
                 raise UpscaleError(f"cannot write the {container} output: {error}") from error
-            with open_timed(info.path) as source:
+            with open_streams(info) as source:
                 kinds = {stream.type for stream in source.container.streams}
                 lost = " and ".join(sorted((failed - attempts[0]) & kinds))
             warnings.append(Loss(f"damaged input: {lost} streams can't be copied ({error.strerror}), left out"))
@@ -122,7 +122,7 @@ class _Join:
         """Writes the file; returns what was wrong with the copied streams, one line each."""
         file = OutputFile(target)
         try:
-            with open_timed(self._info.path) as source:
+            with open_streams(self._info) as source:
                 copiers = select_streams(source.container, self._info, self._container, self._choice).copiers
                 copiers = [copier for copier in copiers if copier.stream.type in self._types]
                 self._mux(file, source, copiers)

@@ -2,8 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 
+import av
 from av.container import InputContainer
 from av.stream import Disposition, Stream
 
@@ -11,8 +13,10 @@ from upscaling.common.errors import InputError
 from upscaling.common.languages import by_language
 from upscaling.common.text import Loss
 from upscaling.decode.probe import VideoInfo
+from upscaling.demux.clock import Clock
+from upscaling.demux.input_file import Input
 from upscaling.demux.main_stream import is_encrypted
-from upscaling.demux.survey import has_parameters, survey
+from upscaling.demux.survey import TimedInput, has_parameters, open_timed, survey
 from upscaling.mux.audio_copy import PrimedAudio, RepackedAac, UndecodedAudio
 from upscaling.mux.audio_encode import EncodedAudio, audio_context
 from upscaling.mux.audio_formats import ENCODERS, encodings, holds
@@ -64,6 +68,17 @@ class Selection:
     copiers: list[StreamCopier] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     outcomes: dict[int, str] = field(default_factory=dict)
+
+
+def open_streams(info: VideoInfo) -> TimedInput:
+    """The input, for its other streams, tags and chapters; an empty container if the frames are pictures.
+
+    Errors as for `open_timed`.
+    """
+    if not info.pictures:
+        return open_timed(info.path)
+    empty = BytesIO(b";FFMETADATA1\n")
+    return TimedInput(Input(empty, av.open(empty, "r", format="ffmetadata")), Clock())
 
 
 def select_streams(

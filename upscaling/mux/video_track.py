@@ -195,6 +195,9 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], unt
     damaged file: one that is later than the longest gap, and than a second, is not believed.
     """
     longest = max([round(1 / time_base), *(b - a for a, b in pairwise(pts))])
+    if info.pictures:
+        end = pts[0] * time_base + info.duration if until is None and info.duration else until
+        return max(1, round(end / time_base) - pts[-1]) if end is not None else None
     with contextlib.suppress(av.error.FFmpegError, OSError, VideoError, IndexError), open_timed(info.path) as source:
         stream = source.container.streams[info.stream_index]
         tick = seconds_per_tick(stream)

@@ -7,13 +7,14 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError
-from upscaling.frames import image_files
-from upscaling.frames.picture_metadata import is_own_picture
 from upscaling.job.options import Options
 from upscaling.job.work_dir import work_dir_of
 from upscaling.mux.containers import is_own_video
+from upscaling.pictures import formats
+from upscaling.pictures.metadata import is_own_picture
+from upscaling.pictures.writing import EXTENSIONS, is_picture
 from upscaling.pipeline import images
-from upscaling.pipeline.images import PictureTarget
+from upscaling.pipeline.picture_target import PictureTarget
 
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")  # of a URI (RFC 3986)
 VIDEO_OPTIONS = (
@@ -23,7 +24,10 @@ VIDEO_OPTIONS = (
 
 def picture_target(options: Options) -> PictureTarget | None:
     """The pictures that the output's name stands for, None for a video; InputError for options of videos only."""
-    if not image_files.is_picture(options.output):
+    if not is_picture(options.output):
+        if formats.is_named_picture(options.output):
+            names = ", ".join(EXTENSIONS)
+            raise InputError(f"{options.output.name}: pictures are written as {names}; choose one of them")
         return None
     for name in VIDEO_OPTIONS:
         if getattr(options, name) not in (None, "auto", ()):
@@ -79,7 +83,7 @@ def check_no_address(path: Path) -> None:
 
 
 def _check_compare(path: Path) -> None:
-    if not image_files.is_picture(path):
+    if not is_picture(path):
         raise InputError(f"--compare {path}: not the name of a picture; choose one such as compare.png")
     if not path.absolute().parent.is_dir():
         raise InputError(f"--compare {path}: directory {path.absolute().parent} does not exist")
@@ -183,6 +187,6 @@ def check_overwritten(paths: Iterable[Path], overwrite: bool) -> None:
             continue
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"{path} exists and is not a regular file")
-        is_own = is_own_picture if image_files.is_picture(path) else is_own_video
+        is_own = is_own_picture if is_picture(path) else is_own_video
         if not overwrite and info.st_size and not is_own(path):
             raise InputError(f"{path} exists and was not made by this program; add --overwrite to replace it")

@@ -13,7 +13,6 @@ from upscaling.decode.probe import VideoInfo
 from upscaling.demux.packet_index import Part
 from upscaling.encode.codecs import keeps_alpha
 from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, choose_format, encode_settings
-from upscaling.frames import image_files
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.frame_files import as_stored, check_frame_format
 from upscaling.frames.layout import FrameLayout
@@ -26,7 +25,7 @@ from upscaling.job.parts import check_part_options, part_directory
 from upscaling.models import weights
 from upscaling.mux.muxer import check_container
 from upscaling.mux.stream_selection import StreamChoice
-from upscaling.pipeline import images
+from upscaling.pictures.writing import ALPHA
 from upscaling.pipeline.checks import (
     check_overwritten,
     check_paths,
@@ -35,7 +34,7 @@ from upscaling.pipeline.checks import (
     work_directory,
     written_files,
 )
-from upscaling.pipeline.images import PictureTarget
+from upscaling.pipeline.picture_target import PictureTarget, check_formats
 from upscaling.pipeline.shape import Shape, output_shape
 from upscaling.pipeline.sources import Source, VideoPartSource, VideoSource, frame_source
 
@@ -109,6 +108,8 @@ def make_plan(options: Options) -> Plan:
     work_dir = work_directory(options, output)
     found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
     source = frame_source(options, target, keep_alpha=_keeps_alpha(options, output, target))
+    if target is not None:
+        target = replace(target, animated=target.is_animated(source.max_frames))
     written = list(written_files(options, target, source.numbers))
     read = [("the input", path) for path in source.paths] + [
         ("the model", path) for path in (found.files if found else ())
@@ -149,7 +150,7 @@ def make_plan(options: Options) -> Plan:
 
 def _keeps_alpha(options: Options, output: Path, target: PictureTarget | None) -> bool:
     extension = output.suffix.lower().lstrip(".")
-    return extension in image_files.ALPHA if target else keeps_alpha(options.codec, extension)
+    return extension in ALPHA if target else keeps_alpha(options.codec, extension)
 
 
 def model_settings(options: Options, choice: DeviceChoice) -> tuple[ModelSettings, ...]:
@@ -193,7 +194,7 @@ def _encoding(
 ) -> tuple[EncodeSettings, Sequence[str]]:
     """The encoder's settings for frames of that shape, and what the output's format loses, one line each."""
     if target is not None:
-        encoding, warnings = target.settings(info, *shape.frame), images.check_formats(target, info, *shape.frame)
+        encoding, warnings = target.settings(info, *shape.frame), check_formats(target, info, *shape.frame)
     else:
         encoding = encode_settings(
             info, output, *shape.frame,

@@ -17,8 +17,9 @@ from upscaling.job.work_dir import WorkDir
 from upscaling.mux.muxer import join
 from upscaling.mux.video_track import Segment
 from upscaling.pipeline.checks import check_overwritten, written_files
+from upscaling.pipeline.picture_sources import AnimationSource, PictureSource
+from upscaling.pipeline.picture_target import Origin
 from upscaling.pipeline.plan import Plan
-from upscaling.pipeline.sources import PictureSource
 
 SEGMENT_SECONDS = 60.0  # a segment is closed after that time, or after --segment-frames
 
@@ -105,12 +106,20 @@ def finish(plan: Plan, work_dir: WorkDir) -> list[str]:
         raise UpscaleError(f"{plan.options.input} changed while it was upscaled; run the command again with --restart")
     if plan.target is not None:
         _check_output(plan)
-        profile = plan.source.files[0] if isinstance(plan.source, PictureSource) else None
-        plan.target.write(work_dir, plan.source.numbers, profile)
+        plan.target.write(work_dir, _origin(plan))
     if plan.target is not None or plan.part is not None:
         return []
     segments = [Segment(work_dir.folder("segments") / record.file, record.pts) for record in work_dir.records]
     return join_into_output(segments, plan, work_dir)
+
+
+def _origin(plan: Plan) -> Origin:
+    """What the pictures of a job take from its input."""
+    source = plan.source
+    if isinstance(source, AnimationSource):
+        return Origin(plan.info, source.files, None, source.last_duration, source.animation.loops)
+    files = source.files if isinstance(source, PictureSource) else ()
+    return Origin(plan.info, files, source.numbers)
 
 
 def join_into_output(segments: Sequence[Segment], plan: Plan, work_dir: WorkDir) -> list[str]:

@@ -1,4 +1,4 @@
-"""The frames of a job's input: a video, a selection or a part of one, or pictures.
+"""The frames of a job's input: a video, a selection or a part of one, or pictures (picture_sources).
 
     frame_source(options, …) ─► source
     source.open(skip) ─► DecodedFrame, numbered from 1 within the job, without the first `skip`
@@ -6,30 +6,31 @@
 A resumed run opens its source again and skips the frames that are done.
 """
 
-import hashlib
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from pathlib import Path
 
-from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.errors import InputError
 from upscaling.common.files import file_identity
-from upscaling.common.notation import FrameRange, TimeRange, round_half_up
+from upscaling.common.notation import FrameRange, TimeRange
 from upscaling.decode.decoder import DecodedFrame, Decoder
 from upscaling.decode.part_decoder import PartDecoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.demux.input_file import VideoError
 from upscaling.demux.packet_index import PacketIndex, Part, read_packet_index
-from upscaling.frames import image_files
 from upscaling.job.options import Options
+from upscaling.pictures import formats
+from upscaling.pictures.animation import read_animation
 from upscaling.pipeline import images
-from upscaling.pipeline.images import PictureTarget
-
-DEFAULT_RATE = Fraction(25)  # frames/s of numbered pictures, as in FFmpeg
-Selection = FrameRange | TimeRange  # of --frames or --time
-NOTHING_SELECTED = "no frame is selected by --frames or --time"
-
+from upscaling.pipeline.picture_sources import (
+    NOTHING_SELECTED,
+    AnimationSource,
+    PictureSource,
+    Selection,
+    animation_source,
+    picture_source,
+)
+from upscaling.pipeline.picture_target import PictureTarget
 
 # Videos
 
@@ -144,70 +145,7 @@ class VideoPartSource:
         return {"input": file_identity(self.info.path), "part": self.part.identity()}
 
 
-# Pictures
-
-
-@dataclass(frozen=True)
-class PictureSource:
-    """Pictures as frames of one sequence; `numbers` are those in their names."""
-
-    info: VideoInfo  # of the first picture, with the sequence's rate, count and time base of 1/rate seconds
-    files: tuple[Path, ...]
-    numbers: tuple[int, ...]
-
-    @property
-    def max_frames(self) -> int:
-        return len(self.files)
-
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files that are read."""
-        return self.files
-
-    def open(self, skip: int) -> "PictureDecoder":
-        return PictureDecoder(self.info, self.files, skip)
-
-    def identity(self) -> dict:
-        """For one picture its content, as for a video; for many their names, sizes and modification times."""
-        if len(self.files) == 1:
-            return {"input": file_identity(self.files[0]), "part": None}
-        digest = hashlib.sha256()
-        for path in self.files:
-            info = path.stat()
-            digest.update(f"{path.name!r} {info.st_size} {info.st_mtime_ns}\n".encode())
-        return {"input": {"files": len(self.files), "sha256_of_list": digest.hexdigest()}, "part": None}
-
-
-class PictureDecoder:
-    """Frames from picture files; a picture of another size than the first is resized to it, with a warning."""
-
-    def __init__(self, info: VideoInfo, files: tuple[Path, ...], skip: int):
-        self._info, self._files, self._skip = info, files, skip
-        self.warnings: list[str] = []
-
-    def __enter__(self) -> "PictureDecoder":
-        return self
-
-    def __exit__(self, *_) -> None:
-        """Nothing to close: a file is closed once its frame is taken."""
-
-    def __iter__(self) -> Iterator[DecodedFrame]:
-        changed = 0
-        for index, path in enumerate(self._files[self._skip :], self._skip):
-            try:
-                with Decoder(replace(self._info, path=path)) as decoder:
-                    for decoded in decoder:
-                        yield replace(decoded, number=index + 1, pts=index)
-                    changed += bool(decoder.warnings)
-            except VideoError as error:
-                raise UpscaleError(f"{error}; replace or remove it, then rerun") from error
-        if changed:
-            self.warnings.append(
-                f"{changed} pictures were converted: damaged, or not of the first one's size and format"
-            )
-
-
-Source = VideoSource | VideoPartSource | PictureSource
+Source = VideoSource | VideoPartSource | PictureSource | AnimationSource
 
 
 # Opening
@@ -217,28 +155,33 @@ def frame_source(options: Options, target: PictureTarget | None, keep_alpha: boo
     """The source that the input's name stands for; InputError if it cannot give what the output needs."""
     path, selection = options.input, options.frames or options.time
     pictures = _pictures(path)
+    animation = read_animation(pictures[0][1]) if pictures is not None and len(pictures) == 1 else None
     one = isinstance(selection, FrameRange) and selection.first == selection.last
-    if target and not target.pattern and not one:
-        if not _has_one_frame(path, pictures):
+    many = not one and (pictures is None or len(pictures) > 1 or animation is not None)
+    if many and target and not target.pattern and not target.may_be_animated(animation is not None):
+        if pictures is not None or not _has_one_frame(path):
             raise InputError(
                 f"{target.path.name} is one picture, the input has many frames; name a pattern such as "
-                f"{target.path.stem}_%06d{target.path.suffix}, or choose one frame with --frames 10"
+                f"{target.path.stem}_%06d{target.path.suffix}, choose one frame with --frames 10, or name an animation "
+                f"({target.path.stem}.gif, .apng or .webp)"
             )
         selection = selection or FrameRange(1, 1)
     if options.part is not None:
         if pictures is not None or target is not None:
             raise InputError("--part requires a video as input and as output, not pictures")
         return _part_source(path, *options.part, options.deinterlace, keep_alpha)
+    if animation is not None:
+        if options.frame_rate is not None:
+            raise InputError("--frame-rate is for numbered pictures; an animation has its own times")
+        return animation_source(animation, selection, keep_alpha)
     if pictures is not None:
-        return _picture_source(pictures, selection, options.frame_rate, keep_alpha)
+        return picture_source(pictures, selection, options.frame_rate, keep_alpha)
     if options.frame_rate is not None:
         raise InputError("--frame-rate is for numbered pictures; a video has its own")
     return _video_source(path, selection, options.deinterlace, keep_alpha)
 
 
-def _has_one_frame(path: Path, pictures: Sequence | None) -> bool:
-    if pictures is not None:
-        return len(pictures) == 1
+def _has_one_frame(path: Path) -> bool:
     with Decoder(probe(path)) as decoder:  # a container's own count may be wrong
         return len(list(itertools.islice(decoder, 2))) == 1
 
@@ -249,7 +192,7 @@ def _pictures(path: Path) -> tuple[tuple[int, Path], ...] | None:
         return images.files_of_pattern(path)
     if path.is_dir():
         return images.numbered_pictures(path)
-    return ((1, path),) if image_files.is_picture(path) else None
+    return ((1, path),) if formats.format_of(path) is not None else None
 
 
 def _video_source(path: Path, selection: Selection | None, deinterlace: str, keep_alpha: bool) -> VideoSource:
@@ -283,27 +226,3 @@ def _part_source(path: Path, number: int, count: int, deinterlace: str, keep_alp
     if index.fault and part.first is not None and part.frames:
         notes += (f"the part is decoded from the start of the video: {index.fault}",)
     return VideoPartSource(replace(info, frame_count=part.frames or None, notes=notes), part, index)
-
-
-def _picture_source(
-    pictures: tuple[tuple[int, Path], ...], selection: Selection | None, rate: Fraction | None, keep_alpha: bool
-) -> PictureSource:
-    """Pictures at `rate` frames/s; a selection counts them from 1, whatever their numbers."""
-    rate = rate or DEFAULT_RATE
-    if isinstance(selection, FrameRange):
-        pictures = pictures[selection.first - 1 : selection.last]
-    elif selection is not None:
-        end = None if selection.end is None else round_half_up(selection.end * rate)
-        pictures = pictures[round_half_up(selection.start * rate) : end]
-    if not pictures:
-        raise InputError(f"{NOTHING_SELECTED}; there are fewer pictures")
-    info = probe(pictures[0][1], deinterlace="off", keep_alpha=keep_alpha)
-    info = replace(
-        info,
-        time_base=1 / rate,
-        frame_rate=rate,
-        frame_count=len(pictures),
-        duration=len(pictures) / rate,
-        notes=tuple(note for note in info.notes if not note.startswith("colours are not tagged")),
-    )
-    return PictureSource(info, tuple(path for _, path in pictures), tuple(number for number, _ in pictures))
