@@ -138,7 +138,7 @@ def hdr_hevc(folder: Path) -> Path:
     options = {"x265-params": "log-level=none", "preset": "ultrafast", "bf": "2"}
     tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1}
     clip = make_clip(
-        folder / "plain.ts", 6, codec="libx265", pix_fmt="yuv420p10le", options=options, tags=tags, rate=Fraction(24)
+        folder / "plain.ts", 8, codec="libx265", pix_fmt="yuv420p10le", options=options, tags=tags, rate=Fraction(24)
     )
 
     def message(data: bytes, number: int) -> bytes:
@@ -172,16 +172,19 @@ def box(name: bytes, *content: bytes) -> bytes:
     return struct.pack(">I4s", 8 + sum(map(len, content)), name) + b"".join(content)
 
 
-def with_boxes(path: Path, boxes: bytes) -> Path:
-    """An MP4 file, written without faststart, with boxes at the end of its video's sample entry."""
+VIDEO_ENTRY = (b"moov", b"trak", b"mdia", b"minf", b"stbl", b"stsd", None)
+
+
+def with_boxes(path: Path, boxes: bytes, parents: Sequence[bytes | None] = VIDEO_ENTRY) -> Path:
+    """An MP4 file, written without faststart, with boxes at the end of its video's sample entry, or of another box."""
     data = bytearray(path.read_bytes())
     places, start, end = [], 0, len(data)
-    for parent, skip in ((b"moov", 0), (b"trak", 0), (b"mdia", 0), (b"minf", 0), (b"stbl", 0), (b"stsd", 8), (None, 0)):
+    for parent in parents:
         while parent not in (None, bytes(data[start + 4 : start + 8])):
             start += int.from_bytes(data[start : start + 4], "big")
         places.append(start)
         end = start + int.from_bytes(data[start : start + 4], "big")
-        start += 8 + skip
+        start += 16 if parent == b"stsd" else 8
     data[end:end] = boxes
     for place in places:
         data[place : place + 4] = (int.from_bytes(data[place : place + 4], "big") + len(boxes)).to_bytes(4, "big")
@@ -197,6 +200,39 @@ SV3D = box(b"sv3d", box(b"svhd", b"\0\0\0\0test\0"), SPHERE)
 
 def marked(boxes: bytes) -> Callable[[Path], Path]:
     return lambda folder: with_boxes(make_clip(folder / "in.mp4", 3), boxes)
+
+
+def old_google_box(folder: Path) -> Path:
+    """The first version of Google's marks: XML in a uuid box of the track."""
+    names = 'xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#"'
+    names += ' xmlns:GSpherical="http://ns.google.com/videos/1.0/spherical/"'
+    facts = {"Spherical": "true", "Stitched": "true", "StitchingSoftware": "a test"}
+    facts |= {"ProjectionType": "equirectangular", "StereoMode": "left-right"}
+    fields = "".join(f"<GSpherical:{name}>{fact}</GSpherical:{name}>" for name, fact in facts.items())
+    xml = f'<?xml version="1.0"?><rdf:SphericalVideo {names}>{fields}</rdf:SphericalVideo>'
+    uuid = bytes.fromhex("ffcc8263f8554a938814587a02521fdd")
+    return with_boxes(make_clip(folder / "in.mp4", 3), box(b"uuid", uuid, xml.encode()), (b"moov", b"trak"))
+
+
+def frame_packed(folder: Path) -> Path:
+    """H.264 with frame packing SEI messages (D.2.26): top and bottom, the right view first."""
+    fields = [(1, 1), (0, 1), (4, 7), (0, 1), (2, 6), (0, 6), (0, 16), (0, 8), (1, 1), (0, 1)]
+    bits = "".join(f"{value:0{width}b}" for value, width in fields).ljust(48, "0")
+    payload = int(bits, 2).to_bytes(6, "big")
+    clip = make_clip(folder / "plain.ts", 3)
+    return rewritten(clip, folder / "in.ts", lambda data, _: with_sei(data, "h264", [(45, payload)]))
+
+
+def icc_profile(folder: Path) -> Path:
+    clip = make_clip(folder / "in.mov", 2, container_options={"movflags": "-write_colr"})
+    return with_boxes(clip, box(b"colr", b"prof" + bytes(36) + b"acsp" + bytes(92)))
+
+
+def hdr_vivid(folder: Path) -> Path:
+    """HEVC with a message of CUVA's dynamic metadata, of which nothing but its presence counts here."""
+    clip = make_clip(folder / "plain.ts", 2, codec="libx265", options={"x265-params": "log-level=none", "bf": "0"})
+    message = b"\x26\0\4\0\5\1" + bytes(range(1, 81))
+    return rewritten(clip, folder / "in.ts", lambda data, _: with_sei(data, "hevc", [(4, message)]))
 
 
 def marked_matroska(mode: int) -> Callable[[Path], Path]:
@@ -218,7 +254,7 @@ def dolby_vision(profile: int, codec: str) -> Callable[[Path], Path]:
     """A clip whose header has a Dolby Vision configuration record (Dolby's ISOBMFF specification, 3.2)."""
     compatibility, name = DOLBY_VISION[profile]
     record = bytes([1, 0, profile << 1, 1 << 3 | 5, compatibility << 4]) + bytes(19)
-    options = {"x265-params": "log-level=none"} if codec == "libx265" else {"preset": "10"}
+    options = {"x265-params": "log-level=none", "bf": "0"} if codec == "libx265" else {"preset": "10"}
 
     def make(folder: Path) -> Path:
         tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "color_range": 1} if compatibility else {}
@@ -324,6 +360,10 @@ KINDS = [
     Kind("360° and stereo in MP4", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D"), "out.mp4"),
     Kind("360° and stereo to Matroska", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D")),
     Kind("stereo alone to MOV", marked(ST3D), keeps("STEREO3D"), "out.mov"),
+    Kind("360° in the old box to WebM", old_google_box, keeps("SPHERICAL", "STEREO3D"), "out.webm"),
+    Kind("frame packing of H.264", frame_packed, keeps("STEREO3D"), "out.mkv"),
+    Kind("an ICC profile in a video", icc_profile, keeps(named=["its ICC colour profile is dropped"])),
+    Kind("HDR Vivid", hdr_vivid, keeps(named=["HDR Vivid metadata is dropped"])),
     Kind("a turned sphere to MOV", marked(SV3D), keeps(named=["its 360° mark is dropped"]), "out.mov"),
     Kind("stereo in Matroska to MP4", marked_matroska(1), keeps("STEREO3D"), "out.mp4"),
     Kind("a checkerboard to MP4", marked_matroska(4), keeps(named=["its stereo mark is dropped"]), "out.mp4"),

@@ -9,7 +9,10 @@ from upscaling.common.errors import InputError
 from upscaling.decode.messages import MESSAGES
 from upscaling.demux.stream_marks import stream_marks
 
-_STEREO_2D, _STEREO_UNKNOWN = 0, 8  # AVStereo3DType: not stereo, no arrangement given (libavutil/stereo3d.h)
+# AVStereo3DType and whether the right view is first (libavutil/stereo3d.h) → Matroska's StereoMode
+_STEREO_MODES = {(1, 0): 1, (1, 1): 11, (2, 0): 3, (2, 1): 2, (4, 0): 5, (4, 1): 4} | {
+    (6, 0): 7, (6, 1): 6, (7, 0): 9, (7, 1): 8
+}  # fmt: skip
 _NO_BASE = {5, 10, 20}  # profiles of Dolby Vision that have no picture for other players if their compatibility is 0
 # Side data → what is not in the new frames, whatever the output is.
 _DROPPED = {
@@ -23,34 +26,42 @@ def read_marks(
 ) -> tuple[dict[str, dict], list[str]]:
     """(marks in JSON's types, one line for each that is dropped whatever the output is).
 
-    The marks are `stream_marks`' and {'messages': {'kinds': keys of MESSAGES}}. `side_data` is the first frame's,
-    `seen` has the names of that of more frames, `tagged` tells whether the colour matrix is known. InputError for
-    Dolby Vision that is not a picture without its metadata.
+    The marks are `stream_marks`' but Dolby Vision, {'messages': {'kinds': keys of MESSAGES}} and {'icc_profile':
+    {'bytes': its size}}. `side_data` is the first frame's, `seen` has the names of that of more frames, `tagged`
+    tells whether the colour matrix is known. InputError for Dolby Vision that is no picture without its metadata.
     """
     marks = stream_marks(stream)
     notes = [note for name, note in _DROPPED.items() if name in seen]
-    notes += _dolby_vision(marks.pop("dolby_vision", None), side_data, tagged)
+    codec = stream.codec_context.codec.canonical_name
+    notes += _dolby_vision(marks.pop("dolby_vision", None), codec, side_data, tagged)
     if stream.disposition & Disposition.multilayer or "VIEW_ID" in seen:
         notes.append("it has several views (multi-view HEVC); only the first one is upscaled")
-    elif "stereo" not in marks and _stereo_type(side_data) != _STEREO_2D:
-        notes.append("its stereo mark is dropped: it does not say where the two views are")
+    elif "stereo" not in marks and (kind := _stereo(side_data)):
+        if kind in _STEREO_MODES:  # in the coded pictures: frame packing of H.264 and HEVC
+            marks["stereo"] = {"mode": _STEREO_MODES[kind]}
+        else:
+            notes.append("its stereo mark is dropped: it does not say where in a frame the two views are")
     if "SPHERICAL" in side_data and "projection" not in marks:
         notes.append("its 360° mark is dropped: it is of a kind that nothing here writes")
+    if profile := side_data.get("ICC_PROFILE"):
+        marks["icc_profile"] = {"bytes": len(profile)}
     if kinds := sorted(MESSAGES.keys() & seen):
         marks["messages"] = {"kinds": kinds}
     return marks, notes
 
 
-def _stereo_type(side_data: dict[str, bytes]) -> int:
-    data = side_data.get("STEREO3D", b"")
-    return struct.unpack("=i", data[:4])[0] if len(data) >= 4 else _STEREO_2D
+def _stereo(side_data: dict[str, bytes]) -> tuple[int, int] | None:
+    """(AVStereo3DType, 1 if the right view is first) of a frame; None if it is not stereo."""
+    kind, flags = struct.unpack("=2i", side_data.get("STEREO3D", bytes(8))[:8])
+    return (kind, flags & 1) if kind else None
 
 
-def _dolby_vision(record: dict | None, side_data: dict[str, bytes], tagged: bool) -> list[str]:
+def _dolby_vision(record: dict | None, codec: str, side_data: dict[str, bytes], tagged: bool) -> list[str]:
     """The line about Dolby Vision, from its configuration record or the frame's metadata; InputError."""
     if record is None and "DOVI_METADATA" not in side_data:
         return []
-    profile, compatibility = (record["profile"], record["compatibility"]) if record else _guessed(side_data)
+    guessed = record or _guessed(codec, side_data, tagged)
+    profile, compatibility = guessed["profile"], guessed["compatibility"]
     if compatibility == 0 and (profile in _NO_BASE or not tagged):
         raise InputError(
             f"Dolby Vision profile {profile} has no picture for other players, only colours (IPTPQc2) that its "
@@ -61,12 +72,15 @@ def _dolby_vision(record: dict | None, side_data: dict[str, bytes], tagged: bool
     return [f"Dolby Vision ({name}) is dropped; its {base} picture is upscaled"]
 
 
-def _guessed(side_data: dict[str, bytes]) -> tuple[int, int]:
-    """(profile, compatibility) of HEVC without a configuration record, as FFmpeg's libavcodec/dovi_rpu.c guesses.
+def _guessed(codec: str, side_data: dict[str, bytes], tagged: bool) -> dict[str, int]:
+    """What a stream without a configuration record is: for HEVC as FFmpeg's libavcodec/dovi_rpu.c guesses.
 
-    From AVDOVIRpuDataHeader of libavutil/dovi_meta.h: a profile of 0 with a full-range base layer is profile 5.
+    From AVDOVIRpuDataHeader of libavutil/dovi_meta.h: a profile of 0 with a full-range base layer is profile 5. A
+    base layer without colour tags is nothing that can be shown.
     """
     data = side_data["DOVI_METADATA"]
     (header,) = struct.unpack_from("=Q", data)
     rpu_profile, full_range = data[header + 4], data[header + 10]
-    return (5, 0) if rpu_profile == 0 and full_range else (8, 1)
+    if codec == "hevc" and rpu_profile == 0 and full_range:
+        return {"profile": 5, "compatibility": 0}
+    return {"profile": 8 if codec == "hevc" else 10, "compatibility": 1 if tagged else 0}

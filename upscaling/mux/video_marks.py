@@ -36,8 +36,10 @@ def fitting_marks(container: str, side_data: Mapping[str, dict], scale: Fraction
 def lost_marks(container: str, side_data: Mapping[str, dict]) -> list[str]:
     """One line for each mark in `VideoInfo.side_data` that the container can't hold."""
 
-    held = {other: fitting_marks(other, side_data, Fraction(1)) for other in _STEREO_MODES}
     lines = []
+    if "icc_profile" in side_data:
+        lines.append("its ICC colour profile is dropped: videos written here have colour tags only")
+    held = {other: fitting_marks(other, side_data, Fraction(1)) for other in _STEREO_MODES}
     for name, words in (("stereo", "stereo mark"), ("projection", "360° mark")):
         if name in side_data and name not in held[container]:
             others = ", ".join(other for other, marks in held.items() if name in marks)
