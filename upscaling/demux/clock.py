@@ -13,6 +13,7 @@ from upscaling.common import text
 
 SECOND = 90_000
 WRAP = 1 << 33
+OVERLAP = Fraction(1, 20)  # seconds of sound that may overlap at a break: two packets of AAC
 NONE = -(1 << 63)
 _MOST_LISTED = 5  # places in a message
 

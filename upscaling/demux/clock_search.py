@@ -18,16 +18,15 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from upscaling.demux.clock import NONE, SECOND, Break, Clock, PacketTimes, near
+from upscaling.demux.clock import NONE, OVERLAP, SECOND, Break, Clock, PacketTimes, near
 
 GAP = 10 * SECOND  # FFmpeg's dts_delta_threshold, too
 BACK = SECOND // 10  # times that go back less are damage
-OVERLAP = SECOND // 20  # of sound at a break: two packets of AAC
 _HORIZON, _EVIDENCE = 3 * SECOND, 3 * SECOND // 2  # see _Search._others
 _EDGE = 64  # packets on either side of a break, of which the first or last time is taken
 _STEPS = 500  # packets on which the usual distance of two is measured
 _CONFIRMING = 2  # packets that must follow a jump
-_REORDERED = 16  # the same for a small one, in case times are in the order of presentation
+_REORDERED = 16  # packets on either side of a small jump, to see whether times are in the order of presentation
 
 
 @dataclass
@@ -136,14 +135,13 @@ class _Search:
 
     def _fits(self, track: _Track, time: int) -> bool:
         """Whether a packet goes on in its stream's epoch, or in a later one that another stream has begun."""
-        current = track.piece.epoch
-        shifts = [(track.piece.shift, current)] + [(self._shifts[e], e) for e in range(current + 1, len(self._shifts))]
         found = []
-        for shift, epoch in shifts:
-            shifted = time + shift
-            if self._is_next(track, shifted):
-                away = self._away(shifted)
-                found.append((away if track.expected is None else min(away, abs(shifted - track.expected)), epoch))
+        if self._is_next(track, time + track.piece.shift):
+            found.append((self._distance(track, time + track.piece.shift), track.piece.epoch))
+        for epoch in range(track.piece.epoch + 1, len(self._shifts)):
+            distance = self._distance(track, time + self._shifts[epoch])
+            if distance < GAP:  # it may overlap what came before: that is known when all streams have begun
+                found.append((distance, epoch))
         if found:
             self._enter(track, min(found)[1])
         return bool(found)
@@ -153,6 +151,11 @@ class _Search:
             return True
         ahead = shifted - track.expected
         return ahead > -BACK and (ahead < GAP or self._away(shifted) < GAP)
+
+    def _distance(self, track: _Track, shifted: int) -> int:
+        """How far a time is from what its stream, or the others, would go on with."""
+        away = self._away(shifted)
+        return away if track.expected is None else min(away, abs(shifted - track.expected))
 
     def _away(self, shifted: int) -> int:
         return 0 if self._now is None else abs(shifted - self._now)
@@ -183,20 +186,23 @@ class _Search:
     def _is_confirmed(self, track: _Track, time: int) -> bool:
         """Whether the stream's next packets go on from this time, and not from where the stream was before."""
         assert track.expected is not None
-        before, old = time, track.expected - track.piece.shift
-        is_small = abs(time - old) < SECOND
-        after = track.number + 1
-        following = track.packets[after : after + (_REORDERED if is_small else _CONFIRMING)]
-        if len(following) < (_REORDERED if is_small else 1):
-            return False
-        for place in following:
-            clock = self._clocks[place]
-            if clock == NONE:
-                continue
-            if not -BACK < clock - before < GAP or -BACK < clock - old < min(GAP, abs(time - old)):
+        number, old = track.number, track.expected - track.piece.shift
+        following = self._known(track, number + 1, number + 1 + _CONFIRMING)
+        for before, after in pairwise([time, *following]):
+            if not -BACK < after - before < GAP or -BACK < after - old < min(GAP, abs(time - old)):
                 return False
-            before = clock
-        return True
+        if abs(time - old) < SECOND:  # streams whose times are in the order of presentation go back again and again
+            before, after = (
+                self._known(track, number - _REORDERED, number),
+                self._known(track, number, number + _REORDERED),
+            )
+            return all(a < b for a, b in [*pairwise(before), *pairwise(after)])
+        return bool(following)
+
+    def _known(self, track: _Track, first: int, end: int) -> list[int]:
+        """The times of packets `first` to `end`, not shifted, as far as they exist."""
+        times = [self._clocks[place] for place in track.packets[max(first, 0) : end]]
+        return [time for time in times if time != NONE]
 
     def _others(self, place: int, track: _Track, time: int, shift: int) -> tuple[bool, bool]:
         """(whether the other streams break as well, whether this one's times agree with theirs if they don't).
@@ -250,7 +256,7 @@ class _Search:
                         picture = distance if index == self._main else picture
                         others += [distance] if index != self._main else []
             longest = max(others, default=picture)
-            if picture is None or (longest is not None and longest > picture + OVERLAP):
+            if picture is None or (longest is not None and longest > picture + OVERLAP * SECOND):
                 picture = longest
             final.append(self._shifts[epoch] if picture is None else picture)
             self._set(epoch, final[epoch])

@@ -8,6 +8,7 @@ import av
 from av.audio.stream import AudioStream
 
 from upscaling.common.text import many
+from upscaling.demux.clock import OVERLAP
 
 _MAX_DURATION = (1 << 31) - 1  # ticks; MP4 has 32 bits
 
@@ -48,7 +49,7 @@ class PacketRepair:
         dts = _dts(held)
         step = _shortest(held) if self._strict else 0
         if last is not None and dts < last + step:
-            self._move(held, last + step, wrong=dts < self._last_source_dts)
+            self._move(held, last + step, wrong=dts < self._last_source_dts - _overlap(held))
         if _pts(held) < _dts(held):
             held.pts = held.dts
         self._last_source_dts, self._last_dts, self._end = dts, _dts(held), _pts(held) + (held.duration or 0)
@@ -76,6 +77,11 @@ class PacketRepair:
         packet.pts = _pts(packet) + dts - _dts(packet)
         packet.dts = dts
         self.repaired += wrong
+
+
+def _overlap(packet: av.Packet) -> int:
+    """Ticks that sound may go back without being damaged: recordings that were joined overlap a little."""
+    return round(OVERLAP / packet.time_base) if isinstance(packet.stream, AudioStream) else 0
 
 
 def _shortest(packet: av.Packet) -> int:
