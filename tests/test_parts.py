@@ -14,6 +14,7 @@ import clips
 import field_clips
 import pytest
 from clips import make_clip
+from kinds import clocks
 from passthrough import see
 
 from upscaling.cli import run as cli
@@ -117,6 +118,7 @@ CLIPS = {
     "rich.mkv": rich,
     "uneven.mkv": uneven,
     "late.mkv": lambda path: clips.late(path)[0],
+    "restarts.ts": lambda path: clocks.joined({}, {})(path.parent),
     "negative.ts": lambda path: clips.negative(path)[0],
     "trimmed.mp4": trimmed,
     "interlaced.mp4": interlaced,

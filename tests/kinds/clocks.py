@@ -15,17 +15,28 @@ MPEG2 = {"codec": "mpeg2video", "options": {"g": "10", "bf": "2", "q": "3"}}
 SPLICED = "its clock starts again or jumps at 0:00:01"
 
 
-def recording(path: Path, start: float = 1.0, sound: float | None = 0, frames: int = FRAMES, **more) -> bytes:
-    """A transport or program stream of numbered pictures from `start` seconds on; `sound` begins so much later."""
+def recording(path: Path, start: float = 1.0, sound: float | None = 0, subtitles=(), frames: int = FRAMES, **more):
+    """The bytes of numbered pictures from `start` seconds on; `sound` begins so much later (None: there is none)."""
     more = {"options": GOP} | more
-    setup = None
-    if sound is not None:
 
-        def setup(out, _):
-            return add_sound(out, Fraction(frames, RATE), "mp2", Fraction(start + sound))[1]
+    def setup(out, _):
+        packets = [] if sound is None else add_sound(out, Fraction(frames, RATE), "mp2", Fraction(start + sound))[1]
+        return packets + [subtitle(out, start + time) for time in subtitles]
 
     first = round(start * RATE)
     return make_clip(path, frames, pts=range(first, first + frames), setup=setup, **more).read_bytes()
+
+
+def subtitle(out, time: float) -> av.Packet:
+    """A DVB subtitle at that time, without a picture (ETSI EN 300 743: a page composition, the end of the set)."""
+    stream = next((stream for stream in out.streams if stream.type == "subtitle"), None)
+    if stream is None:
+        stream = out.add_stream("dvbsub")
+        stream.codec_context.extradata = b"\0\1\0\1\x10"
+    packet = av.Packet(bytes.fromhex("2000 0f10000100020510 0f8000010000 ff"))
+    packet.pts = packet.dts = round(time * 90000)
+    packet.time_base, packet.stream = Fraction(1, 90000), stream
+    return packet
 
 
 def joined(*parts: dict, extension: str = "ts", **common):
@@ -71,6 +82,14 @@ def check_joined(outcome: Outcome) -> None:
     assert abs(heard[-1][1] - shown[-1][0] - Fraction(1, RATE)) < Fraction(1, 10)
     assert abs(heard[0][0] - shown[0][0]) < Fraction(1, 10)
     assert all(-Fraction(1, 20) < start - end < Fraction(1, 10) for (_, end), (start, _) in pairwise(heard))
+
+
+def check_joined_with_subtitles(outcome: Outcome) -> None:
+    check_joined(outcome)
+    first = pictures(outcome.output)[0][0]
+    with av.open(str(outcome.output)) as container:
+        times = [packet.pts * packet.time_base - first for packet in container.demux(subtitles=0) if packet.size]
+    assert [float(time) for time in times] == [0.2, 1.1, 1.4, 2.3]
 
 
 def check_selection(outcome: Outcome) -> None:
@@ -159,7 +178,7 @@ def check_late_sound(outcome: Outcome) -> None:
 
 
 KINDS = [
-    Kind("the clock starts again", joined({}, {}), check_joined),
+    Kind("the clock starts again", joined({}, {}, subtitles=(0.2, 1.1)), check_joined_with_subtitles),
     Kind("the clock jumps ahead", joined({}, {"start": 50000}), check_joined, "out.mp4"),
     Kind("the clock of a program stream starts again", joined({}, {}, extension="mpg", **MPEG2), check_joined),
     Kind("a selection over a break", joined({}, {}), check_selection, options=("--time", "0.8-1.6")),

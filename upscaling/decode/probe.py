@@ -32,6 +32,7 @@ _RATE_PACKETS = 120  # packets whose times the frame rate is measured on
 _RATE_BYTES = 32 << 20  # but no more than this is read for it
 _COMMON_RATES = [Fraction(n) for n in (8, 10, 12, 15, 16, 18, 20, 24, 25, 30, 48, 50, 60, 90, 100, 120, 144, 240)]
 _COMMON_RATES += [Fraction(n * 1000, 1001) for n in (24, 30, 48, 60, 120, 240)] + [Fraction(15000, 1001)]
+_GAP_STEPS, _MAX_GAPS = 10, 0.05  # a gap is longer than so many usual steps; more of all steps are no gaps
 _MAX_RATE = Fraction(1000)  # frames/s; a higher rate in a header is not believed
 _MAX_DURATION = 10 * 365 * 86400  # seconds
 _ALPHA_ALWAYS = {"gif", "apng", "png", "webp", "qtrle"}  # their pixel formats have alpha even if no pixel uses it
@@ -143,7 +144,7 @@ def _describe(
         colour=replace(colour, chroma_location=orientation.chroma_location(colour.chroma_location)),
         time_base=seconds_per_tick(stream),
         frame_rate=rate,
-        frame_count=_frame_count(reader.path, stream, rate, duration),
+        frame_count=_frame_count(reader, rate, duration),
         duration=duration,
         sample_aspect_ratio=_sample_aspect_ratio(stream, orientation),
         deinterlace=bwdif is not None,
@@ -234,7 +235,7 @@ def _frame_rate(reader: Reader) -> Fraction | None:
     declared = [rate for rate in declared if 0 < rate <= _MAX_RATE]
     if len(times) < 3:
         return next((rate for rate in declared if rate <= max(_COMMON_RATES)), None)
-    measured = Fraction(len(times) - 1) / ((times[-1] - times[0]) * tick)
+    measured = _rate_between_gaps(times) / tick
     error = max(measured * 2 / (times[-1] - times[0]), measured / 500)  # times are rounded to ticks
     if reader.untimed_packets:  # frames so small that several share a packet of a program stream
         measured *= 1 + Fraction(reader.untimed_packets, len(reader.packet_times))
@@ -250,6 +251,16 @@ def _frame_rate(reader: Reader) -> Fraction | None:
     return measured.limit_denominator(1001) or measured
 
 
+def _rate_between_gaps(times: list[int]) -> Fraction:
+    """Frames a tick at these times: their average, without a few long gaps."""
+    steps = sorted(after - before for before, after in itertools.pairwise(times))
+    longest = _GAP_STEPS * steps[len(steps) // 2]
+    gaps = sum(step > longest for step in steps)
+    if gaps <= len(steps) * _MAX_GAPS:
+        steps = steps[: len(steps) - gaps]
+    return Fraction(len(steps), sum(steps))
+
+
 def _needs_more_times(reader: Reader) -> bool:
     count = len(reader.packet_times)
     return count < 3 or (count < _RATE_PACKETS and reader.bytes_read < _RATE_BYTES)
@@ -263,10 +274,12 @@ def _snap(rate: Fraction, tick: Fraction) -> Fraction:
     return nearest if abs(nearest - rate) * 5000 <= rate else rate
 
 
-def _frame_count(path: Path, stream: av.VideoStream, rate: Fraction | None, duration: Fraction | None) -> int | None:
+def _frame_count(reader: Reader, rate: Fraction | None, duration: Fraction | None) -> int | None:
     by_rate = round(rate * duration) if rate and duration else 0
-    count = _container_count(stream) or by_rate
-    return count if 0 < count <= path.stat().st_size else None  # no frame is smaller than a byte
+    if reader.clock.packets:  # fewer than that in gaps; more if every field has a packet
+        by_rate = min(by_rate or reader.clock.packets, reader.clock.packets)
+    count = _container_count(reader.stream) or by_rate
+    return count if 0 < count <= reader.path.stat().st_size else None  # no frame is smaller than a byte
 
 
 def _container_count(stream: av.VideoStream) -> int:

@@ -47,6 +47,7 @@ class Clock:
     breaks: tuple[Break, ...] = ()
     # stream → (numbers of packets of the stream, from 0, from which on a shift holds; the shifts in ticks)
     shifts: Mapping[int, tuple[tuple[int, ...], tuple[int, ...]]] = field(default_factory=dict)
+    packets: int = 0  # of the main stream
     span: tuple[int, int] | None = None  # the main stream's first time and its end, shifted
 
     @property

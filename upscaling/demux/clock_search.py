@@ -312,7 +312,8 @@ class _Search:
                 shifts[index] = tuple(zip(*changes, strict=True))
         main = self._tracks.get(self._main)
         span = (self._earliest(main), self._end(main, main.piece)) if main else None
-        return Clock(tuple(self._found(span[0] if span else 0)), shifts, span)
+        breaks = tuple(self._found(span[0] if span else 0))
+        return Clock(breaks, shifts, len(main.packets) if main else 0, span)
 
     def _earliest(self, track: _Track) -> int:
         return track.pieces[0].shift + self._start(track, track.pieces[0])

@@ -153,7 +153,7 @@ def _open_file(path: Path) -> InputFile:
 
 
 def _options(probe_bytes: int | None) -> dict[str, str]:
-    further = {"probesize": str(probe_bytes), "analyzeduration": _NO_LIMIT, "fflags": "nobuffer"}
+    further = {"probesize": str(probe_bytes), "analyzeduration": _NO_LIMIT, "fflags": "nobuffer", "scan_all_pmts": "1"}
     return (further if probe_bytes else {}) | {
         "protocol_whitelist": "none",  # FFmpeg has no protocol of this name
         "format_whitelist": ",".join(sorted(av.formats_available - _PLAYLISTS)),
@@ -196,6 +196,8 @@ def read_packets(
                 errors = ends = 0
                 yield packet
             ends += 1  # MP4's demuxer says so, too, for one packet whose damaged position is after the end
+        except IndexError:  # PyAV's, at the first packet of a stream that was not there when the file was opened
+            continue
         except (av.error.FFmpegError, ValueError) as error:
             check_memory(error)
             errors += 1

@@ -44,7 +44,7 @@ class PacketRepair:
         if held is None:
             return
         last, dts = self._last_dts, _dts(held)
-        if packet is not None and last is not None and dts > _dts(packet) > last:
+        if packet is not None and last is not None and dts - _overlap(held) > _dts(packet) > last:
             self._move(held, min(self._end, _dts(packet) - 1))
         dts = _dts(held)
         step = _shortest(held) if self._strict else 0
