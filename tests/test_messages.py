@@ -69,5 +69,5 @@ def test_what_a_codec_cannot_carry_is_one_line_each():
     assert lost_messages("h264", ["A53_CC", "AMBIENT_VIEWING_ENVIRONMENT"]) == []
     assert lost_messages("vp9", ["A53_CC", "DYNAMIC_HDR_PLUS"]) == [
         "closed captions are dropped: vp9 can't carry them, h264, hevc and av1 could",
-        "HDR10+ metadata are dropped: vp9 can't carry them, h264, hevc and av1 could",
+        "HDR10+ metadata are dropped: vp9 can't carry them, hevc and av1 could",
     ]

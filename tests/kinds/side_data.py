@@ -264,6 +264,29 @@ def dolby_vision(profile: int, codec: str) -> Callable[[Path], Path]:
     return make
 
 
+def dolby_vision_rpu(profile: int, full_range: int) -> Callable[[Path], Path]:
+    """HEVC whose pictures have Dolby Vision metadata (ETSI GS CCM 001), with nothing about it in the header."""
+
+    def ue(number: int) -> str:  # Exp-Golomb
+        code = f"{number + 1:b}"
+        return "0" * (len(code) - 1) + code
+
+    fields = [(2, 6), (18, 11), (profile, 4), (0, 4), (1, 1), (0, 1), (0, 2)]
+    bits = "".join(f"{value:0{width}b}" for value, width in fields)
+    bits += ue(23) + f"{1:02b}{full_range}" + ue(2) + ue(2) + ue(4) + "000001" + "00"  # 10 bits; no second layer
+    bits += ue(0) * 3 + (ue(0) + f"{0:010b}{1023:010b}") * 3 + ue(0) * 2  # two pivots a component
+    bits += (ue(0) * 2 + "0" + ue(0) + "0" * 23 + ue(1) + "0" * 23) * 3  # a line from 0 to 1
+    bits = bits.ljust(-(-len(bits) // 8) * 8, "0")
+    rpu = b"\x19" + int(bits, 2).to_bytes(len(bits) // 8, "big") + b"\1\2\3\4\x80"  # its CRC is not looked at
+    options = {"x265-params": "log-level=none", "bf": "0"}
+
+    def make(folder: Path) -> Path:
+        clip = make_clip(folder / "plain.ts", 4, codec="libx265", pix_fmt="yuv420p10le", options=options)
+        return rewritten(clip, folder / "in.ts", lambda data, _: data + b"\0\0\1\x7c\1" + escaped(rpu))
+
+    return make
+
+
 def is_refused(text: str) -> Callable[[Outcome], None]:
     def check(outcome: Outcome) -> None:
         assert outcome.status == 2
@@ -369,6 +392,8 @@ KINDS = [
     Kind("a checkerboard to MP4", marked_matroska(4), keeps(named=["its stereo mark is dropped"]), "out.mp4"),
     Kind("Dolby Vision 8.1", dolby_vision(8, "libx265"), keeps(named=["Dolby Vision (profile 8.1) is dropped"])),
     Kind("Dolby Vision 5", dolby_vision(5, "libx265"), is_refused("Dolby Vision profile 5 ")),
+    Kind("Dolby Vision 5 without a record", dolby_vision_rpu(0, 1), is_refused("Dolby Vision profile 5 ")),
+    Kind("Dolby Vision 8 without a record", dolby_vision_rpu(1, 0), keeps(named=["(profile 8) is dropped"])),
     Kind("Dolby Vision 10.0", dolby_vision(10, "libsvtav1"), is_refused("Dolby Vision profile 10 ")),
     Kind(
         "time code, last day",

@@ -14,6 +14,7 @@ _STEREO_MODES = {(1, 0): 1, (1, 1): 11, (2, 0): 3, (2, 1): 2, (4, 0): 5, (4, 1):
     (6, 0): 7, (6, 1): 6, (7, 0): 9, (7, 1): 8
 }  # fmt: skip
 _NO_BASE = {5, 10, 20}  # profiles of Dolby Vision that have no picture for other players if their compatibility is 0
+_UNKNOWN = -1  # compatibility
 # Side data → what is not in the new frames, whatever the output is.
 _DROPPED = {
     "DYNAMIC_HDR_VIVID": "HDR Vivid metadata is dropped",
@@ -67,7 +68,7 @@ def _dolby_vision(record: dict | None, codec: str, side_data: dict[str, bytes], 
             f"Dolby Vision profile {profile} has no picture for other players, only colours (IPTPQc2) that its "
             "metadata turns into one; convert it to HDR10 first (ffmpeg's filter libplacebo can)"
         )
-    name = f"profile {profile}.{compatibility}" if profile >= 8 and compatibility else f"profile {profile}"
+    name = f"profile {profile}.{compatibility}" if profile >= 8 and compatibility > 0 else f"profile {profile}"
     base = {1: "HDR10", 2: "SDR", 4: "HLG", 6: "HDR10"}.get(compatibility, "base")
     return [f"Dolby Vision ({name}) is dropped; its {base} picture is upscaled"]
 
@@ -75,12 +76,14 @@ def _dolby_vision(record: dict | None, codec: str, side_data: dict[str, bytes], 
 def _guessed(codec: str, side_data: dict[str, bytes], tagged: bool) -> dict[str, int]:
     """What a stream without a configuration record is: for HEVC as FFmpeg's libavcodec/dovi_rpu.c guesses.
 
-    From AVDOVIRpuDataHeader of libavutil/dovi_meta.h: a profile of 0 with a full-range base layer is profile 5. A
-    base layer without colour tags is nothing that can be shown.
+    From AVDOVIRpuDataHeader of libavutil/dovi_meta.h: a profile of 0 with a full-range base layer is profile 5. In
+    AV1 a base layer without colour tags is nothing that can be shown.
     """
     data = side_data["DOVI_METADATA"]
     (header,) = struct.unpack_from("=Q", data)
     rpu_profile, full_range = data[header + 4], data[header + 10]
     if codec == "hevc" and rpu_profile == 0 and full_range:
         return {"profile": 5, "compatibility": 0}
-    return {"profile": 8 if codec == "hevc" else 10, "compatibility": 1 if tagged else 0}
+    if codec == "av1":
+        return {"profile": 10, "compatibility": _UNKNOWN if tagged else 0}
+    return {"profile": 8, "compatibility": _UNKNOWN}

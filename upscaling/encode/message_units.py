@@ -15,23 +15,29 @@ _OBU_HAS_EXTENSION, _OBU_HAS_SIZE = 4, 2
 _METADATA_T35 = 4
 
 
+# Message → the coded formats in which decoders look for it.
+_CARRIERS = {
+    "A53_CC": ("h264", "hevc", "av1"),
+    "AFD": ("h264", "hevc"),
+    "DYNAMIC_HDR_PLUS": ("hevc", "av1"),
+    "AMBIENT_VIEWING_ENVIRONMENT": ("h264", "hevc"),
+}
+
+
 def carries(family: str, kind: str) -> bool:
     """Whether coded pictures of that family (FFmpeg's name) can carry messages of a kind of `messages.MESSAGES`."""
-    return family in ("h264", "hevc") or (family == "av1" and kind != "AMBIENT_VIEWING_ENVIRONMENT")
+    return family in _CARRIERS[kind]
 
 
 def lost_messages(family: str, kinds: Iterable[str]) -> list[str]:
     """One line for each kind of message that coded pictures of that family can't carry."""
-    return [
-        f"{MESSAGES[kind]} are dropped: {family} can't carry them, {_carriers(kind)} could"
-        for kind in kinds
-        if not carries(family, kind)
-    ]
-
-
-def _carriers(kind: str) -> str:
-    *first, last = (family for family in ("h264", "hevc", "av1") if carries(family, kind))
-    return f"{', '.join(first)} and {last}"
+    lines = []
+    for kind in kinds:
+        *first, last = _CARRIERS[kind]
+        if not carries(family, kind):
+            others = f"{', '.join(first)} and {last}"
+            lines.append(f"{MESSAGES[kind]} are dropped: {family} can't carry them, {others} could")
+    return lines
 
 
 def with_messages(family: str, packet: bytes, messages: Sequence[Message]) -> bytes:
