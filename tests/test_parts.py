@@ -324,6 +324,16 @@ def test_three_parts_joined_are_what_one_job_gives(job, tmp_path, name):
     assert not [path.name for path in tmp_path.iterdir() if path.name.endswith((".parts", ".work"))]
 
 
+def test_the_join_has_the_sound_that_it_is_asked_for(job, tmp_path):
+    clip = rich(tmp_path / "in.mkv")
+    for number in (1, 2):
+        job(clip, tmp_path / "out.mkv", part=(number, 2))
+    job(clip, tmp_path / "out.mkv", join=2, audio="opus", subtitle_language="und")
+    with av.open(str(tmp_path / "out.mkv")) as container:
+        codecs = [stream.codec_context.codec.canonical_name for stream in container.streams]
+        assert sorted(codecs) == ["ffv1", "opus", "subrip"]
+
+
 def test_more_parts_than_keyframes(job, tmp_path):
     clip = CLIPS["late.mkv"](tmp_path / "in.mkv")
     job(clip, tmp_path / "alone.mkv")

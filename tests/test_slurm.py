@@ -305,9 +305,15 @@ def test_what_squeue_prints_is_read():
 
 def test_a_tasks_command_has_no_words_for_slurm():
     words = ["in.mkv", "out.mkv", "2", "--slurm", "--parts", "60", "--at-once=4", "--sbatch", "--time=5", "--crf", "20"]
-    words += ["--work-dir", "/x", "--restart"]
-    assert task_arguments(words) == ["in.mkv", "out.mkv", "2", "--crf", "20"]
+    words += ["--work-dir", "/x", "--restart", "--audio", "opus", "--audio-language=de"]
+    kept = ["in.mkv", "out.mkv", "2", "--crf", "20", "--audio", "opus", "--audio-language=de"]
+    assert task_arguments(words) == kept
     assert task_arguments(["--slurm", "--", "--slurm", "out.mkv"]) == ["--", "--slurm", "out.mkv"]
+
+
+def test_jobs_with_other_sound_are_other_jobs(tmp_path):
+    works = [Work(tmp_path / "out.mkv", {}, 4, None, (), (), (), "/tmp", streams) for streams in ("", "opus", "flac")]
+    assert len({work.comment for work in works}) == 3 and len({work.name for work in works}) == 1
 
 
 def test_parts_are_counted_and_a_failed_one_is_named(tmp_path, monkeypatch):

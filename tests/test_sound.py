@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pytest
 from av.stream import Disposition
-from clips import make_clip
+from clips import make_clip, video_frame
 from passthrough import passthrough, see
 from runs import ROOT
 from sound_clips import RATE, aac_frames, adts, likeness, loas, noise, s302m, sound_of, with_packets, with_sound
@@ -143,24 +143,24 @@ def test_latm_without_a_configuration_or_cut_off_is_damaged():
 
 
 @pytest.mark.parametrize(
-    ("bits", "rate", "channels", "object_type", "samples"),
+    ("bits", "rate", "channels", "samples"),
     [
-        ("0001000110010000", 48000, 2, 2, 1024),
-        ("0001000110010100", 48000, 2, 2, 960),
-        ("0010101100001001100010000", 24000, 1, 5, 1024),  # HE-AAC
-        ("1110101100001001100010000", 24000, 1, 29, 1024),  # with parametric stereo
-        ("000101111" + f"{44056:024b}" + "0001000", 44056, 1, 2, 1024),
-        ("101110011001000000", 48000, 2, 23, 512),  # low delay
+        ("0001000110010000", 48000, 2, 1024),
+        ("0001000110010100", 48000, 2, 960),
+        ("0010101100001001100010000", 24000, 1, 1024),  # HE-AAC
+        ("1110101100001001100010000", 24000, 1, 1024),  # with parametric stereo
+        ("000101111" + f"{44056:024b}" + "0001000", 44056, 1, 1024),
+        ("101110011001000000", 48000, 2, 512),  # low delay
     ],
 )
-def test_configurations_are_read_to_their_end(bits, rate, channels, object_type, samples):
+def test_configurations_are_read_to_their_end(bits, rate, channels, samples):
     reader = Bits(int("101" + bits + "1" * 13, 2).to_bytes(-(-(len(bits) + 16) // 8), "big"))
     reader.read(-(len(bits) + 16) % 8 + 3)
     start = reader.position
     found = read_config(reader)
     assert reader.position - start == len(bits)
     assert found.data == int(bits + "0" * (-len(bits) % 8), 2).to_bytes(-(-len(bits) // 8), "big")
-    assert (found.rate, found.channels, found.object_type, found.samples) == (rate, channels, object_type, samples)
+    assert (found.rate, found.channels, found.samples) == (rate, channels, samples)
 
 
 def test_adts_headers_with_and_without_a_checksum():
@@ -426,3 +426,25 @@ def test_styled_subtitles_say_what_is_lost(tmp_path):
     assert len(see(chosen.path)) == 2
     with pytest.raises(InputError, match="--subtitle-language: no stream has the language en; choose from ger"):
         passthrough(source, tmp_path / "q.mp4", length=100, choice=StreamChoice(subtitle_language=("en",)))
+
+
+@pytest.mark.parametrize("bits", [16, 20, 24])
+def test_data_in_place_of_sound_is_kept_or_named(tmp_path, bits):
+    """SMPTE 337M: what Dolby E looks like in a production's file. Opus would make noise of it."""
+    words = {16: (0xF872, 0x4E1F), 20: (0x6F872, 0x54E1F), 24: (0x96F872, 0xA54E1F)}[bits]
+    samples = np.random.default_rng(1).integers(-(2**31), 2**31, (2, 4800)).astype(np.int32) & -256
+    samples[:, 100] = [np.int64(word << (32 - bits)) - (1 << 32) * (word >> (bits - 1)) for word in words]
+    source = tmp_path / "in.mov"
+    with av.open(str(source), "w") as out:
+        picture, sound = out.add_stream("mpeg4", rate=25), out.add_stream("pcm_s24le", rate=RATE)
+        picture.width, picture.height = 64, 48
+        frame = av.AudioFrame.from_ndarray(samples.T.reshape(1, -1).copy(), format="s32", layout="stereo")
+        frame.sample_rate = RATE
+        for packet in [*sound.encode(frame), *picture.encode(video_frame(0)), *picture.encode(None)]:
+            out.mux(packet)
+    what = "audio stream 1 (pcm_s24le) {} data in place of sound (SMPTE 337M, such as Dolby E)"
+    kept = passthrough(source, tmp_path / "o.mkv", choice=StreamChoice(audio="aac"))
+    assert kept.notes == [what.format("has") + "; players that can't read it play noise"]
+    assert np.array_equal(sound_of(kept.path)[1] * 2**31, samples)
+    lost = passthrough(source, tmp_path / "o.webm")
+    assert lost.notes == [what.format("is left out: it has") + ", which encoding would destroy; mkv could hold it"]

@@ -7,9 +7,9 @@ MP4 and Matroska hold the bare frames, and one configuration for all of them. Fo
 from dataclasses import dataclass
 
 _RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000, 7350)  # Hz
-_CHANNELS = (0, 1, 2, 3, 4, 5, 6, 8)  # by channel configuration; 0: the frames say it
-_LC = 2  # audio object types
-_SBR, _PS = 5, 29
+# By channel configuration; 0: the frames say it, None: reserved.
+_CHANNELS = (0, 1, 2, 3, 4, 5, 6, 8, None, None, None, 7, 8, 24, 8, None)
+_SBR, _PS = 5, 29  # audio object types
 _GENERAL = {1, 2, 3, 4, 6, 7, 17, 19, 20, 21, 22, 23}  # have a GASpecificConfig
 _ERROR_RESILIENT = range(17, 28)
 _LOAS_SYNC = 0x2B7
@@ -43,15 +43,9 @@ class AacConfig:
     """
 
     data: bytes
-    object_type: int
     rate: int
     channels: int
     samples: int
-
-    @property
-    def is_plain(self) -> bool:
-        """Whether frames of an AAC-LC encoder fit this configuration."""
-        return self.object_type == _LC and self.samples == 1024 and 0 < self.channels <= 8 and self.rate in _RATES
 
 
 @dataclass(frozen=True)
@@ -73,14 +67,15 @@ class AdtsParser:
             if bits.read(12) != 0xFFF or bits.read(3) & 3:  # sync word; version, layer 0
                 raise ValueError("no ADTS header")
             has_crc = not bits.read(1)
-            object_type, rate, _, channels = bits.read(2) + 1, bits.read(4), bits.read(1), bits.read(3)
+            object_type, rate, _, layout = bits.read(2) + 1, bits.read(4), bits.read(1), bits.read(3)
             bits.read(4)
             size, _, more = bits.read(13), bits.read(11), bits.read(2)
             head = 9 if has_crc else 7
+            channels = _CHANNELS[layout]
             if more or not head < size <= len(packet) or not channels or rate >= len(_RATES):
                 raise ValueError("no ADTS frame that can be repacked")
-            data = (object_type << 11 | rate << 7 | channels << 3).to_bytes(2, "big")
-            config = AacConfig(data, object_type, _RATES[rate], _CHANNELS[channels], 1024)
+            data = (object_type << 11 | rate << 7 | layout << 3).to_bytes(2, "big")
+            config = AacConfig(data, _RATES[rate], channels, 1024)
             found.append(AacFrame(config, packet[head:size]))
             packet = packet[size:]
         return found
@@ -150,20 +145,20 @@ def read_config(bits: Bits, length: int | None = None) -> AacConfig:
     start = bits.position
     object_type = _object_type(bits)
     rate = _rate(bits)
-    channels = bits.read(4)
-    base = object_type
+    layout = bits.read(4)
+    channels, base = _CHANNELS[layout], object_type
     if object_type in (_SBR, _PS):
         _rate(bits)
         base = _object_type(bits)
         if base == 22:
             bits.read(4)
-    if base not in _GENERAL or channels >= len(_CHANNELS):
-        raise ValueError(f"audio object type {object_type} with channel configuration {channels}")
+    if base not in _GENERAL or channels is None:
+        raise ValueError(f"audio object type {object_type} with channel configuration {layout}")
     short = bits.read(1)
     if bits.read(1):
         bits.read(14)  # delay of the core coder
     extended = bits.read(1)
-    if channels == 0:
+    if layout == 0:
         _skip_channels(bits, start)
     if base in (6, 20):
         bits.read(3)
@@ -177,7 +172,7 @@ def read_config(bits: Bits, length: int | None = None) -> AacConfig:
             raise ValueError("a configuration longer than its length")
         bits.position = start + length
     samples = (512, 480)[short] if base == 23 else (1024, 960)[short]
-    return AacConfig(bits.copy(start), object_type, rate, _CHANNELS[channels], samples)
+    return AacConfig(bits.copy(start), rate, channels, samples)
 
 
 def _object_type(bits: Bits) -> int:

@@ -18,7 +18,7 @@ from upscaling.common.text import clock, many
 from upscaling.demux.reader import seconds_per_tick
 from upscaling.demux.survey import open_timed
 from upscaling.mux import matroska
-from upscaling.mux.aac_frames import AacConfig, AacFrame, AdtsParser, LatmParser
+from upscaling.mux.aac_frames import AacConfig, AacFrame, AdtsParser, Bits, LatmParser, read_config
 from upscaling.mux.audio_encode import SoundEncoder, audio_context
 from upscaling.mux.containers import copy_metadata
 from upscaling.mux.stream_copy import StreamCopier, codec_name, describe, first_packet
@@ -174,9 +174,13 @@ class RepackedAac(StreamCopier):
         if self._sound is None:
             self._start = packet.pts * packet.time_base
             self._changed = self._start if self._changed is None else self._changed
-            self._sound = SoundEncoder(_encoder(config).encode, "fltp", _LAYOUTS[config.channels], config.rate)
+            encoder = _encoder(config)
+            if encoder is not None:
+                self._sound = SoundEncoder(encoder.encode, "fltp", encoder.layout.name, config.rate)
+        if self._sound is None:
+            return
         try:
-            frames = decoder.decode(packet) if config.is_plain else []
+            frames = decoder.decode(packet)
         except (av.error.FFmpegError, ValueError) as error:
             check_memory(error)
             self._damaged += 1
@@ -205,7 +209,7 @@ class RepackedAac(StreamCopier):
             lines.append(f"{describe(self.stream)}: {many(self._damaged, 'damaged packet')} left out")
         if self._changed is not None:
             config = self._first.config
-            what = "converted to" if config.is_plain else "left out, the beginning has"
+            what = "converted to" if _encoder(config) else "left out: the beginning has"
             first = f"{config.rate} Hz, {many(config.channels, 'channel')}"
             when = clock(float(self._changed))
             lines.append(f"{describe(self.stream)} changes its format at {when}; other formats are {what} {first}")
@@ -229,9 +233,13 @@ def _has_own_config(context: AudioCodecContext) -> bool:
     return bool(context.extradata) and context.codec.canonical_name == "aac"
 
 
-def _encoder(config: AacConfig) -> AudioCodecContext:
+def _encoder(config: AacConfig) -> AudioCodecContext | None:
+    """An open encoder whose frames a decoder with that configuration takes; None if there is none."""
     encoder = cast(AudioCodecContext, av.CodecContext.create("aac", "w"))
-    encoder.sample_rate, encoder.layout, encoder.format = config.rate, _LAYOUTS[config.channels], "fltp"
-    encoder.bit_rate = _BIT_RATE * config.channels
-    encoder.open()
-    return encoder
+    try:
+        encoder.sample_rate, encoder.layout, encoder.format = config.rate, _LAYOUTS[config.channels], "fltp"
+        encoder.bit_rate = _BIT_RATE * config.channels
+        encoder.open()
+        return encoder if read_config(Bits(encoder.extradata or b"")) == config else None
+    except (av.error.FFmpegError, ValueError, KeyError):
+        return None

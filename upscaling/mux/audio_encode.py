@@ -1,12 +1,15 @@
 """Sound encoded again: what the container can't hold as it is, and what the user wants in another codec."""
 
+import contextlib
 from collections.abc import Callable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
 import av
 import av.error
+import numpy as np
 from av.audio.codeccontext import AudioCodecContext
 from av.audio.frame import AudioFrame
 from av.audio.resampler import AudioResampler
@@ -18,16 +21,38 @@ from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import many
 from upscaling.demux.reader import seconds_per_tick
-from upscaling.mux.audio_formats import Encoding
+from upscaling.demux.survey import open_timed
+from upscaling.mux.audio_formats import Encoding, is_linear
 from upscaling.mux.containers import copy_metadata
 from upscaling.mux.stream_copy import USUAL_LAYOUTS, StreamCopier, describe
 
+_SYNC_WORDS = ((16, 0xF872, 0x4E1F), (20, 0x6F872, 0x54E1F), (24, 0x96F872, 0xA54E1F))  # bits and values
+_DATA_PACKETS = 20  # that are looked at for them
 _MAX_DRIFT = Fraction(1, 20)  # seconds between counted samples and timestamps; more is a gap in the sound
 
 
 def audio_context(stream: Stream) -> AudioCodecContext | None:
     """The decoder of a stream of sound; None for other streams, and for codecs without a decoder."""
     return stream.codec_context if isinstance(stream, AudioStream) else None
+
+
+def carries_data(stream: Stream, path: Path) -> bool:
+    """Whether PCM has other data in place of samples, such as Dolby E or AC-3, by its beginning (SMPTE 337M)."""
+    context = audio_context(stream)
+    if context is None or not is_linear(context.codec.canonical_name):
+        return False
+    with open_timed(path) as source, contextlib.suppress(av.error.FFmpegError):
+        own = cast(AudioStream, source.container.streams[stream.index])
+        for packet in islice(source.packets([own], lambda _: None), _DATA_PACKETS):
+            for frame in own.decode(packet):
+                samples = frame.to_ndarray()
+                words = (samples.T.reshape(-1) if frame.format.is_planar else samples[0]).astype(np.int64)
+                words <<= 32 - 8 * samples.itemsize
+                for bits, first, second in _SYNC_WORDS:
+                    cut = words >> (32 - bits) & ((1 << bits) - 1)
+                    if samples.dtype.kind == "i" and np.any((cut[:-1] == first) & (cut[1:] == second)):
+                        return True
+    return False
 
 
 class SoundEncoder:

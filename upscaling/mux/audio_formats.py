@@ -77,7 +77,7 @@ def encodings(codec: str, sample_format: str, container: str, audio: str = "auto
     if audio in ("copy", "none"):
         return []
     packed = sample_format.removesuffix("p")
-    kind = _kind(codec)
+    kind = _LOSSY if codec == "s302m" and packed == "flt" else _kind(codec)  # its decoder decodes Dolby E
     bits = 64 if packed in ("s64", "dbl") else 32 if packed == "flt" or (codec in _DEEP and packed == "s32") else 24
     names = (ENCODERS[audio],) if audio in ENCODERS else _ORDERS[container][kind]
     found = []
@@ -101,10 +101,13 @@ def holds(container: str, audio: str) -> bool:
     return audio not in ENCODERS or ENCODERS[audio] in _HELD[container]
 
 
+def is_linear(codec: str) -> bool:
+    """Whether a codec is PCM with linear samples, however they are packed."""
+    return (codec.startswith("pcm_") and codec not in _LOG_PCM) or codec in ("s302m", "dvaudio")
+
+
 def _kind(codec: str) -> int:
-    if codec in _COMPRESSED:
-        return _LOSSLESS
-    return _LINEAR if codec.startswith("pcm_") or codec in ("s302m", "dvaudio") else _LOSSY
+    return _LINEAR if is_linear(codec) else _LOSSLESS if codec in _COMPRESSED else _LOSSY
 
 
 def _pcm(packed: str, bits: int, container: str) -> tuple[str, str]:

@@ -18,7 +18,7 @@ from upscaling.demux.input_file import Input
 from upscaling.demux.main_stream import is_encrypted
 from upscaling.demux.survey import TimedInput, has_parameters, open_timed, survey
 from upscaling.mux.audio_copy import PrimedAudio, RepackedAac, UndecodedAudio
-from upscaling.mux.audio_encode import EncodedAudio, audio_context
+from upscaling.mux.audio_encode import EncodedAudio, audio_context, carries_data
 from upscaling.mux.audio_formats import ENCODERS, encodings, holds
 from upscaling.mux.containers import CONTAINERS
 from upscaling.mux.stream_copy import (
@@ -33,6 +33,7 @@ from upscaling.mux.stream_copy import (
 
 # In the order in which they are tried.
 _COPIERS: tuple[type[StreamCopier], ...] = (StreamCopier, TextSubtitles, CoverStream, CoverAttachment, Attachment)
+_DATA = "data in place of sound (SMPTE 337M, such as Dolby E)"
 _AUDIO_COPIERS: tuple[type[StreamCopier], ...] = (RepackedAac, PrimedAudio, StreamCopier, UndecodedAudio)
 
 
@@ -147,11 +148,14 @@ def _add(found: Selection, stream: Stream, path: Path, container: str, choice: S
         return "the file has no packet of it that tells its parameters"
     if _is_encrypted(stream, path):
         return "it is encrypted"
-    copier = _copier(stream, path, container, choice)
+    has_data = carries_data(stream, path)
+    copier = _copier(stream, path, container, choice, has_data)
     if copier is not None:
         found.copiers.append(copier)
         found.outcomes[stream.index] = copier.outcome
         note = copier.note()
+        if has_data:
+            note = f"{describe(stream)} has {_DATA}; players that can't read it play noise"
         if choice.audio in ENCODERS and isinstance(copier, UndecodedAudio):
             note = f"{describe(stream)} stays as it is: FFmpeg has no decoder for it"
         found.notes += [note] if note else []
@@ -159,20 +163,24 @@ def _add(found: Selection, stream: Stream, path: Path, container: str, choice: S
     others = [
         name
         for name in ("mkv", "mp4", "mov", "webm")
-        if name != container and holds(name, choice.audio) and _copier(stream, path, name, choice)
+        if name != container and holds(name, choice.audio) and _copier(stream, path, name, choice, has_data)
     ]
+    if has_data:
+        return f"it has {_DATA}, which encoding would destroy; {others[0]} could hold it"
     hint = f"{others[0]} could" if others else "no container written here can"
-    if choice.audio == "copy" and _copier(stream, path, container, EVERYTHING):
+    if choice.audio == "copy" and _copier(stream, path, container, EVERYTHING, has_data):
         hint += ", and --audio auto converts it"
     return f"{container} can't hold it, {hint}"
 
 
-def _copier(stream: Stream, path: Path, container: str, choice: StreamChoice) -> StreamCopier | None:
-    return next((copier for copier in _copiers(stream, path, container, choice) if copier.fits()), None)
+def _copier(stream: Stream, path: Path, container: str, choice: StreamChoice, has_data: bool) -> StreamCopier | None:
+    return next((copier for copier in _copiers(stream, path, container, choice, has_data) if copier.fits()), None)
 
 
-def _copiers(stream: Stream, path: Path, container: str, choice: StreamChoice) -> Iterator[StreamCopier]:
-    """Every way for the stream, the best first."""
+def _copiers(
+    stream: Stream, path: Path, container: str, choice: StreamChoice, has_data: bool
+) -> Iterator[StreamCopier]:
+    """Every way for the stream, the best first; with data in place of samples only those without loss."""
     if stream.type != "audio":
         yield from (kind(stream, path, container) for kind in _COPIERS)
         return
@@ -185,6 +193,8 @@ def _copiers(stream: Stream, path: Path, container: str, choice: StreamChoice) -
         yield from copied
     if context is not None:
         for encoding in encodings(codec, context.format.name, container, choice.audio):
+            if has_data and not encoding.lossless:
+                continue
             yield EncodedAudio(stream, path, container, encoding, choice.audio_bitrate, is_codec)
     if not keeps:
         yield from copied
