@@ -271,6 +271,8 @@ def job():
 
         def run(source, output, **more):
             said = Said()
+            if "part" in more:
+                more["part"] = "{}/{}".format(*more["part"])
             options = make_options(**{"input": source, "output": output, "model": "lanczos", "workers": 1,
                                       "codec": "ffv1", "segment_frames": 7, **more})  # fmt: skip
             result = cli.join(options, said) if options.join else cli.run(options, said, Signals(), pools)

@@ -39,11 +39,15 @@ _BITS_PER_SAMPLE = 6  # that AAC can have at most
 
 @dataclass(frozen=True)
 class Encoding:
-    """An encoder of FFmpeg, the format of the samples that it gets, and whether its sound equals the source's."""
+    """An encoder of FFmpeg, the format of the samples that it gets, and whether its sound equals the source's.
+
+    `is_repacking`: PCM stays PCM, only the packing of its samples changes.
+    """
 
     encoder: str
     sample_format: str
     lossless: bool
+    is_repacking: bool = False
 
     @property
     def name(self) -> str:
@@ -51,11 +55,6 @@ class Encoding:
         if self.encoder == "libopus":
             return "Opus"
         return "PCM" if self.encoder.startswith("pcm_") else self.encoder.upper()
-
-    @property
-    def is_repacking(self) -> bool:
-        """Whether the samples stay as they are and only their packing changes."""
-        return self.encoder.startswith("pcm_") and self.lossless
 
     def rate(self, rate: int) -> int:
         """The sample rate in Hz for a source's: the next higher one if the codec does not have it."""
@@ -69,13 +68,11 @@ class Encoding:
 
 
 def encodings(codec: str, sample_format: str, container: str, audio: str = "auto") -> list[Encoding]:
-    """The ways to encode sound for a container, the best first; empty if there is none or the user wants none.
+    """The ways to encode sound for a container, the best first; for `copy` only those that repack samples.
 
     `codec` and `sample_format` are FFmpeg's names of the source's codec and of its decoder's samples, `audio` is one
     of AUDIO.
     """
-    if audio in ("copy", "none"):
-        return []
     packed = sample_format.removesuffix("p")
     kind = _LOSSY if codec == "s302m" and packed == "flt" else _kind(codec)  # its decoder decodes Dolby E
     bits = 64 if packed in ("s64", "dbl") else 32 if packed == "flt" or (codec in _DEEP and packed == "s32") else 24
@@ -84,7 +81,8 @@ def encodings(codec: str, sample_format: str, container: str, audio: str = "auto
     for name in names:
         if name == "pcm":
             encoder, form = _pcm(packed, bits, container)
-            found.append(Encoding(encoder, form, kind != _LOSSY and packed != "s64"))
+            lossless = kind != _LOSSY and packed != "s64"
+            found.append(Encoding(encoder, form, lossless, is_repacking=lossless and kind == _LINEAR))
         elif name in ("flac", "alac"):
             deep = kind != _LOSSY and packed not in ("u8", "s16")
             fits = bits == 24 and kind != _LOSSY
@@ -93,7 +91,7 @@ def encodings(codec: str, sample_format: str, container: str, audio: str = "auto
                 found.append(Encoding(name, form + "p" * (name == "alac"), fits))
         else:
             found.append(Encoding(name, "fltp" if name == "aac" else "flt", lossless=False))
-    return found
+    return [one for one in found if one.is_repacking] if audio == "copy" else found
 
 
 def holds(container: str, audio: str) -> bool:

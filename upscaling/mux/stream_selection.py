@@ -165,9 +165,9 @@ def _add(found: Selection, stream: Stream, path: Path, container: str, choice: S
         for name in ("mkv", "mp4", "mov", "webm")
         if name != container and holds(name, choice.audio) and _copier(stream, path, name, choice, has_data)
     ]
-    if has_data:
-        return f"it has {_DATA}, which encoding would destroy; {others[0]} could hold it"
     hint = f"{others[0]} could" if others else "no container written here can"
+    if has_data:
+        return f"it has {_DATA}, which encoding would destroy; {hint} hold it"
     if choice.audio == "copy" and _copier(stream, path, container, EVERYTHING, has_data):
         hint += ", and --audio auto converts it"
     return f"{container} can't hold it, {hint}"
