@@ -9,6 +9,7 @@ import pytest
 import torch
 from runs import ROOT
 
+from upscaling.inference import ncnn_network
 from upscaling.inference.ncnn_engine import NcnnUpscaler
 from upscaling.inference.settings import NCNN, ModelSettings
 from upscaling.inference.upscaler import Upscaler
@@ -104,6 +105,16 @@ def test_default_network_on_a_clip(tmp_path):
     frames = torch.from_numpy(picture).permute(2, 0, 1)[None] / 255
     want, got = both(Path(ModelSettings.model), frames, (320, 180))
     assert decibels(want, got) > 90
+
+
+@pytest.mark.parametrize("rows", [21, 22, 30, 37])
+@pytest.mark.parametrize("pixels", [1, 160, 400])
+def test_strips_of_any_height_give_the_whole_picture(tmp_path, monkeypatch, rows, pixels):
+    """A strip too few, one too many, and a last one of any size; the padding of each layer is that of the picture."""
+    file = nets.save_pth(nets.compact(9, 5, scale=2), tmp_path / "net.pth")
+    monkeypatch.setattr(ncnn_network, "STRIP_PIXELS", pixels)
+    want, got = both(file, nets.picture(rows, 20), (40, 2 * rows))
+    assert float((want - got).abs().max()) < 1e-4
 
 
 @pytest.mark.vulkan
