@@ -18,6 +18,7 @@ _WIDTH, _HEIGHT = 40962, 40963  # of the picture, in pixels
 ASCII, SHORT, LONG, RATIONAL, UNDEFINED = 2, 3, 4, 5, 7  # TIFF's field types
 _ITEM_BYTES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 4, 6: 1, 7: 1, 8: 2, 9: 4, 10: 4, 11: 4, 12: 8, 13: 4}  # RATIONAL: of halves
 _COUNT_BYTES = {**_ITEM_BYTES, RATIONAL: 8, 10: 8}
+_LAST_NOTE = 1 << 16  # offset from which on a maker's note moves: in a TIFF file it may be anywhere
 _MAX_FIELDS, _MAX_BYTES = 500, 1 << 24  # of a directory; damaged files name more
 # Fields of a TIFF file that tell how its samples are stored, where its thumbnails are, or that are written apart.
 _STORAGE = {
@@ -104,7 +105,7 @@ def _read_fields(data: bytes, start: int, order: str, exif: Exif) -> Fields:
         offset = at + 8 if size <= 4 else struct.unpack_from(f"{order}I", data, at + 8)[0]
         if 0 < size <= _MAX_BYTES and offset + size <= len(data):
             fields[tag] = (kind, swapped(data[offset : offset + size], kind, order))
-            if tag == _MAKER_NOTE:
+            if tag == _MAKER_NOTE and offset < _LAST_NOTE:
                 exif.maker_note_at = offset
     return fields
 
