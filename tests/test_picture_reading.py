@@ -31,8 +31,8 @@ def saved(picture: Image.Image, path, **options):
     [
         ("1", "a.png", "L"), ("L", "a.png", "L"), ("P", "a.png", "RGB"), ("LA", "a.png", "RGBA"), ("P", "a.gif", "RGB"),
         ("L", "a.bmp", "L"), ("1", "a.tif", "L"), ("LA", "a.tif", "RGBA"), ("P", "a.tif", "RGB"),
-        ("RGBA", "a.tga", "RGBA"), ("L", "a.jpg", "L"), ("YCbCr", "a.tif", "RGB"), ("L", "a.jp2", "L"), ("RGBA", "a.jp2", "RGBA"),
-        ("RGB", "a.qoi", "RGB"), ("RGB", "a.pcx", "RGB"), ("1", "a.pbm", "L"),
+        ("RGBA", "a.tga", "RGBA"), ("L", "a.jpg", "L"), ("YCbCr", "a.tif", "RGB"), ("L", "a.jp2", "L"),
+        ("RGBA", "a.jp2", "RGBA"), ("RGB", "a.qoi", "RGB"), ("RGB", "a.pcx", "RGB"), ("1", "a.pbm", "L"),
     ],
 )  # fmt: skip
 def test_modes(tmp_path, mode, name, expected):
