@@ -29,9 +29,9 @@ def test_a_time_code_some_frames_later(first, rate, frames, expected):
     assert timecode_at(code, Fraction(5, 2) + frames / rate) == expected
 
 
-def test_every_drop_frame_time_code_of_an_hour_comes_once():
+def test_every_drop_frame_time_code_of_twenty_minutes_comes_once():
     code = {"first": "00:00:00;00", "rate": str(NTSC), "start": "0"}
-    found = [timecode_at(code, number / NTSC) for number in range(17982 * 6)]
+    found = [timecode_at(code, number / NTSC) for number in range(17982 * 2)]
     assert len(set(found)) == len(found) and found == sorted(found)
     assert not [text for text in found if text[6:] in ("00;00", "00;01") and text[4] != "0"]
 

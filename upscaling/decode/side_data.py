@@ -21,8 +21,7 @@ def _name_it(kind: type[Type], number: object) -> Type:
 
 
 # PyAV asks its enumeration for each kind, and without this the first unknown one raises ValueError for all.
-if not hasattr(Type, "EXIF"):
-    Type._missing_ = classmethod(_name_it)  # type: ignore[assignment]
+Type._missing_ = classmethod(_name_it)  # type: ignore[assignment]
 
 
 def side_data_of(frame: av.VideoFrame) -> dict[str, bytes]:

@@ -145,6 +145,8 @@ class _Join:
         # 3. Everything else that the header holds.
         self._set_languages(out)
         out.metadata.update(kept_tags(source.metadata))
+        if self._is_matroska and any(key.lower() == "timecode" for key in source.metadata):
+            out.metadata.update(self._timecode())  # where it was; the muxers of MP4 and MOV make a track of the video's
         out.set_chapters(self._timeline.chapters(source))
         out.start_encoding()
         # 4. All packets in the order of decoding.
@@ -175,11 +177,15 @@ class _Join:
         if self._info.stream_index < len(source.streams):  # in a damaged file it may only show up later
             copy_metadata(video, source.streams[self._info.stream_index])
         video.metadata["encoder"] = SOFTWARE  # libavformat keeps the file's own encoder tag for its name
-        if timecode := self._track.settings.side_data.get("timecode"):
-            video.metadata["timecode"] = timecode_at(timecode, self._track.start)
+        video.metadata.update(self._timecode())
         if self._needs_display_size():
             video.metadata["title"] = video.metadata.get("title", "") + matroska.DISPLAY_ROOM
         return video
+
+    def _timecode(self) -> dict[str, str]:
+        """The tag with the time code of the first frame; empty if there is none."""
+        timecode = self._track.settings.side_data.get("timecode")
+        return {"timecode": timecode_at(timecode, self._track.start)} if timecode else {}
 
     def _needs_display_size(self) -> bool:
         return self._is_matroska and self._track.settings.sample_aspect_ratio != 1
