@@ -5,6 +5,7 @@ from fractions import Fraction
 from pathlib import Path
 
 from upscaling.decode.colour_tags import Colour
+from upscaling.decode.frame_shape import FrameShape
 from upscaling.decode.probe import VideoInfo
 from upscaling.encode.settings import EncodeSettings, encode_settings
 
@@ -17,7 +18,7 @@ def video(pixel_format: str = "yuv420p", width: int = 64, height: int = 48, **ch
     base = VideoInfo(
         path=Path("in.mkv"), stream_index=0, codec="ffv1", width=width, height=height, pixel_format=pixel_format,
         colour=BT709, time_base=Fraction(1, 30000), frame_rate=Fraction(30000, 1001), frame_count=None, duration=None,
-        sample_aspect_ratio=Fraction(1), deinterlace=False,
+        sample_aspect_ratio=Fraction(1), deinterlace=False, shape=FrameShape(width, height, pixel_format, BT709),
     )  # fmt: skip
     return dataclasses.replace(base, **changes)
 

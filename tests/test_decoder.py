@@ -6,6 +6,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import changing_clips
 import clips
 import field_clips
 import numpy as np
@@ -247,6 +248,17 @@ def test_progressive_frames_are_not_touched(tmp_path):
     assert all(np.array_equal(a, b) for x, y in zip(off, auto, strict=True) for a, b in zip(x, y, strict=True))
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_progressive_stretches_are_untouched(tmp_path, first):
+    pattern = [(first != (number % 2 == 1), frames) for number, frames in enumerate((5, 6, 1, 2, 4, 1, 3))]
+    clip = changing_clips.interlaced_stretches(tmp_path / "c.ts", pattern)
+    interlaced = [frame.interlaced_frame for frame in av.open(str(clip)).decode(video=0)]
+    off, auto = copies(clip, deinterlace="off"), copies(clip)
+    same = [all(np.array_equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in zip(off, auto, strict=True)]
+    assert same == [not one for one in interlaced] and len(set(same)) == 2
+    assert max(combing(planes[0]) for planes in auto) < 1.5 * min(combing(planes[0]) for planes in auto)
+
+
 def test_telecined_video_has_no_combs_left(tmp_path):
     clip = field_clips.telecined(tmp_path / "c.mp4")
     worst = max(combing(planes[0]) for planes in copies(clip, deinterlace="off"))
@@ -279,9 +291,11 @@ def test_gif_and_apng(tmp_path):
 
 
 def test_size_that_changes_within_the_video(tmp_path):
-    frames, warnings = decoded(clips.resized_on_the_way(tmp_path / "c.ts"))
+    clip = clips.resized_on_the_way(tmp_path / "c.ts")
+    frames, warnings = decoded(clip)
     assert len(frames) == 12 and [shown for *_, shown in frames[:6]] == list(range(6))
-    assert len(warnings) == 1 and "6 frames were converted to 64x48 yuv420p" in warnings[0]
+    notes = [note for note in probe(clip).notes if "size" in note]
+    assert notes == ["from 0:00:00.8 on the size is 128x96 instead of 64x48: scaled"] and warnings == []
 
 
 def test_default_stream_is_decoded(tmp_path):

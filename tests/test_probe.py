@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from upscaling.common.text import display_name
-from upscaling.decode.deinterlace import FieldDetector
-from upscaling.decode.orientation import Orientation, from_degrees, from_matrix
+from upscaling.decode.deinterlace import Deinterlacing, FieldDetector
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe
 from upscaling.demux.input_file import VideoError
+from upscaling.frames.orientation import Orientation, from_degrees, from_matrix
 from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
@@ -86,7 +86,7 @@ def test_every_stored_format_holds_itself():
         kept = stored_format(name, alpha=True)
         assert kept.name == name
         frame = av.VideoFrame(17, 9, name)
-        viewer = PlaneViewer(name, 17, 9, kept, False)
+        viewer = PlaneViewer(kept, False)
         assert viewer.fit(frame) is frame, "no conversion where the layout is the same"
         assert [plane.shape for plane in viewer.planes(frame)] == plane_shapes(kept, 17, 9)
 
@@ -103,7 +103,7 @@ def test_conversion_keeps_every_sample(name, full_range):
         if name == "p010le":
             samples[0::2] &= 0xC0  # its lowest six bits are not part of the sample
     kept = stored_format(name)
-    viewer = PlaneViewer(name, 34, 18, kept, full_range)
+    viewer = PlaneViewer(kept, full_range)
     there = viewer.fit(frame)
     # One thread: with slices, libswscale writes past the end of packed rows into those of another thread.
     back = there.reformat(format=name, src_color_range=1 + full_range, dst_color_range=1 + full_range, threads=1)
@@ -220,27 +220,34 @@ def test_opaque_gif_gets_no_note_about_alpha(tmp_path):
     assert not any("alpha" in note for note in info.notes)
 
 
+FLAGGED = Deinterlacing("auto", flagged_only=True, found=True)
+NONE_YET = Deinterlacing("auto", flagged_only=True, found=False)
+TOP_FIRST = Deinterlacing("tff", flagged_only=False, found=True)
+BOTTOM_FIRST = Deinterlacing("bff", flagged_only=False, found=True)
+
+
 @pytest.mark.parametrize(
     ("make", "mode", "expected"),
     [
-        (field_clips.interlaced, "auto", "parity=auto:deint=interlaced"),
-        (lambda p: field_clips.interlaced(p, "bff"), "auto", "parity=auto:deint=interlaced"),
-        (lambda p: field_clips.interlaced(p, "tff", flagged=False, size="320x240"), "auto", "parity=tff:deint=all"),
-        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "auto", "parity=bff:deint=all"),
-        (field_clips.telecined, "auto", "parity=tff:deint=all"),
-        (field_clips.progressive, "auto", None),
-        (lambda p: field_clips.progressive(p, vertical=True), "auto", None),
-        (lambda p: clips.make_clip(p, 20), "auto", None),
+        (field_clips.interlaced, "auto", FLAGGED),
+        (lambda p: field_clips.interlaced(p, "bff"), "auto", FLAGGED),
+        (lambda p: field_clips.interlaced(p, "tff", flagged=False, size="320x240"), "auto", TOP_FIRST),
+        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "auto", BOTTOM_FIRST),
+        (field_clips.telecined, "auto", TOP_FIRST),
+        (field_clips.progressive, "auto", NONE_YET),
+        (lambda p: field_clips.progressive(p, vertical=True), "auto", NONE_YET),
+        (lambda p: clips.make_clip(p, 20), "auto", NONE_YET),
         (field_clips.interlaced, "off", None),
-        (field_clips.progressive, "on", "parity=auto:deint=all"),
-        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "on", "parity=bff:deint=all"),
+        (field_clips.progressive, "on", Deinterlacing("auto", flagged_only=False, found=True)),
+        (lambda p: field_clips.interlaced(p, "bff", flagged=False, size="320x240"), "on", BOTTOM_FIRST),
         (lambda p: clips.make_clip(p, 3, width=6, height=6), "on", None),
     ],
 )
 def test_interlaced_and_telecined_are_recognised(tmp_path, make, mode, expected):
     info = probe(make(tmp_path / "c.mp4"), deinterlace=mode)
-    assert info.bwdif == (expected and f"mode=send_frame:{expected}")
-    assert info.deinterlace == (expected is not None) == any("bwdif" in note for note in info.notes)
+    assert info.deinterlacing == expected
+    found = expected is not None and expected.found
+    assert info.deinterlace == found == any("bwdif" in note for note in info.notes)
 
 
 def test_noise_and_stillness_are_not_interlaced():

@@ -46,8 +46,26 @@ class Colour:
         return f"{self.matrix} {full} range, {others}"
 
 
-def read_colour(frame: av.VideoFrame, context: av.VideoCodecContext, lines: int) -> tuple[Colour, str | None]:
-    """The colours of a video from its first frame and its codec context, and a note if the matrix is assumed.
+@dataclass(frozen=True)
+class ContextTags:
+    """What a codec context says of the colours of all frames; the numbers of frames that are tagged go before it."""
+
+    codec: str  # FFmpeg's name
+    colorspace: int
+    color_primaries: int
+    color_trc: int
+    color_range: int
+    chroma_location: str
+
+    @classmethod
+    def of(cls, context: av.VideoCodecContext) -> "ContextTags":
+        """The tags of a context as they are now: a decoder changes them as it goes on."""
+        numbers = (context.colorspace, context.color_primaries, context.color_trc, context.color_range)
+        return cls(context.codec.canonical_name, *numbers, _chroma_location(context))
+
+
+def read_colour(frame: av.VideoFrame, context: ContextTags, lines: int) -> tuple[Colour, str | None]:
+    """The colours of a video from a frame and its codec context, and a note if the matrix is assumed.
 
     The frame's tags come first, then the stream's. Without either, the assumptions are those of players: BT.601
     below 720 lines, else BT.709. `lines` is the height as coded.
@@ -69,8 +87,8 @@ def read_colour(frame: av.VideoFrame, context: av.VideoCodecContext, lines: int)
     if full_range is None and context.color_range in (1, 2):
         full_range = context.color_range == 2
     if full_range is None:
-        full_range = frame.format.name.startswith(("gray", "ya", "mono")) and context.name in _FULL_RANGE_GRAY
-    return Colour(matrix, rgb or full_range, primaries, transfer, _chroma_location(context)), note
+        full_range = frame.format.name.startswith(("gray", "ya", "mono")) and context.codec in _FULL_RANGE_GRAY
+    return Colour(matrix, rgb or full_range, primaries, transfer, context.chroma_location), note
 
 
 def _tag(names: dict[int, str], *numbers: int) -> str | None:

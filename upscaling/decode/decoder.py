@@ -1,27 +1,29 @@
 """The frames of a video's main stream, decoded in order: each once, with its exact time, upright, deinterlaced.
 
-    packets ─► reader.Reader ─► timestamps ─► skip ─► deinterlace ─► planes (views) ─► orientation
+    packets ─► reader.Reader ─► fields ─► timestamps ─► skip ─► frame_shape ─► deinterlace ─► fitting ─► planes (views)
 
 Nothing is copied if the decoder's pixel format is one that frames are stored in.
 """
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import av
 import numpy as np
 
 from upscaling.common.text import display_name, many
+from upscaling.decode.changes import change_line
 from upscaling.decode.deinterlace import Deinterlacer
+from upscaling.decode.fields import frames_of
+from upscaling.decode.fitting import Fitter
+from upscaling.decode.frame_shape import Decoding, FrameShape, ShapeReader
 from upscaling.decode.messages import Message, messages_of
-from upscaling.decode.planes import PlaneViewer
 from upscaling.decode.probe import VideoInfo
 from upscaling.decode.side_data import side_data_of
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.reader import Reader, no_frames
 from upscaling.demux.timestamps import TimedFrame, Timestamps
-from upscaling.frames.pixel_formats import pixel_format
 
 DEINTERLACER_CONTEXT = 2  # frames before the first wanted one that the deinterlacer needs to see
 
@@ -46,19 +48,16 @@ class Decoder:
         """
         self._info, self._skip, self._stop = info, skip, stop
         self.warnings: list[str] = []  # complete after the iteration, one line each
-        self._reader = self._open_reader(threads)
+        self._reader = self._open_reader(1 if info.one_thread else threads)
         if self._reader.stream.index != info.stream_index:
             self._reader.close()
             raise VideoError(f"{display_name(info.path)} changed after it was probed; run the command again")
         rate = info.frame_rate or 25
         self._times = Timestamps(step=round(1 / (rate * info.time_base)), second=round(1 / info.time_base))
-        self._viewer = PlaneViewer(
-            source=info.source_format,
-            width=info.source_width,
-            height=info.source_height,
-            stored=pixel_format(info.pixel_format),
-            full_range=info.colour.full_range,
-        )
+        turns = any(shape.orientation != info.shape.orientation for shape in info.changes)
+        self._shapes = ShapeReader(self._reader, None if turns else info.shape.orientation)
+        self._fitter = Fitter(info.shape, info.layout, info.alpha)
+        self._changes: dict[FrameShape, str] = {}  # lines about shapes that were not named before the start
 
     def _open_reader(self, threads: int) -> Reader:
         return Reader(self._info.path, alpha=self._info.alpha, threads=threads)
@@ -77,20 +76,29 @@ class Decoder:
         if self._stop is not None:
             stop = self._stop
             frames = itertools.takewhile(lambda item: item[0][0] <= stop + 1, frames)
-        frames = (((at, messages_of(side_data_of(frame))), self._viewer.fit(frame)) for at, frame in frames)
-        if self._info.bwdif:
-            frames = Deinterlacer(self._info.bwdif).run(frames)
+        items = self._decodings(frames)
+        if self._info.deinterlacing:
+            items = Deinterlacer(self._info.deinterlacing, self._fitter.viewer).run(items)
         last = 0
-        for ((number, pts), messages), frame in frames:
-            last = number
-            if number > self._skip and (self._stop is None or number <= self._stop):
-                planes = self._viewer.planes(frame)
-                yield DecodedFrame(number, pts, self._info.orientation.apply(planes), messages)
+        for item in items:
+            last = item.number
+            if last > self._skip and (self._stop is None or last <= self._stop):
+                yield DecodedFrame(last, item.pts, self._fitter.planes(item.frame, item.shape), item.messages)
         self._finish(last)
+
+    def _decodings(self, frames: Iterable[tuple[tuple[int, int], av.VideoFrame]]) -> Iterator[Decoding]:
+        """Each frame with its shape; a shape that was not named before the start makes a line."""
+        first: int | None = None
+        for (number, pts), frame in frames:
+            first = pts if first is None else first
+            shape, info = self._shapes.read(frame), self._info
+            if shape != info.shape and shape not in info.changes and shape not in self._changes:
+                self._changes[shape] = change_line(shape, info.shape, (pts - first) * info.time_base)
+            yield Decoding(number, pts, frame, shape, frame.interlaced_frame, messages_of(side_data_of(frame)))
 
     def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
         """((number, pts), frame) of the wanted frames, and of those before them that the deinterlacer needs."""
-        before = DEINTERLACER_CONTEXT if self._info.bwdif else 0
+        before = DEINTERLACER_CONTEXT if self._info.deinterlacing else 0
         for number, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):
             if number > self._skip - before:
                 yield (number, pts), frame
@@ -103,7 +111,7 @@ class Decoder:
         """
         by_decoding = self._reader.container.format.name == "avi"
         pts = None
-        for frame in self._reader:
+        for frame in frames_of(self._reader, self._info.field_gap):
             if not by_decoding:
                 pts = frame.pts
             elif frame.dts is not None:
@@ -119,12 +127,9 @@ class Decoder:
                 f"damaged input: {many(reader.damaged, 'packet')} could not be decoded, "
                 f"{many(reader.corrupt, 'frame')} may show damage"
             )
-        if self._viewer.changed:
-            info = self._info
-            warnings.append(
-                f"size or pixel format changes within the video: {self._viewer.changed} frames were converted to "
-                f"{info.source_width}x{info.source_height} {info.pixel_format}"
-            )
+        if self._stop is None and reader.lost_fields:
+            warnings.append(f"{many(reader.lost_fields, 'frame')} of which the file has one field only were left out")
+        warnings += self._changes.values()
         self.warnings[:] = warnings
         if not last and not self._times.total:
             raise no_frames(self._info.path)

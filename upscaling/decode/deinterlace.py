@@ -1,19 +1,20 @@
-"""Interlaced and telecined video: detected in the first frames, and deinterlaced by FFmpeg's bwdif.
+"""Interlaced and telecined video: detected, and deinterlaced by FFmpeg's bwdif.
 
 One frame comes out for each that goes in (bwdif's send_frame mode), so numbers and times stay as they are.
 """
 
 import itertools
 from collections import Counter, deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import TypeVar
 
 import av
 import av.error
 import numpy as np
 from av.filter import Graph
 
+from upscaling.decode.frame_shape import Decoding, FrameShape
 from upscaling.decode.planes import PlaneViewer
 
 MIN_WIDTH = MIN_HEIGHT = 8  # bwdif needs 3x4, in chroma planes too
@@ -31,32 +32,42 @@ _UNFLAGGED_CODECS = {"rawvideo", "v210", "v210x", "v410", "v308", "v408", "r210"
 _UNSUPPORTED = {"gray9le", "gray10le", "gray12le", "gray14le"}  # by bwdif
 _FIELD_ORDERS = {2: "tff", 3: "bff", 4: "bff", 5: "tff"}  # AVFieldOrder TT, BB, TB, BT (libavcodec/defs.h)
 
-CarriedT = TypeVar("CarriedT")
+
+@dataclass(frozen=True)
+class Deinterlacing:
+    """How a video is deinterlaced. `found`: its first frames are interlaced."""
+
+    parity: str  # the field that comes first: 'tff', 'bff', or 'auto' as each frame is flagged
+    flagged_only: bool  # frames that are not flagged as interlaced stay as they are
+    found: bool
 
 
-def bwdif_options(
+def deinterlacing(
     mode: str, frames: Iterable[av.VideoFrame], viewer: PlaneViewer, context: av.VideoCodecContext
-) -> str | None:
-    """bwdif's options for a video, or None if it is not to be deinterlaced.
+) -> Deinterlacing | None:
+    """How to deinterlace a video, or None if it never is.
 
-    `mode` is auto, on or off; `frames` are the first frames, as `viewer` fits them. In auto mode a video is
-    interlaced if a frame is flagged so; if the container gives a field order for a codec that has no flags; or
-    if, without flags, enough of the moving frames show combing of one and the same field order.
+    `mode` is auto, on or off; `frames` are the first frames, all of one shape, which `viewer` views. In auto mode
+    frames that are flagged as interlaced are deinterlaced, wherever they come. All frames are if the container gives
+    a field order for a codec that has no flags; or if, without flags, enough of the moving ones among the first
+    frames show combing of one and the same field order.
     """
     if mode == "off":
         return None
     frames = iter(frames)
     first = next(frames, None)
-    if first is None or first.width < MIN_WIDTH or first.height < MIN_HEIGHT or viewer.stored.name in _UNSUPPORTED:
+    if first is None or not _can_be_deinterlaced(first, viewer.stored.name):
         return None
     flagged, combed_order = _detect(itertools.chain([first], frames), viewer, first, context, mode)
     if mode == "on":
         parity = "auto" if flagged else combed_order or _declared_order(context) or "auto"
-        return f"mode=send_frame:parity={parity}:deint=all"
-    if flagged:
-        return "mode=send_frame:parity=auto:deint=interlaced"
-    parity = _declared_order(context) or combed_order
-    return f"mode=send_frame:parity={parity}:deint=all" if parity else None
+        return Deinterlacing(parity, flagged_only=False, found=True)
+    parity = None if flagged else _declared_order(context) or combed_order
+    return Deinterlacing(parity or "auto", flagged_only=not parity, found=flagged or parity is not None)
+
+
+def _can_be_deinterlaced(frame: av.VideoFrame, stored: str) -> bool:
+    return frame.width >= MIN_WIDTH and frame.height >= MIN_HEIGHT and stored not in _UNSUPPORTED
 
 
 def _declared_order(context: av.VideoCodecContext) -> str | None:
@@ -153,31 +164,81 @@ def _combing(picture: np.ndarray, mask: np.ndarray) -> int:
 
 
 class Deinterlacer:
-    """Deinterlaces frames of one size and pixel format; each carries a value of the caller along."""
+    """Deinterlaces frames, in runs of those that are to be, each with the frame before it and the one after it.
 
-    def __init__(self, options: str):
-        self._options = options
+    A frame's result depends on no other frames than these, wherever decoding begins.
+    """
 
-    def run(self, items: Iterable[tuple[CarriedT, av.VideoFrame]]) -> Iterator[tuple[CarriedT, av.VideoFrame]]:
-        """Yields (carried value, deinterlaced frame) for each (carried value, frame), in order."""
-        waiting: deque[CarriedT] = deque()
-        graph = None
-        for count, (carried, frame) in enumerate(items):
-            graph = graph or _bwdif_graph(frame, self._options)
-            waiting.append(carried)
-            frame.pts = count  # the filter has a time base of its own; the real time is in the carried value
-            graph.vpush(frame)
-            yield from ((waiting.popleft(), done) for done in _pull(graph))
-        if graph is not None:
-            graph.vpush(None)
-            yield from ((waiting.popleft(), done) for done in _pull(graph))
+    def __init__(self, how: Deinterlacing, viewer_of: Callable[[FrameShape], PlaneViewer]):
+        """`viewer_of` tells what views frames of a shape."""
+        self._how, self._viewer_of = how, viewer_of
+
+    def run(self, items: Iterable[Decoding]) -> Iterator[Decoding]:
+        """Yields each item in order, with a deinterlaced frame if it is to be; all others are as they were."""
+        run: _Run | None = None
+        before: av.VideoFrame | None = None
+        for item in items:
+            frame, viewer = item.frame, self._viewer_of(item.shape)
+            wanted = (item.interlaced or not self._how.flagged_only) and _can_be_deinterlaced(frame, viewer.stored.name)
+            if before is not None and not _are_alike(before, frame):
+                yield from run.end() if run else ()
+                run = before = None
+            if wanted and run is None:
+                run = _Run(frame, self._how.parity, viewer)
+                if before is not None:
+                    yield from run.push(before, None)
+            if run is None:
+                yield item
+            else:
+                yield from run.push(frame, item if wanted else None)
+            if run and not wanted:
+                yield from run.end()
+                yield item
+                run = None
+            before = frame
+        if run:
+            yield from run.end()
 
 
-def _bwdif_graph(frame: av.VideoFrame, options: str) -> Graph:
-    """A filter graph for frames like this one."""
+def _are_alike(a: av.VideoFrame, b: av.VideoFrame) -> bool:
+    return (a.width, a.height, a.format.name) == (b.width, b.height, b.format.name)
+
+
+class _Run:
+    """A bwdif filter for frames like one; of frames that are pushed without an item, nothing comes out."""
+
+    def __init__(self, frame: av.VideoFrame, parity: str, viewer: PlaneViewer):
+        self._graph = _bwdif_graph(frame, parity, viewer)
+        self._waiting: deque[Decoding | None] = deque()
+        self._count = 0
+
+    def push(self, frame: av.VideoFrame, item: Decoding | None) -> Iterator[Decoding]:
+        """Takes the next frame; yields items whose frames are done."""
+        self._waiting.append(item)
+        frame.pts = self._count  # the filter has a time base of its own; the real time is in the item
+        self._count += 1
+        self._graph.vpush(frame)
+        yield from self._pull()
+
+    def end(self) -> Iterator[Decoding]:
+        """Yields the last items."""
+        self._graph.vpush(None)
+        yield from self._pull()
+
+    def _pull(self) -> Iterator[Decoding]:
+        for done in _pull(self._graph):
+            item = self._waiting.popleft()
+            if item is not None:
+                yield replace(item, frame=done)
+
+
+def _bwdif_graph(frame: av.VideoFrame, parity: str, viewer: PlaneViewer) -> Graph:
+    """A filter graph for frames like this one; what `viewer` can't view as it is, is converted first."""
     graph = Graph()
     source = graph.add_buffer(width=frame.width, height=frame.height, format=frame.format, time_base=Fraction(1, 1000))
-    graph.link_nodes(source, graph.add("bwdif", options), graph.add("buffersink")).configure()
+    bwdif = graph.add("bwdif", f"mode=send_frame:parity={parity}:deint=all")
+    convert = [] if viewer.views(frame) else [graph.add("format", f"pix_fmts={viewer.stored.name}")]
+    graph.link_nodes(source, *convert, bwdif, graph.add("buffersink")).configure()
     return graph
 
 

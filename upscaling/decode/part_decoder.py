@@ -39,7 +39,9 @@ class SeekingReader(Reader):
                 raise SeekFailed("packets differ after a seek")
             assert packet.pts is not None  # the packets that the index has have times
             at += 1
-            self._packets_in -= packet.pts < self._start_pts  # it may not decode, and its frame is left out
+            self._packets_in -= (
+                packet.pts < self._start_pts and not self.at_second_field
+            )  # it may not decode, and its frame is left out
             yield packet
         if at < len(self._index.pts):
             raise SeekFailed("packets are missing after a seek")
@@ -90,7 +92,7 @@ class RangeDecoder(Decoder):
         return SeekingReader(self._info.path, self._index, start, first, alpha=self._info.alpha, threads=threads)
 
     def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
-        part, around = self._part, DEINTERLACER_CONTEXT if self._info.bwdif else 0
+        part, around = self._part, DEINTERLACER_CONTEXT if self._info.deinterlacing else 0
         before: deque = deque(maxlen=around)  # frames just before the part
         number = 0
         for position, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):

@@ -16,7 +16,7 @@ from upscaling.frames.pixel_formats import FORMATS, PixelFormat
 
 _DEPTHS = (8, 9, 10, 12, 14, 16)
 _LIMITED, _FULL = 1, 2  # AVCOL_RANGE_MPEG, AVCOL_RANGE_JPEG (libavutil/pixfmt.h)
-_SCALING = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
+_CONVERSION = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INP
 
 
 def has_alpha(name: str) -> bool:
@@ -65,52 +65,41 @@ def is_full_range(frame: av.VideoFrame) -> bool | None:
 
 
 class PlaneViewer:
-    """Returns the planes of decoded frames in one format and size.
+    """Returns the planes of decoded frames in one format.
 
-    `source`, `width` and `height` are FFmpeg's pixel format and the size of the first frame; `changed` counts
-    frames that have another size or format. `stored` is the format of the planes, `full_range` their range.
+    `stored` is the format of the planes, `full_range` their range, unless a frame is tagged otherwise.
     """
 
-    def __init__(self, source: str, width: int, height: int, stored: PixelFormat, full_range: bool):
+    def __init__(self, stored: PixelFormat, full_range: bool):
         self.stored = stored
-        self._source, self._size, self._full_range = source, (width, height), full_range
+        self._full_range = full_range
         self._reformatter = VideoReformatter()
-        self.changed = 0
+
+    def views(self, frame: av.VideoFrame) -> bool:
+        """Whether the planes of a frame are viewed as they are."""
+        return _viewable(frame.format.name, self.stored)
 
     def fit(self, frame: av.VideoFrame) -> av.VideoFrame:
-        """The frame itself if `planes` can view it, else a converted one."""
-        self.changed += (frame.width, frame.height, frame.format.name) != (*self._size, self._source)
-        return self._convert_if_needed(frame)
-
-    def _convert_if_needed(self, frame: av.VideoFrame) -> av.VideoFrame:
-        size = (frame.width, frame.height)
-        full_range = is_full_range(frame)
-        same_range = self.stored.rgb or full_range is None or full_range == self._full_range
-        if size == self._size and same_range and _viewable(frame.format.name, self.stored):
-            return frame
-        return self._convert(frame, self._full_range if full_range is None else full_range)
-
-    def _convert(self, frame: av.VideoFrame, full_range: bool) -> av.VideoFrame:
+        """The frame itself if `planes` can view it, else a converted one, of the same size, matrix and range."""
         name = frame.format.name
-        ranges = {} if is_rgb(name) else {"src_color_range": _FULL if full_range else _LIMITED}
+        if self.views(frame):
+            return frame
+        full_range = is_full_range(frame)
+        color_range = _FULL if (self._full_range if full_range is None else full_range) else _LIMITED
+        ranges = {} if is_rgb(name) else {"src_color_range": color_range}
         if not self.stored.rgb:
-            ranges["dst_color_range"] = _FULL if self._full_range else _LIMITED
+            ranges["dst_color_range"] = color_range
         try:
             if name.startswith("bayer") and (frame.width % 2 or frame.height % 2):
                 raise ValueError("odd size")  # libswscale would abort the process
-            return self._reformatter.reformat(
-                frame, *self._size, format=self.stored.name, interpolation=int(_SCALING), **ranges
-            )
+            return self._reformatter.reformat(frame, format=self.stored.name, interpolation=int(_CONVERSION), **ranges)
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             size = f"{frame.width}x{frame.height}"
             raise InputError(f"cannot convert {size} frames of pixel format {name} to {self.stored.name}") from error
 
     def planes(self, frame: av.VideoFrame) -> list[np.ndarray]:
-        """Views of the planes of a frame from `fit`, in the shapes of `pixel_formats.plane_shapes`, maybe strided.
-
-        The frame may have passed a filter since; if that changed its pixel format, it is converted back.
-        """
-        return av_planes(self._convert_if_needed(frame), self.stored)
+        """Views of the planes of a frame, in the shapes of `pixel_formats.plane_shapes`, maybe strided."""
+        return av_planes(self.fit(frame), self.stored)
 
 
 def _viewable(name: str, stored: PixelFormat) -> bool:

@@ -21,6 +21,7 @@ from av.stream import Stream
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
+from upscaling.demux.container_crop import read_crops
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # one after another; the file then counts as ended
@@ -51,12 +52,14 @@ class ReadError(UpscaleError):
 class InputFile:
     """A file for `av.open`; after the first error it has no more data.
 
-    FFmpeg may go on reading after an error, and PyAV reports only one exception.
+    FFmpeg may go on reading after an error, and PyAV reports only one exception. A PixelCrop of Matroska that is larger
+    than the frame is read as zeros, because FFmpeg would refuse the whole file.
     """
 
     def __init__(self, path: Path) -> None:
         self.name = f"file:{os.path.abspath(path)}"  # a raw stream is recognised by its extension
         self._path, self._failed = path, False
+        self._zeros = [place for crop in read_crops(path).values() if not crop.fits for place in crop.places]
         self._file = path.open("rb", buffering=0)
 
     def read(self, size: int) -> bytes:
@@ -64,10 +67,18 @@ class InputFile:
         if self._failed:
             return b""
         try:
-            return self._file.read(size) or b""
+            position = self._file.tell() if self._zeros else 0
+            return self._without_crop(self._file.read(size) or b"", position)
         except OSError as error:
             self._failed = True
             raise read_error(self._path, error) from error
+
+    def _without_crop(self, data: bytes, position: int) -> bytes:
+        for start, length in self._zeros:
+            first, last = max(start - position, 0), min(start + length - position, len(data))
+            if first < last:
+                data = data[:first] + bytes(last - first) + data[last:]
+        return data
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         """The new position; a negative errno for a position that a damaged file names."""

@@ -11,6 +11,7 @@ from pathlib import Path
 import av
 import numpy as np
 
+from upscaling.demux.bitstream import Parity, second_fields
 from upscaling.demux.reader import MAX_REORDER, Reader
 
 PREROLL = 17  # frames decoded before a part, at least: a full H.264 or H.265 picture buffer, for concealing damage
@@ -46,7 +47,9 @@ class Part:
 
 
 class PacketIndex:
-    """Every packet in file order: arrays `pts`, `size`, `key` (keyframe) and `shown` (false: hidden by an edit list).
+    """Every packet in file order: arrays `pts`, `size`, `key` (keyframe) and `shown`.
+
+    `shown` is false for packets that begin no frame: hidden by an edit list, or the second field of a frame.
 
     `fault` says why the times cannot be trusted; it is empty if they can.
     """
@@ -129,10 +132,19 @@ class PacketIndex:
         )
 
 
-def read_packet_index(path: Path) -> PacketIndex:
-    """Reads all packets of the main stream; VideoError as for Reader."""
+def read_packet_index(path: Path, field_gap: int | None = None) -> PacketIndex:
+    """Reads all packets of the main stream; VideoError as for Reader.
+
+    `field_gap`: each packet is a field, and those of one frame are no more than so many ticks apart.
+    """
+    parities: list[tuple[int, Parity | None]] = []
     with Reader(path, threads=1) as reader:
-        packets = [(p.pts, p.size, p.is_keyframe, not p.is_discard) for p in reader.packets()]
+        packets = []
+        for packet in reader.packets():
+            shown = not packet.is_discard and not reader.at_second_field
+            packets.append((packet.pts, packet.size, packet.is_keyframe, shown))
+            if field_gap is not None and packet.pts is not None:
+                parities.append((packet.pts, reader.parity_at(packet.pts)))
         codec = reader.decoder.codec
         intra = codec.intra_only or all(key for _, _, key, _ in packets)
         fault = ""
@@ -144,5 +156,8 @@ def read_packet_index(path: Path) -> PacketIndex:
             fault = f"{codec.canonical_name} video may depend on frames before a keyframe"
         elif reader.container.format.name == "avi" and not intra:
             fault = "AVI files have decoding times only"
+    if parities and field_gap is not None:
+        second = second_fields(parities, field_gap)
+        packets = [(pts, size, key, shown and pts not in second) for pts, size, key, shown in packets]
     columns = [list(column) for column in zip(*packets, strict=True)] or [[], [], [], []]
     return PacketIndex(*columns, fault=fault)

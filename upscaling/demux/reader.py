@@ -13,11 +13,14 @@ from typing import cast
 import av
 import av.error
 from av.codec.context import Flags
+from av.container import InputContainer
 from av.stream import Discard, Stream
 
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.system import core_limit
 from upscaling.common.text import display_name
+from upscaling.demux.bitstream import FieldParser, Parity
+from upscaling.demux.container_crop import ContainerCrop, read_crops
 from upscaling.demux.input_file import MAX_PIXELS, VideoError
 from upscaling.demux.main_stream import encrypted, main_stream
 from upscaling.demux.survey import open_timed
@@ -40,7 +43,9 @@ class Reader:
 
     `damaged` counts packets that did not decode or could not be read, `frames_out` frames that decoded, `corrupt`
     those of them that came out damaged; all are complete after the iteration. `packet_times` are the pts of the
-    first MAX_PACKET_TIMES packets, `bytes_read` is the size of all packets, as far as read.
+    first MAX_PACKET_TIMES packets, `bytes_read` is the size of all packets, as far as read. A packet that holds the
+    second field of an H.264 frame is not one for these times: `second_fields` counts such packets, and
+    `at_second_field` says it of the last one read.
     """
 
     def __init__(self, path: Path | str, *, alpha: bool = False, threads: int = 0):
@@ -53,12 +58,17 @@ class Reader:
         self.untimed_packets = 0  # beside those
         self.bytes_read = 0
         self._packets_in = self.frames_out = 0
+        self.second_fields, self.at_second_field = 0, False
+        self.has_fields = False  # an H.264 picture was a field
+        self._parities: dict[int, Parity] = {}  # of HEVC fields inside the decoder, by pts
         try:
             self.stream = main_stream(self.container, path)
             for stream in self.container.streams:
                 if stream.index != self.stream.index:
                     stream.discard = Discard.all  # the demuxer does not even read what it can skip
             self.decoder = _decoder(self.stream, alpha and has_hidden_alpha(self.stream), threads)
+            self.crop = _crop(self.path, self.container, self.stream)
+            self._fields = FieldParser(self.decoder.codec.canonical_name, self.decoder.extradata)
         except BaseException:
             self.close()
             raise
@@ -83,7 +93,7 @@ class Reader:
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         for packet in self.packets():
-            self._packets_in += not packet.is_discard
+            self._packets_in += not packet.is_discard and not self.at_second_field
             yield from self._decode(packet)
         with contextlib.suppress(av.error.EOFError):  # nothing was ever decoded
             yield from self._decode(None)
@@ -94,10 +104,38 @@ class Reader:
             if packet.has_sidedata("encryption_info"):
                 raise encrypted(self.path)
             self.bytes_read += packet.size
-            if len(self.packet_times) < MAX_PACKET_TIMES:
+            self._read_field(packet)
+            if not self.at_second_field and len(self.packet_times) < MAX_PACKET_TIMES:
                 self.packet_times += [packet.pts] if packet.pts is not None else []
                 self.untimed_packets += packet.pts is None
             yield packet
+
+    def _read_field(self, packet: av.Packet) -> None:
+        """Which field of a frame the packet holds, if it holds one."""
+        codec = self.decoder.codec.canonical_name
+        if codec == "h264":
+            self.at_second_field = self._fields.is_second(bytes(packet), packet.is_keyframe)
+            self.second_fields += self.at_second_field
+            self.has_fields |= self._fields.at_field
+        elif codec == "hevc" and packet.pts is not None:
+            field = self._fields.field(bytes(packet), packet.is_keyframe)
+            if field:
+                self._parities[packet.pts] = field.parity
+            if len(self._parities) > MAX_PACKET_TIMES:
+                del self._parities[next(iter(self._parities))]
+
+    @property
+    def lost_fields(self) -> int:
+        """Single fields, without the other one of their frame, that the H.264 decoder left out; after the iteration."""
+        return max(self._packets_in - self.frames_out - self.damaged, 0) if self.has_fields else 0
+
+    def parameter_sets(self, packet: av.Packet) -> bytes:
+        """What a keyframe says of all the frames that follow, to compare with others; empty if it does not tell."""
+        return self._fields.parameter_sets(bytes(packet))
+
+    def parity_at(self, pts: int | None) -> Parity | None:
+        """Which field of a frame a picture of an HEVC stream of fields is; None if it does not say. Asked once."""
+        return None if pts is None else self._parities.pop(pts, None)
 
     def _count_read_error(self, consecutive: int) -> None:
         self.damaged += consecutive == 1
@@ -133,6 +171,14 @@ class Reader:
                 with contextlib.suppress(av.error.FFmpegError, ValueError):
                     frames = decoder.decode(packet)
                 yield from (frame for frame in frames if frame.pts is not None and frame.pts > last)
+
+
+def _crop(path: Path, container: InputContainer, stream: av.VideoStream) -> ContainerCrop | None:
+    """What the container leaves out of the stream's frames; it may be more than they have."""
+    is_mp4 = "mp4" in container.format.name
+    if not is_mp4 and "matroska" not in container.format.name:
+        return None
+    return read_crops(path).get(stream.id if is_mp4 else stream.index) or None
 
 
 def seconds_per_tick(stream: Stream) -> Fraction:

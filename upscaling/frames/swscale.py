@@ -32,6 +32,11 @@ _MATRICES = {
 _LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 
 
+def has_matrix(name: str) -> bool:
+    """Whether libswscale converts from and to a matrix of that name."""
+    return name in _MATRICES
+
+
 class Resizer:
     """Resizes flat input frames of a conversion to flat output frames with Lanczos, on the calling thread alone.
 
@@ -69,7 +74,8 @@ class Resizer:
     def _scale_arguments(self) -> str:
         source, target = self._source, self._target
         arguments = [f"{target.width}:{target.height}"]
-        if source.pixel_format == target.pixel_format and not source.format.rgb:
+        same_colours = (source.matrix, source.full_range) == (target.matrix, target.full_range)
+        if source.pixel_format == target.pixel_format and not source.format.rgb and same_colours:
             arguments.append("flags=lanczos")  # mean error -0.1 of a code; with accurate_rnd half as long again
         else:
             arguments.append("flags=lanczos+accurate_rnd+full_chroma_int+full_chroma_inp")

@@ -194,7 +194,11 @@ class Options:
     detach: bool = switch(CLUSTER, "with --slurm: submit the jobs, print their numbers and end", keyword=False)
 
     deinterlace: str = value(
-        "auto", "NAME", DECODING, "auto, on or off; auto: only if frames show combing", choice("auto", "on", "off")
+        "auto",
+        "NAME",
+        DECODING,
+        "auto, on or off; auto: frames flagged as interlaced, or all if they show combing",
+        choice("auto", "on", "off"),
     )
     frame_rate: Fraction | None = value(
         None, "FPS", DECODING, "frame rate of numbered pictures, such as 24 or 30000/1001 (25 if not given)",

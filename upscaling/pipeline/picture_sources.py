@@ -13,6 +13,7 @@ from upscaling.common.files import file_identity
 from upscaling.common.notation import FrameRange, TimeRange, round_half_up
 from upscaling.decode.colour_tags import Colour
 from upscaling.decode.decoder import DecodedFrame
+from upscaling.decode.frame_shape import FrameShape
 from upscaling.decode.probe import VideoInfo
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.layout import FrameLayout
@@ -115,6 +116,7 @@ def _info(path: Path, picture: Picture, keep_alpha: bool) -> VideoInfo:
     layout = own if keep_alpha else _without_alpha(own)
     if layout != own and (picture.samples[..., 3] < own.peak).any():
         notes += ("the alpha channel is dropped",)
+    colour = _COLOUR if own.format.rgb else _GRAY_COLOUR
     return VideoInfo(
         path=path,
         stream_index=0,
@@ -122,17 +124,15 @@ def _info(path: Path, picture: Picture, keep_alpha: bool) -> VideoInfo:
         width=own.width,
         height=own.height,
         pixel_format=layout.pixel_format,
-        colour=_COLOUR if own.format.rgb else _GRAY_COLOUR,
+        colour=colour,
         time_base=Fraction(1),
         frame_rate=None,
         frame_count=1,
         duration=None,
         sample_aspect_ratio=Fraction(1),
         deinterlace=False,
+        shape=FrameShape(own.width, own.height, own.pixel_format, colour),
         notes=notes,
-        source_width=own.width,
-        source_height=own.height,
-        source_format=own.pixel_format,
         alpha=layout.format.alpha,
         pictures=True,
     )
