@@ -135,10 +135,12 @@ class _Search:
 
     def _fits(self, track: _Track, time: int) -> bool:
         """Whether a packet goes on in its stream's epoch, or in a later one that another stream has begun."""
-        found = []
-        if self._is_next(track, time + track.piece.shift):
-            found.append((self._distance(track, time + track.piece.shift), track.piece.epoch))
-        for epoch in range(track.piece.epoch + 1, len(self._shifts)):
+        piece, found = track.piece, []
+        if self._is_next(track, time + piece.shift):
+            if piece.epoch == len(self._shifts) - 1:
+                return True
+            found.append((self._distance(track, time + piece.shift), piece.epoch))
+        for epoch in range(piece.epoch + 1, len(self._shifts)):
             distance = self._distance(track, time + self._shifts[epoch])
             if distance < GAP:  # it may overlap what came before: that is known when all streams have begun
                 found.append((distance, epoch))

@@ -120,6 +120,8 @@ class _TransportStream:
         """Puts the sections of a table together."""
         for at in np.flatnonzero(pids == pid):
             payload, starts = _payload(packets[at]), bool(packets[at, 1] & 0x40)
+            if (pid, payload) in self._seen:
+                continue  # a whole section again
             if starts and payload:
                 self._tables[pid] = payload[1 + payload[0] :]  # after what remains of the section before
             elif pid in self._tables:
@@ -129,7 +131,7 @@ class _TransportStream:
             if length and len(section) >= length:
                 del self._tables[pid]
                 if (pid, section[:length]) not in self._seen:
-                    self._seen.add((pid, section[:length]))
+                    self._seen |= {(pid, section[:length]), (pid, payload)}
                     self._enter(section[:length])
 
     def _enter(self, section: bytes) -> None:
