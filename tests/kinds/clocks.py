@@ -69,14 +69,14 @@ def sound(path: Path) -> list[tuple[Fraction, Fraction]]:
         ]
 
 
-def check_joined(outcome: Outcome) -> None:
-    """Both halves' frames at an even pace, with their sound, and one line that says so."""
+def check_joined(outcome: Outcome, parts: int = 2) -> None:
+    """All parts' frames at an even pace, with their sound, and one line that says so."""
     assert outcome.status == 0, outcome.lines
     shown = pictures(outcome.output)
-    assert [number for _, number in shown] == [*range(FRAMES), *range(FRAMES)]
+    assert [number for _, number in shown] == [*range(FRAMES)] * parts
     assert all(abs(b - a - Fraction(1, RATE)) <= Fraction(1, 1000) for (a, _), (b, _) in pairwise(shown))
     assert sum(SPLICED in line for line in outcome.lines) == 1, outcome.lines
-    assert any(f"{2 * FRAMES} frames of 64x48" in line for line in outcome.lines), "the number that bars expect"
+    assert any(f"{parts * FRAMES} frames of 64x48" in line for line in outcome.lines), "the number that bars expect"
     assert not any("repaired" in line for line in outcome.lines), outcome.lines
     heard = sound(outcome.output)
     assert abs(heard[-1][1] - shown[-1][0] - Fraction(1, RATE)) < Fraction(1, 10)
@@ -90,6 +90,11 @@ def check_joined_with_subtitles(outcome: Outcome) -> None:
     with av.open(str(outcome.output)) as container:
         times = [packet.pts * packet.time_base - first for packet in container.demux(subtitles=0) if packet.size]
     assert [float(time) for time in times] == [0.2, 1.1, 1.4, 2.3]
+
+
+def check_converted(outcome: Outcome) -> None:
+    """Sound that is encoded anew does not come later with every break."""
+    check_joined(outcome, parts=6)
 
 
 def check_selection(outcome: Outcome) -> None:
@@ -180,7 +185,12 @@ def check_late_sound(outcome: Outcome) -> None:
 KINDS = [
     Kind("the clock starts again", joined({}, {}, subtitles=(0.2, 1.1)), check_joined_with_subtitles),
     Kind("the clock jumps ahead", joined({}, {"start": 50000}), check_joined, "out.mp4"),
-    Kind("the clock of a program stream starts again", joined({}, {}, extension="mpg", **MPEG2), check_joined),
+    Kind(
+        "the clock of a program stream starts again and again",
+        joined(*[{}] * 6, extension="mpg", **MPEG2),
+        check_converted,
+        options=("--audio", "flac"),
+    ),
     Kind("a selection over a break", joined({}, {}), check_selection, options=("--time", "0.8-1.6")),
     Kind("two programs", two_programs, check_programs),
     Kind("sound that begins late", late_sound("ts"), check_late_sound, "out.mp4"),

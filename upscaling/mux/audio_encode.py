@@ -72,7 +72,12 @@ class SoundEncoder:
         self._next: Fraction | None = None  # seconds, when the next frame starts
 
     def encode(self, frame: AudioFrame) -> Iterator[av.Packet]:
-        """The packets that are complete with this frame, whose time is changed."""
+        """The packets that are complete with this frame, whose time is changed.
+
+        A frame that overlaps those before it too much is left out, or all that follows would be late.
+        """
+        if self._lag(frame) > _MAX_DRIFT:
+            return
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         if source != self._source:
             yield from self._drain()
@@ -95,6 +100,12 @@ class SoundEncoder:
                 if converted is not None:
                     yield from self._encode(converted)
         self._resampler = None
+
+    def _lag(self, frame: AudioFrame) -> Fraction:
+        """Seconds by which the frame would be later than its time."""
+        if frame.pts is None or frame.time_base is None or self._next is None:
+            return Fraction(0)
+        return self._next - frame.pts * frame.time_base
 
     def _set_time(self, frame: AudioFrame) -> None:
         """Counts samples, so that coarse times of the input leave no gaps between frames."""
