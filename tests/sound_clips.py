@@ -24,7 +24,8 @@ def encoded(stream, samples: np.ndarray, rate: int, start: Fraction = Fraction(0
     convert = av.AudioResampler(stream.codec_context.format.name, layout, rate)
     packets = []
     for first in range(0, samples.shape[1], 960):
-        frame = av.AudioFrame.from_ndarray(samples[:, first : first + 960].copy(), format="s16p", layout=layout)
+        packed = samples[:, first : first + 960].T.reshape(1, -1).copy()
+        frame = av.AudioFrame.from_ndarray(packed, format="s16", layout=layout)
         frame.sample_rate, frame.pts, frame.time_base = rate, first + round(start * rate), Fraction(1, rate)
         for converted in convert.resample(frame):
             packets += stream.encode(converted)
@@ -91,10 +92,11 @@ def _clip(path: Path, add, *, frames: int = 12, video: str = "", container: str 
 def sound_of(path: Path, index: int = 0) -> tuple[Fraction, np.ndarray]:
     """(time of the first sample in seconds, samples as float64 (channels, samples) in [-1, 1])."""
     with av.open(str(path)) as container:
-        convert = av.AudioResampler("dblp")
+        convert = av.AudioResampler("dbl")  # packed: PyAV reads past the planes of eight channels
         frames = list(container.decode(audio=index))
         start = frames[0].pts * frames[0].time_base
-        return start, np.concatenate([one.to_ndarray() for f in frames for one in convert.resample(f)], 1)
+        packed = np.concatenate([one.to_ndarray()[0] for frame in frames for one in convert.resample(frame)])
+        return start, packed.reshape(-1, frames[0].layout.nb_channels).T  # (channels, samples)
 
 
 def likeness(before: np.ndarray, after: np.ndarray, lag: int = 0) -> float:

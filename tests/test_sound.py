@@ -18,6 +18,8 @@ from sound_clips import RATE, aac_frames, adts, likeness, loas, noise, s302m, so
 from upscaling import upscale_video
 from upscaling.common.errors import InputError
 from upscaling.common.languages import by_language, parse_languages, same_language
+from upscaling.demux.channels import channel_order
+from upscaling.demux.input_file import open_input
 from upscaling.job.options import Options
 from upscaling.mux.aac_frames import AdtsParser, Bits, LatmParser, read_config
 from upscaling.mux.audio_formats import encodings, holds
@@ -450,3 +452,25 @@ def test_data_in_place_of_sound_is_kept_or_named(tmp_path, bits):
     assert np.array_equal(sound_of(kept.path)[1] * 2**31, samples)
     lost = passthrough(source, tmp_path / "o.webm")
     assert lost.notes == [what.format("is left out: it has") + ", which encoding would destroy; mkv could hold it"]
+
+
+def test_eight_channels_in_an_order_of_their_own(tmp_path):
+    """MOV's 7.1 with the sides before the backs, which PyAV can't look at without a crash."""
+    sound = noise(8, 9600)
+    source = with_sound(tmp_path / "in.mov", "pcm_s16le", sound, layout="7.1")
+    data = bytearray(source.read_bytes())
+    at = data.index(b"chan") + 8  # after version and flags: the layout's tag and bitmap (QuickTime File Format)
+    assert data[at : at + 8] == (0x10000).to_bytes(4, "big") + (0x63F).to_bytes(4, "big")
+    data[at : at + 8] = (0x800008).to_bytes(4, "big") + bytes(4)
+    source.write_bytes(data)
+    with open_input(source) as container:
+        stream = container.streams.audio[0]
+        assert channel_order(stream) == [0, 1, 2, 3, 6, 7, 4, 5]
+        assert stream.codec_context.layout.name == "7.1"
+    matroska = passthrough(source, tmp_path / "o.mkv", length=100)  # has the one order
+    assert np.array_equal(sound_of(matroska.path)[1] * 32768, sound[[0, 1, 2, 3, 6, 7, 4, 5]])
+    copied = passthrough(source, tmp_path / "o.mov", length=100)
+    assert see(copied.path)[1].data == see(source)[1].data
+    with open_input(copied.path) as container:
+        assert channel_order(container.streams.audio[0]) == [0, 1, 2, 3, 6, 7, 4, 5]
+    assert see(passthrough(source, tmp_path / "o.webm", length=100).path)[1].codec == "opus"

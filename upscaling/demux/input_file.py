@@ -21,6 +21,7 @@ from av.stream import Stream
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
+from upscaling.demux.channels import settle_layouts
 from upscaling.demux.container_crop import read_crops
 
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
@@ -143,6 +144,7 @@ def open_input(path: Path | str, probe_bytes: int | None = None) -> Input:
         except (av.error.FFmpegError, ValueError, MemoryError) as error:
             reason = getattr(error, "strerror", None) or error
             raise VideoError(f"{display_name(path)} is not a video that can be read ({reason})") from error
+        settle_layouts(container)
         on_error.pop_all()
     return Input(file, container)
 

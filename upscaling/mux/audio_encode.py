@@ -20,6 +20,7 @@ from av.stream import Stream
 from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import many
+from upscaling.demux.channels import channel_order
 from upscaling.demux.reader import seconds_per_tick
 from upscaling.demux.survey import open_timed
 from upscaling.mux.audio_formats import Encoding, is_linear
@@ -45,12 +46,13 @@ def carries_data(stream: Stream, path: Path) -> bool:
         own = cast(AudioStream, source.container.streams[stream.index])
         for packet in islice(source.packets([own], lambda _: None), _DATA_PACKETS):
             for frame in own.decode(packet):
-                samples = frame.to_ndarray()
-                words = (samples.T.reshape(-1) if frame.format.is_planar else samples[0]).astype(np.int64)
-                words <<= 32 - 8 * samples.itemsize
+                if frame.format.name not in ("s16", "s32"):  # of planes PyAV reads one too many if there are eight
+                    return False
+                samples = frame.to_ndarray()[0]
+                words = samples.astype(np.int64) << (32 - 8 * samples.itemsize)
                 for bits, first, second in _SYNC_WORDS:
                     cut = words >> (32 - bits) & ((1 << bits) - 1)
-                    if samples.dtype.kind == "i" and np.any((cut[:-1] == first) & (cut[1:] == second)):
+                    if np.any((cut[:-1] == first) & (cut[1:] == second)):
                         return True
     return False
 
@@ -137,6 +139,7 @@ class EncodedAudio(StreamCopier):
         self._encoding, self._wanted = encoding, wanted
         self._rate, self._bit_rate, self._layout = 0, None, ""  # of the encoder; no layout: it can't encode this
         self._sound: SoundEncoder | None = None
+        self._order = channel_order(stream)
         self._damaged = 0
         context = audio_context(stream)
         if context is None or not context.sample_rate or not context.channels:
@@ -190,7 +193,7 @@ class EncodedAudio(StreamCopier):
         decoder = audio_context(self.stream)
         assert decoder is not None
         try:
-            return decoder.decode(packet)
+            return [_in_order(frame, self._order) for frame in decoder.decode(packet)]
         except (av.error.FFmpegError, ValueError) as error:
             check_memory(error)
             self._damaged += 1
@@ -203,6 +206,16 @@ class EncodedAudio(StreamCopier):
         return "; ".join(line for line in lines if line) or None
 
 
+def _in_order(frame: AudioFrame, order: list[int] | None) -> AudioFrame:
+    """A frame with its channels in that order of the source's; PCM, which is packed, takes the order from its file."""
+    if order is None or frame.format.is_planar:
+        return frame
+    samples = frame.to_ndarray().reshape(-1, len(order))[:, order]  # (samples, channels)
+    result = AudioFrame.from_ndarray(samples.reshape(1, -1), format=frame.format.name, layout=frame.layout.name)
+    result.sample_rate, result.pts, result.time_base = frame.sample_rate, frame.pts, frame.time_base
+    return result
+
+
 def _use_time_base(packet: av.Packet, time_base: Fraction) -> None:
     """Puts a packet's times into its stream's time base, in which the decoder counts the priming that it skips."""
     times = (packet.pts, packet.dts, packet.duration or 0)
@@ -213,13 +226,14 @@ def _use_time_base(packet: av.Packet, time_base: Fraction) -> None:
 
 
 def _layout(encoding: Encoding, source: AudioCodecContext, rate: int, bit_rate: int | None) -> str:
-    """The layout to encode a source's sound in: its own, else the usual one of as many channels, else stereo.
+    """The layout to encode a source's sound in: its own, or the usual one of as many channels.
 
-    Empty if the encoder opens with none.
+    Stereo if the encoder takes neither, unless it is to lose nothing. Empty if there is none.
     """
     own = USUAL_LAYOUTS.get(source.layout.name, source.layout.name)
     usual = USUAL_LAYOUTS.get(f"{source.channels} channels", own)
-    return next((name for name in (own, usual, "stereo") if _opens(encoding, name, rate, bit_rate)), "")
+    names = (own, usual) if encoding.lossless else (own, usual, "stereo")
+    return next((name for name in names if _opens(encoding, name, rate, bit_rate)), "")
 
 
 def _opens(encoding: Encoding, layout: str, rate: int, bit_rate: int | None) -> bool:

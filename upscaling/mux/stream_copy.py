@@ -78,9 +78,10 @@ class StreamCopier:
     def add_copy(self, out: OutputContainer, template: Stream) -> None:
         """Adds a stream with the parameters of `template`."""
         added = out.add_stream_from_template(template, opaque=True)
-        if isinstance(added, AudioStream):  # MP4's muxer fails in the end if it does not know PCM's layout
-            layout = added.codec_context.layout.name
-            added.codec_context.layout = USUAL_LAYOUTS.get(layout, layout)
+        if isinstance(template, AudioStream) and isinstance(added, AudioStream):
+            layout = USUAL_LAYOUTS.get(template.codec_context.layout.name)
+            if layout:  # MP4's muxer fails in the end if it does not know PCM's layout
+                added.codec_context.layout = layout
         added.time_base = self.stream.time_base
         self.target = copy_metadata(added, self.stream, self.disposition)
 

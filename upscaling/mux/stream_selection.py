@@ -13,6 +13,7 @@ from upscaling.common.errors import InputError
 from upscaling.common.languages import by_language
 from upscaling.common.text import Loss
 from upscaling.decode.probe import VideoInfo
+from upscaling.demux.channels import channel_order
 from upscaling.demux.clock import Clock
 from upscaling.demux.input_file import Input
 from upscaling.demux.main_stream import is_encrypted
@@ -189,7 +190,7 @@ def _copiers(
     is_codec = choice.audio in ENCODERS
     keeps = not is_codec or (choice.audio_bitrate is None and codec.removesuffix("_latm") == choice.audio)
     copied = [kind(stream, path, container) for kind in _AUDIO_COPIERS]
-    if keeps:
+    if keeps and not (container in ("mkv", "webm") and channel_order(stream)):  # which have no such order
         yield from copied
     if context is not None:
         for encoding in encodings(codec, context.format.name, container, choice.audio):
