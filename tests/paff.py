@@ -32,6 +32,16 @@ class Bits:
     def se(self, value: int) -> "Bits":
         return self.ue(2 * value - 1 if value > 0 else -2 * value)
 
+    def code(self, bits: str) -> "Bits":
+        """Bits as text: '0110'."""
+        self._bits.append(bits)
+        return self
+
+    def tobytes(self) -> bytes:
+        """The bits, whose number must be a multiple of 8."""
+        text = "".join(self._bits)
+        return int(text, 2).to_bytes(len(text) // 8, "big")
+
     def align(self) -> "Bits":
         self._bits.append("0" * (-sum(map(len, self._bits)) % 8))
         return self

@@ -157,7 +157,16 @@ def test_raw_stream_without_times(tmp_path):
     assert len(warnings) == 1 and "no timestamps" in warnings[0]
 
 
-@pytest.mark.parametrize("make", [lambda p: clips.make_clip(p, 20, options=X264 | {"bf": "3"}), field_clips.interlaced])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda p: clips.make_clip(p, 20, options=X264 | {"bf": "3"}),
+        field_clips.interlaced,
+        lambda p: changing_clips.joined(p.with_suffix(".ts"), [{"sar": (16, 11), "frames": 8}, {"sar": (12, 11)}]),
+        lambda p: changing_clips.interlaced_stretches(p.with_suffix(".ts"), [(k % 2 == 1, 4) for k in range(5)]),
+        changing_clips.hevc_fields,
+    ],
+)
 @pytest.mark.parametrize(("skip", "stop"), [(0, 1), (1, None), (7, None), (7, 12), (19, None), (20, None), (500, None)])
 def test_skip_and_stop_are_exact(tmp_path, make, skip, stop):
     clip = make(tmp_path / "c.mp4")

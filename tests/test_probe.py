@@ -9,12 +9,14 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+import changing_clips
 import clips
 import field_clips
 import numpy as np
 import pytest
 
 from upscaling.common.text import display_name
+from upscaling.decode import changes
 from upscaling.decode.deinterlace import Deinterlacing, FieldDetector
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe
@@ -406,3 +408,18 @@ def test_probing_leaves_the_file_as_it_is(tmp_path):
 def test_identity_is_stable_and_differs_with_the_result(tmp_path):
     clip = field_clips.interlaced(tmp_path / "c.mp4")
     assert probe(clip).identity() == probe(clip).identity() != probe(clip, deinterlace="off").identity()
+
+
+def test_changes_far_into_a_large_file_are_found_at_sampled_places(tmp_path, monkeypatch):
+    """What is not read is sampled: most frames decide over the size all the same."""
+    part = changing_clips.joined(tmp_path / "c.ts", [{"width": 64, "height": 48, "frames": 25}, {"frames": 75}])
+    with av.open(str(part)) as source, av.open(str(tmp_path / "c.mkv"), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in [p for p in source.demux(video=0) if p.size]:
+            packet.stream = stream
+            out.mux(packet)
+    whole = probe(tmp_path / "c.mkv")
+    monkeypatch.setattr(changes, "SURVEY_BYTES", 100)
+    sampled = probe(tmp_path / "c.mkv")
+    assert (whole.width, whole.height) == (sampled.width, sampled.height) == (160, 120)
+    assert whole.shape == sampled.shape and set(whole.changes) == set(sampled.changes)

@@ -5,6 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import av
+import mpeg2_fields
 import numpy as np
 from changing_clips import (
     LOSSLESS,
@@ -115,7 +116,7 @@ def check_depth(outcome: Outcome) -> None:
 
 def check_rotation(outcome: Outcome) -> None:
     """The second half lies on its side: upright, it stands between black bars."""
-    one_line(outcome, "0:00:00.4", "rotation", "90°")
+    one_line(outcome, "0:00:00.4", "the picture is rotated", "90°")
     _, lumas, _ = watched(outcome.output)
     assert len(lumas) == 24 and numbers(lumas[:12]) == list(range(12))
     for number, luma in enumerate(lumas[12:]):
@@ -175,6 +176,15 @@ def check_fields(count: int, first: int = 0):
         assert numbers(lumas) == list(range(first, first + count))
 
     return check
+
+
+def check_mpeg2_fields(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.lines
+    with av.open(str(outcome.output)) as container:
+        frames = list(container.decode(video=0))
+        assert container.streams.video[0].average_rate == 25
+    assert [mpeg2_fields.number_of(frame, 2) for frame in frames] == list(range(12))
+    assert evenly([frame.pts * frame.time_base for frame in frames], Fraction(1, 25))
 
 
 def check_hevc_fields(outcome: Outcome) -> None:
@@ -239,6 +249,10 @@ KINDS = [
         "a range of H.264 field pictures, mixed with frames",
         lambda folder: paff_clip(folder / "in.mp4", mixed=True, mbaff=True), check_fields(10, 6),
         options=("--deinterlace", "off", "--frames", "7:16"),
+    ),
+    Kind(
+        "MPEG-2 field pictures that have a packet each",
+        lambda folder: mpeg2_fields.mpeg2_fields(folder / "in.mkv", apart=True), check_mpeg2_fields,
     ),
     Kind("HEVC coded as fields", lambda folder: hevc_fields(folder / "in.mp4"), check_hevc_fields),
 ]  # fmt: skip

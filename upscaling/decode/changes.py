@@ -1,10 +1,12 @@
 """What changes within a video, found before the work starts: its packets are read, and a few keyframes are decoded.
 
 A keyframe is decoded if its headers differ from those of the last one, and now and then where a codec has none or a
-flag of the frame alone may change (interlacing). So a film of hours costs the time of reading it, and some hundred
-keyframes. After SURVEY_BYTES nothing more is read: what changes later is told when it comes.
+flag of the frame alone may change (interlacing). Transport and program streams are read to their end, as for their
+clock; of other files SURVEY_BYTES are read, and keyframes at PLACES of the rest are decoded. What changes between them
+is told in the end. So a film of hours costs seconds: a few GiB are read, and some hundred keyframes decoded.
 """
 
+import contextlib
 from dataclasses import dataclass, field
 from fractions import Fraction
 from pathlib import Path
@@ -17,8 +19,10 @@ from upscaling.decode.fields import doubled, is_field
 from upscaling.decode.fitting import box_for, source_matrix
 from upscaling.decode.frame_shape import FrameShape, ShapeReader
 from upscaling.demux.reader import Reader, seconds_per_tick
+from upscaling.demux.survey import FORMATS
 
-SURVEY_BYTES = 2 << 30  # of packets
+SURVEY_BYTES = 1 << 30  # of packets
+PLACES = 100
 _FIRST_INTERVAL, _LONGEST_INTERVAL = Fraction(1, 5), Fraction(10)  # seconds between keyframes that are decoded
 _MOST_INTERVALS = 128  # of the longest kind
 _FIRST_SHARE = Fraction(1, 4)  # of the frames: fewer do not decide over all others
@@ -34,6 +38,7 @@ class Stretch:
     shape: FrameShape
     interlaced: bool
     first: av.VideoFrame  # decoded
+    sampled: bool = False  # it may have begun earlier, after the place before
     frames: int = 0
 
 
@@ -76,7 +81,7 @@ class Survey:
         found = []
         for stretch in self.stretches:
             if stretch.shape not in (main, before):
-                found.append(change_line(stretch.shape, main, stretch.start))
+                found.append(change_line(stretch.shape, main, stretch.start, about=stretch.sampled))
             before = stretch.shape
         return found
 
@@ -85,25 +90,25 @@ class Survey:
         return next((stretch.start for stretch in self.stretches if stretch.interlaced), None)
 
 
-def change_line(shape: FrameShape, main: FrameShape, seconds: Fraction) -> str:
-    """What is different in frames of that shape, from a time on, and what is done with them."""
+def change_line(shape: FrameShape, main: FrameShape, seconds: Fraction, *, about: bool = False) -> str:
+    """What is different in frames of that shape, from a time on (or `about` that), and what is done with them."""
     own, other = shape.colour, main.colour
     differences = [  # (what, of this shape, of the main one, what is done)
-        ("size", f"{shape.size[0]}x{shape.size[1]}", f"{main.size[0]}x{main.size[1]}", "scaled"),
-        ("sample aspect ratio", _ratio(shape.upright_aspect), _ratio(main.upright_aspect), ""),
-        ("rotation", str(shape.orientation), str(main.orientation), "turned upright"),
-        ("pixel format", shape.format, main.format, "converted"),
-        ("colour matrix", own.matrix, other.matrix, _matrix_done(shape, main)),
-        ("range", _range(own.full_range), _range(other.full_range), "converted"),
-        ("primaries", own.primaries, other.primaries, "primaries not converted"),
-        ("transfer", *_transfers(own.transfer, other.transfer), "transfer not converted"),
+        ("size is", f"{shape.size[0]}x{shape.size[1]}", f"{main.size[0]}x{main.size[1]}", "scaled"),
+        ("sample aspect ratio is", _ratio(shape.upright_aspect), _ratio(main.upright_aspect), ""),
+        ("picture is", str(shape.orientation), str(main.orientation), "turned upright"),
+        ("pixel format is", shape.format, main.format, "converted"),
+        ("colour matrix is", own.matrix, other.matrix, _matrix_done(shape, main)),
+        ("range is", _range(own.full_range), _range(other.full_range), "converted"),
+        ("primaries are", own.primaries, other.primaries, "primaries not converted"),
+        ("transfer is", *_transfers(own.transfer, other.transfer), "transfer not converted"),
     ]
     differences = [difference for difference in differences if difference[1] != difference[2]]
     done = [how for *_, how in differences if how]
     if box_for(shape, main, (2, 2)) != box_for(main, main, (2, 2)):
         done.insert(0, "fitted in with black bars")
-    when = f"from {clock_tenths(seconds)} on" if seconds else "at first"
-    what = ", ".join(f"the {name} is {own} instead of {other}" for name, own, other, _ in differences)
+    when = f"from {'about ' if about else ''}{clock_tenths(seconds)} on" if seconds else "at first"
+    what = ", ".join(f"the {name} {own} instead of {other}" for name, own, other, _ in differences)
     return f"{when} {what}: {', '.join(dict.fromkeys(done)) or 'shown alike'}"
 
 
@@ -138,7 +143,7 @@ def survey(path: Path, *, alpha: bool, duration: Fraction | None, rate: Fraction
 
 class _Surveyor:
     def __init__(self, reader: Reader, duration: Fraction | None, rate: Fraction):
-        self._reader, self._rate = reader, rate
+        self._reader, self._rate, self._duration = reader, rate, duration
         self._shapes = ShapeReader(reader)
         self._longest = max(_LONGEST_INTERVAL, (duration or 0) / _MOST_INTERVALS)
         self._clock = _Clock(seconds_per_tick(reader.stream), rate)
@@ -162,13 +167,34 @@ class _Surveyor:
                 self._count(waiting)
                 waiting = 0
             waiting += 1
-            if reader.bytes_read > SURVEY_BYTES:
+            if reader.bytes_read > SURVEY_BYTES and not self._is_cached:
                 break
         if keyframe:
             self._examine(keyframe)
         self._count(waiting)
+        if reader.bytes_read > SURVEY_BYTES and not self._is_cached and self._duration:
+            self._sample(self._duration)
         result.second_fields, result.has_fields = reader.second_fields, reader.has_fields
         return result
+
+    @property
+    def _is_cached(self) -> bool:
+        """Whether the whole file was read a moment ago, for its clock."""
+        return self._reader.container.format.name in FORMATS
+
+    def _sample(self, duration: Fraction) -> None:
+        """Examines a keyframe at each of PLACES after those that were read."""
+        reader, tick = self._reader, seconds_per_tick(self._reader.stream)
+        start, step = reader.stream.start_time or 0, (duration - self._clock.seconds) / (PLACES + 1)
+        for place in range(1, PLACES + 1):
+            target = duration - step * (PLACES + 1 - place)
+            with contextlib.suppress(av.error.FFmpegError, ValueError):
+                reader.container.seek(start + round(target / tick), stream=reader.stream)
+                keyframe = next((packet for packet in reader.packets() if packet.is_keyframe), None)
+                if keyframe is not None and keyframe.pts is not None:
+                    self._clock.seconds = max(self._clock.seconds, (keyframe.pts - start) * tick)
+                    self._examine([keyframe], sampled=True)
+            self._count(round(step * self._rate))
 
     def _count(self, frames: int) -> None:
         """Frames that belong to the last stretch."""
@@ -186,7 +212,7 @@ class _Surveyor:
         self._headers, self._decoded_at = headers or self._headers, now
         return True
 
-    def _examine(self, packets: list[av.Packet]) -> None:
+    def _examine(self, packets: list[av.Packet], *, sampled: bool = False) -> None:
         """Decodes a keyframe alone; it may begin a stretch."""
         frame = self._decode(packets)
         if frame is None:
@@ -196,7 +222,7 @@ class _Surveyor:
         shape, interlaced = self._shapes.read(frame), frame.interlaced_frame
         stretches = self._result.stretches
         if not stretches or (stretches[-1].shape, stretches[-1].interlaced) != (shape, interlaced):
-            stretches.append(Stretch(self._clock.seconds, shape, interlaced, frame))
+            stretches.append(Stretch(self._clock.seconds, shape, interlaced, frame, sampled=sampled))
 
     def _decode(self, packets: list[av.Packet]) -> av.VideoFrame | None:
         decoder, frames = self._reader.decoder, []

@@ -1,7 +1,7 @@
 """What a video's packets say without decoding: parameter sets, and which of them hold one field of a frame.
 
-In H.264 (PAFF) each field of a frame may have a packet of its own; the decoder returns one frame for both. In HEVC a
-field is a picture of half the height, and the decoder returns each; `decode/fields` weaves them.
+In H.264 (PAFF) and MPEG-2 each field of a frame may have a packet of its own; the decoder returns one frame for both.
+In HEVC a field is a picture of half the height, and the decoder returns each; `decode/fields` weaves them.
 """
 
 from collections.abc import Iterable, Iterator
@@ -26,7 +26,7 @@ class Parity(Enum):
 
 @dataclass(frozen=True)
 class Field:
-    """The first field in a packet. `frame_num` is H.264's; fields of one frame have the same."""
+    """The first field in a packet. `frame_num` (MPEG-2: temporal_reference) is the same for both fields of a frame."""
 
     parity: Parity
     frame_num: int = 0
@@ -62,7 +62,7 @@ class FieldParser:
     """Reads from a stream's packets, in decoding order, which of them is a field. `extradata` is the stream's."""
 
     def __init__(self, codec: str, extradata: bytes | None):
-        """`codec` is FFmpeg's name; streams other than H.264 and HEVC have no packets of one field."""
+        """`codec` is FFmpeg's name; other streams than H.264, HEVC and MPEG-2 have no packets of one field."""
         self._codec = codec
         self._length_size = _length_size(codec, extradata)  # 0: start codes
         self._sps: dict[int, _Sps] = {}
@@ -90,8 +90,8 @@ class FieldParser:
         return b""
 
     def is_second(self, data: bytes, is_keyframe: bool) -> bool:
-        """Whether a packet holds the second field of an H.264 frame whose first one was in an earlier packet."""
-        field = self.field(data, is_keyframe) if self._codec == "h264" else None
+        """Whether a packet holds the second field of a frame whose first one was in an earlier packet. Not for HEVC."""
+        field = self.field(data, is_keyframe)
         first, self._waiting, self.at_field = self._waiting, None, field is not None
         if field is None:
             return False
@@ -105,6 +105,8 @@ class FieldParser:
         try:
             if self._codec == "hevc":
                 return self._hevc_field(data)
+            if self._codec == "mpeg2video":
+                return _mpeg2_field(data)
             return self._h264_field(data) if self._interlaced or is_keyframe else None
         except (IndexError, ValueError, KeyError):
             return None  # damaged
@@ -155,6 +157,17 @@ class FieldParser:
                     return _PIC_STRUCTS.get(message[2] >> 4)
                 message = message[2 + message[1] :]
         return None
+
+
+def _mpeg2_field(data: bytes) -> Field | None:
+    """From the picture header and its coding extension (ITU-T H.262, 6.2.3 and 6.2.3.1)."""
+    picture = data.find(b"\0\0\1\0")
+    extension = data.find(b"\0\0\1\xb5", picture)
+    if picture < 0 or extension < 0 or data[extension + 4] >> 4 != 8:
+        return None
+    structure = {1: Parity.TOP, 2: Parity.BOTTOM}.get(data[extension + 6] & 3)
+    reference = int.from_bytes(data[picture + 4 : picture + 6], "big") >> 6
+    return Field(structure, reference) if structure else None
 
 
 _PIC_STRUCTS = {number: Field(Parity.TOP) for number in (1, 9, 11)} | {

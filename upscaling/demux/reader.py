@@ -113,10 +113,10 @@ class Reader:
     def _read_field(self, packet: av.Packet) -> None:
         """Which field of a frame the packet holds, if it holds one."""
         codec = self.decoder.codec.canonical_name
-        if codec == "h264":
+        if codec in ("h264", "mpeg2video"):
             self.at_second_field = self._fields.is_second(bytes(packet), packet.is_keyframe)
             self.second_fields += self.at_second_field
-            self.has_fields |= self._fields.at_field
+            self.has_fields |= codec == "h264" and self._fields.at_field
         elif codec == "hevc" and packet.pts is not None:
             field = self._fields.field(bytes(packet), packet.is_keyframe)
             if field:
