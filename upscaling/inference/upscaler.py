@@ -120,7 +120,7 @@ class Upscaler:
         module = self._runner(network, dtype)
         limits = self._pass_limits(module, network, frames.numel() * scale**2 * 4)
         if self.settings.compile and self.device.type == "cuda":
-            module = _compiled(module)
+            module = compiled(module)
         forward = TiledForward(module, network, limits, self.heartbeat)
         if self._in_fp32:
             self._forward_fp32 = forward
@@ -198,7 +198,7 @@ def _configure(device: torch.device, threads: int) -> None:
     torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def _compiled(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def compiled(module: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
     """The module through torch.compile with CUDA graphs."""
     compiled = torch.compile(module, mode="reduce-overhead", dynamic=False)
 
