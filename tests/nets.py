@@ -28,6 +28,18 @@ def compact(
     return state | _convolution(f"body.{2 * convolutions + 2}", features, channels * scale**2, generator, 0.3)
 
 
+def overflowing(size: float) -> dict[str, torch.Tensor]:
+    """A network whose features are `size` times as large; only the sum of the last layer's is small again."""
+    state = compact(scale=2)
+    state["body.0.weight"] = state["body.0.weight"] * size
+    state["body.0.bias"] = state["body.0.bias"] * size
+    state["body.1.weight"] = torch.ones_like(state["body.1.weight"])
+    for layer in ("2", "4"):
+        state[f"body.{layer}.bias"] = state[f"body.{layer}.bias"] * size
+    state["body.6.weight"] = state["body.6.weight"] / size
+    return state
+
+
 def rrdb(
     features: int = 8, blocks: int = 1, grow: int = 32, scale: int = 4, seed: int = 0, channels: int = 3
 ) -> dict[str, torch.Tensor]:

@@ -1,10 +1,13 @@
 """Which worker gets which device, with which engine; the devices are made up."""
 
+import shutil
+import subprocess
+
 import pytest
 
 from upscaling.common.devices import CudaDevice, CudaProbe
 from upscaling.common.errors import InputError
-from upscaling.inference import device_choice
+from upscaling.inference import device_choice, vulkan
 from upscaling.inference.device_choice import choose
 from upscaling.inference.vulkan import SOFTWARE, VulkanDevice, VulkanProbe
 
@@ -103,3 +106,22 @@ def test_a_driver_that_does_not_work_is_a_warning(machine):
     machine(problem="the Vulkan driver ended with signal 11: no message", bf16=True)
     found = choose(*AUTO, "realesr-animevideov3", None, 1)
     assert found.devices == ("cpu",) and "bf16" in found.reason and "signal 11" in found.warnings[0]
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [("raise(SIGSEGV);", "ended with signal 11"), ("sleep(60);", "did not answer within 2 s")],
+)
+def test_a_driver_that_crashes_or_hangs_is_found_in_a_process_of_its_own(tmp_path, monkeypatch, code, words):
+    """A real library in place of the driver."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        pytest.skip("no C compiler to make a driver with")
+    (tmp_path / "fake.c").write_text(
+        f"#include <signal.h>\n#include <unistd.h>\n__attribute__((constructor)) static void load(void) {{ {code} }}\n"
+    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", tmp_path / "fake.so", tmp_path / "fake.c"], check=True)
+    monkeypatch.setenv("NCNN_VULKAN_DRIVER", str(tmp_path / "fake.so"))
+    monkeypatch.setattr(vulkan, "PROBE_SECONDS", 2.0)
+    probe = vulkan.vulkan_devices.__wrapped__()
+    assert probe.devices == () and words in probe.problem

@@ -282,23 +282,13 @@ def test_cuda_gives_what_the_cpu_gives_with_batches_in_flight():
 # Values that are not finite
 
 
-def overflowing(tmp_path, size: float) -> Path:
-    """A network whose features are `size` times as large; only the sum of the last layer's is small again."""
-    state = nets.compact(scale=2)
-    state["body.0.weight"] = state["body.0.weight"] * size
-    state["body.0.bias"] = state["body.0.bias"] * size
-    state["body.1.weight"] = torch.ones_like(state["body.1.weight"])
-    for layer in ("2", "4"):
-        state[f"body.{layer}.bias"] = state[f"body.{layer}.bias"] * size
-    state["body.6.weight"] = state["body.6.weight"] / size
-    return nets.save_pth(state, tmp_path / "large.pth")
-
-
 @pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_fp16_supported(), reason="this CPU does not support fp16")
 def test_a_batch_that_overflows_in_fp16_is_computed_again_in_fp32(tmp_path):
     results = []
     for precision in ("fp16", "fp32"):
-        settings = ModelSettings(model=str(overflowing(tmp_path, 1e6)), precision=precision)
+        settings = ModelSettings(
+            model=str(nets.save_pth(nets.overflowing(1e6), tmp_path / "large.pth")), precision=precision
+        )
         upscaler = make_upscaler(settings, lambda: None)
         layouts = conversion()
         upscaler.submit([frame(layouts, 1), frame(layouts, 2)], layouts)

@@ -1,20 +1,34 @@
 """The ncnn engine: the same picture as torch's, for every network that it runs, on the CPU and by Vulkan."""
 
+import json
 import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
 import av
+import clips
 import nets
+import numpy as np
 import pytest
 import torch
-from runs import ROOT
+from runs import ROOT, Run, wait_until
 
+from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
 from upscaling.inference import ncnn_network
+from upscaling.inference.engine import make_upscaler
 from upscaling.inference.ncnn_engine import NcnnUpscaler
 from upscaling.inference.settings import NCNN, ModelSettings
 from upscaling.inference.upscaler import Upscaler
 from upscaling.inference.vulkan import vulkan_devices
+from upscaling.job.identity import what_changed
+from upscaling.job.options import make_options
 from upscaling.models.tensor_names import runs_in_ncnn
+from upscaling.pipeline.plan import make_plan
 
 STATES = {
     "compact": nets.compact(),
@@ -123,3 +137,68 @@ def test_vulkan_gives_torchs_picture_in_fp16(tmp_path, vulkan, name):
     file = nets.save_pth(STATES[name], tmp_path / "net.pth")
     want, got = both(file, FRAMES, (96, 72), device=vulkan)
     assert decibels(want, got) > 60
+
+
+@pytest.mark.vulkan
+def test_a_batch_that_overflows_in_fp16_is_computed_again_in_fp32(tmp_path, vulkan):
+    model = str(nets.save_pth(nets.overflowing(1e6), tmp_path / "large.pth"))
+    layout = FrameLayout(24, 16, "yuv420p")
+    conversion = FrameConversion(source=layout, target=replace(layout, width=48, height=32))
+    results = []
+    for settings in (ModelSettings(model, vulkan, NCNN), ModelSettings(model, precision="fp32")):
+        upscaler = make_upscaler(settings, lambda: None)
+        upscaler.submit([np.arange(576, dtype=np.uint8) % 100 + 80], conversion)
+        results.append(upscaler.collect()[0].astype(int))
+        assert any("again in fp32" in note for note in upscaler.notes) == (settings.engine == NCNN)
+    assert abs(results[0] - results[1]).max() <= 1
+
+
+@pytest.mark.vulkan
+def test_a_device_with_too_little_memory_gets_smaller_tiles(tmp_path, vulkan):
+    """A real allocation that fails: the driver's, as this process may take no more address space."""
+    file = nets.save_pth(nets.compact(64, 1, scale=2), tmp_path / "net.pth")
+    code = f"""
+import resource, nets, torch
+from upscaling.inference.ncnn_engine import NcnnUpscaler
+from upscaling.inference.settings import NCNN, ModelSettings
+upscaler = NcnnUpscaler(ModelSettings({str(file)!r}, {vulkan!r}, NCNN, patch_size=0))
+frames = nets.picture(240, 300)
+with torch.inference_mode():
+    upscaler(frames[..., :32, :32], 64, 64)
+    upscaler._forward.limits.tile_area = 1 << 40
+    used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (used + (30 << 20),) * 2)
+    result = upscaler(frames, 600, 480)
+print(upscaler.take_notes(), result.isfinite().all())
+"""
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    done = subprocess.run([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True,
+                          text=True, check=False)  # fmt: skip
+    assert "out of memory: using tiles of" in done.stdout and "tensor(True)" in done.stdout, done.stderr[-2000:]
+
+
+@pytest.mark.vulkan
+def test_the_command_on_vulkan(tmp_path, vulkan):
+    """Workers forked, Vulkan in each; one is killed and replaced; the result is torch's."""
+    clip = clips.make_clip(tmp_path / "in.mkv", frames=6)
+    model = nets.save_pth(nets.compact(scale=2), tmp_path / "net.pth")
+    shared = ("2", "--model", model, "--workers", "2", "--batch-size", "1", "--codec", "ffv1", "--precision", "fp32")
+    run = Run(tmp_path, clip, tmp_path / "vulkan.mkv", *shared, "--device", "vulkan")
+    status = tmp_path / "vulkan.mkv.work" / "status" / "worker_0_status.json"
+    wait_until(lambda: status.exists() and json.loads(status.read_text())["pid"], "a worker")
+    os.kill(json.loads(status.read_text())["pid"], signal.SIGKILL)
+    said = run.succeed().errors
+    assert "vulkan:0" in said and "with ncnn (--device vulkan)" in said
+    Run(tmp_path, clip, tmp_path / "torch.mkv", *shared, "--device", "cpu", "--engine", "torch").succeed()
+    pictures = []
+    for name in ("vulkan", "torch"):
+        with av.open(str(tmp_path / f"{name}.mkv")) as video:
+            pictures.append(np.stack([frame.to_ndarray() for frame in video.decode(video=0)]).astype(int))
+    assert len(pictures[0]) == 6 and abs(pictures[0] - pictures[1]).max() <= 1
+
+
+def test_the_engine_is_part_of_what_a_resume_compares(tmp_path):
+    clip = clips.make_clip(tmp_path / "in.mkv", frames=2)
+    shared = {"input": clip, "output": tmp_path / "out.mkv", "device": "cpu", "precision": "fp32"}
+    by_torch, by_ncnn = (make_plan(make_options(**shared, engine=engine)) for engine in ("torch", "ncnn"))
+    assert what_changed(by_ncnn.identity, by_torch.identity, by_ncnn.asked, by_torch.asked) == "made with --engine ncnn"
