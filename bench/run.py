@@ -146,6 +146,16 @@ def framelift(bench: Bench) -> Iterator[Row]:
                 print(f"{label}: left out: {error}", file=sys.stderr)
 
 
+def engines(bench: Bench) -> Iterator[Row]:
+    """The ncnn engine beside torch on the CPU, both in fp32: what a CPU without bf16 has."""
+    frames = bench.frames(300)
+    clip = bench.clip(SMALL, frames)
+    options = ("--device", "cpu", "--precision", "fp32")
+    other = bench.seconds(clip, *options, "--engine", "torch")
+    label = f"--engine torch, fp32, {frames} frames of 320x180"
+    yield against(bench, clip, frames, other, label, *options, "--engine", "ncnn")
+
+
 def realesrgan(bench: Bench) -> Iterator[Row]:
     """Real-ESRGAN's classes used frame by frame, as its own video script does."""
     script = Path(__file__).with_name("frame_by_frame.py")
@@ -214,7 +224,7 @@ def held(bench: Bench) -> Iterator[Row]:
         yield Row(name, *(f"{rate:.2f} frame/s" for rate in row), found["film"] / found["held"])
 
 
-ROWS = (network, start, ffmpeg, framelift, realesrgan, flat, scaling, held)
+ROWS = (network, start, engines, ffmpeg, framelift, realesrgan, flat, scaling, held)
 
 
 # The table

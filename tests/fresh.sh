@@ -45,9 +45,10 @@ awk '/^    /{print substr($0, 5) " || exit 1"; found = 1; next} found {exit}' "$
 sed 's/^/--- /' "$machine/srv/readme.sh"
 inside "cd /srv/upscale && . /srv/readme.sh; test -s out.mp4; pip --version"
 
-check "pip list 2>/dev/null | grep -iE '^(realesrgan|spandrel|torch|opencv-python) '; ! pip show --quiet basicsr 2>/dev/null"
+check "pip list 2>/dev/null | grep -iE '^(realesrgan|spandrel|torch|ncnn|opencv-python) '; ! pip show --quiet basicsr 2>/dev/null"
 check "python -c 'import cv2' 2>&1 | tail -n 1"  # what OpenCV's wheel lacks on a slim machine
 check "python upscale.py elk.mp4 bigger.mp4 1.5 --frames 1:8 -q"
+check "python upscale.py --list-devices && python upscale.py elk.mp4 second.mp4 2 --engine ncnn --frames 1:8 -q"
 check "python upscale.py elk.mp4 sized.mkv 300x200 --frames 1:8 -q --compare compare.png && test -s compare.png"
 check "python upscale.py elk.mp4 'frames_%03d.png' 2 --frames 1:3 -q && python upscale.py frames_001.png one.jpg 2 -q"
 check "mkdir -p in done && mv frames_*.png elk.mp4 in && python upscale.py in done 2 -q --settle 0 && ls done"
