@@ -22,6 +22,7 @@ from upscaling.demux.channels import channel_order
 from upscaling.demux.input_file import open_input
 from upscaling.job.options import Options
 from upscaling.mux.aac_frames import AdtsParser, Bits, LatmParser, read_config
+from upscaling.mux.audio_encode import SoundEncoder
 from upscaling.mux.audio_formats import encodings, holds
 from upscaling.mux.stream_selection import StreamChoice
 from upscaling.mux.subtitles import ASS_HEADER
@@ -282,6 +283,32 @@ def test_pcm_that_changes_its_channels_is_mixed_into_the_first_layout(tmp_path):
     _, after = sound_of(result.path)
     assert result.warnings == [] and after.shape == (2, 9600 + 4800)
     assert np.array_equal(after[:, :9600] * 32768, sound)
+
+
+def test_sound_with_eight_channels_of_no_common_layout(tmp_path):
+    """SMPTE 302M with 5.1 and a stereo downmix, and PCM with sixteen channels."""
+    sound = noise(2)
+    source = with_packets(tmp_path / "in.ts", "s302m", s302m(sound, channels=8))
+    wanted = sound.T.reshape(-1, 8).T
+    for container in ("mkv", "mp4", "mov"):
+        after = sound_of(passthrough(source, tmp_path / f"o.{container}", length=100).path)[1]
+        assert np.array_equal(after * 32768, wanted), container
+    many = with_sound(tmp_path / "in.avi", "pcm_s16le", noise(16, 4800), layout="hexadecagonal")
+    assert passthrough(many, tmp_path / "p.mov", length=100).notes == []
+    (note,) = passthrough(many, tmp_path / "p.mp4", length=100).notes
+    assert note == "audio stream 1 (pcm_s16le) is left out: mp4 can't hold it, mkv could"
+
+
+def test_frames_with_the_times_of_their_blocks_are_all_kept():
+    """RealMedia: a time for several frames. A frame that comes late in its own time is left out."""
+    found: list[av.AudioFrame] = []
+    encoder = SoundEncoder(lambda frame: found.append(frame) or [], "s16", "mono", 8000)
+    for time in [0] * 25 + [500] * 25 + [*range(1000, 1500, 20), *range(1400, 1900, 20)]:
+        frame = av.AudioFrame(format="s16", layout="mono", samples=160)
+        frame.sample_rate, frame.pts, frame.time_base = 8000, time, MS
+        list(encoder.encode(frame))
+    late = 3  # of the 5 frames that overlap: two are less than 50 ms
+    assert [frame.pts for frame in found] == [160 * number for number in range(100 - late)]
 
 
 def test_amr_becomes_what_the_container_holds(tmp_path):

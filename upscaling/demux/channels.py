@@ -19,7 +19,7 @@ from av.stream import Stream
 
 _STANDARD = (
     "2.1", "3.0", "3.0(back)", "4.0", "quad", "quad(side)", "3.1", "5.0", "5.0(side)", "4.1", "5.1", "5.1(side)", "6.0",
-    "6.1", "6.1(back)", "hexagonal", "7.0", "7.1", "7.1(wide)", "7.1(wide-side)", "octagonal", "7.1(top)",
+    "6.1", "6.1(back)", "hexagonal", "7.0", "7.1", "7.1(wide)", "7.1(wide-side)", "octagonal",
 )  # fmt: skip
 
 
@@ -28,6 +28,11 @@ def settle_layouts(container: InputContainer) -> None:
     for stream in container.streams.audio:
         if stream.codec_context is not None:
             _take_names(stream.codec_context)
+
+
+def is_unusual(layout: str) -> bool:
+    """Whether FFmpeg's name of a layout lists its channels, because they have no common name or order."""
+    return re.match(r"\d+ channels \(", layout) is not None
 
 
 def channel_order(stream: Stream) -> list[int] | None:
@@ -45,7 +50,7 @@ def channel_order(stream: Stream) -> list[int] | None:
 def _take_names(context: AudioCodecContext) -> Sequence[str]:
     """The names of channels that are in an order of their own, which the context loses; empty for others."""
     layout = context.layout
-    if not re.match(r"\d+ channels \(", layout.name):
+    if not is_unusual(layout.name):
         return ()
     names = [channel.name for channel in layout.channels]
     context.layout = _standard(names) or f"{layout.nb_channels} channels"  # now `layout` alone has the order

@@ -20,7 +20,7 @@ from av.stream import Stream
 from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import many
-from upscaling.demux.channels import channel_order
+from upscaling.demux.channels import channel_order, is_unusual
 from upscaling.demux.reader import seconds_per_tick
 from upscaling.demux.survey import open_timed
 from upscaling.mux.audio_formats import Encoding, is_linear
@@ -72,13 +72,14 @@ class SoundEncoder:
         self._resampler: AudioResampler | None = None
         self._source: tuple[str, str, int] | None = None  # format, layout and rate of the last frame
         self._next: Fraction | None = None  # seconds, when the next frame starts
+        self._time: Fraction | None = None  # seconds, of the last frame in the input
 
     def encode(self, frame: AudioFrame) -> Iterator[av.Packet]:
         """The packets that are complete with this frame, whose time is changed.
 
         A frame that overlaps those before it too much is left out, or all that follows would be late.
         """
-        if self._lag(frame) > _MAX_DRIFT:
+        if self._is_late(frame):
             return
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
         if source != self._source:
@@ -103,11 +104,14 @@ class SoundEncoder:
                     yield from self._encode(converted)
         self._resampler = None
 
-    def _lag(self, frame: AudioFrame) -> Fraction:
-        """Seconds by which the frame would be later than its time."""
-        if frame.pts is None or frame.time_base is None or self._next is None:
-            return Fraction(0)
-        return self._next - frame.pts * frame.time_base
+    def _is_late(self, frame: AudioFrame) -> bool:
+        """Whether the frame would come later than its time; not if it has the time of a block (RealMedia)."""
+        if frame.pts is None or frame.time_base is None:
+            return False
+        time, before = frame.pts * frame.time_base, self._time
+        self._time = time
+        is_own = before is None or time - before >= Fraction(frame.samples, 2 * frame.sample_rate)
+        return is_own and self._next is not None and self._next - time > _MAX_DRIFT
 
     def _set_time(self, frame: AudioFrame) -> None:
         """Counts samples, so that coarse times of the input leave no gaps between frames."""
@@ -207,11 +211,20 @@ class EncodedAudio(StreamCopier):
 
 
 def _in_order(frame: AudioFrame, order: list[int] | None) -> AudioFrame:
-    """A frame with its channels in that order of the source's; PCM, which is packed, takes the order from its file."""
-    if order is None or frame.format.is_planar:
+    """A frame with its channels in that order of the source's, and a layout that PyAV can handle.
+
+    ValueError for channels in planes in a layout that it can't.
+    """
+    layout, channels = frame.layout.name, frame.layout.nb_channels
+    if order is None and not is_unusual(layout):
         return frame
-    samples = frame.to_ndarray().reshape(-1, len(order))[:, order]  # (samples, channels)
-    result = AudioFrame.from_ndarray(samples.reshape(1, -1), format=frame.format.name, layout=frame.layout.name)
+    if frame.format.is_planar:  # not PCM, whose order is the file's
+        if is_unusual(layout):
+            raise ValueError(f"{layout}: planes in an unusual layout")
+        return frame
+    samples = frame.to_ndarray().reshape(-1, channels)[:, order or slice(None)]  # (samples, channels)
+    layout = f"{channels} channels" if is_unusual(layout) else layout
+    result = AudioFrame.from_ndarray(samples.reshape(1, -1), format=frame.format.name, layout=layout)
     result.sample_rate, result.pts, result.time_base = frame.sample_rate, frame.pts, frame.time_base
     return result
 
@@ -230,8 +243,9 @@ def _layout(encoding: Encoding, source: AudioCodecContext, rate: int, bit_rate: 
 
     Stereo if the encoder takes neither, unless it is to lose nothing. Empty if there is none.
     """
-    own = USUAL_LAYOUTS.get(source.layout.name, source.layout.name)
-    usual = USUAL_LAYOUTS.get(f"{source.channels} channels", own)
+    unknown = f"{source.channels} channels"
+    own = unknown if is_unusual(source.layout.name) else USUAL_LAYOUTS.get(source.layout.name, source.layout.name)
+    usual = USUAL_LAYOUTS.get(unknown, own)
     names = (own, usual) if encoding.lossless else (own, usual, "stereo")
     return next((name for name in names if _opens(encoding, name, rate, bit_rate)), "")
 

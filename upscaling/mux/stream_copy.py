@@ -11,6 +11,7 @@ from typing import cast
 import av
 import av.error
 import av.logging
+from av.audio.codeccontext import AudioCodecContext
 from av.audio.stream import AudioStream
 from av.bitstream import BitStreamFilterContext
 from av.container import OutputContainer
@@ -54,6 +55,8 @@ class StreamCopier:
 
     def muxes(self) -> bool:
         """Whether the muxer writes a header with this stream: asked by really doing it, in memory."""
+        if self.container == "mp4" and _has_unknown_layout(self.stream):  # its muxer fails when it ends the file
+            return False
         out = av.open(io.BytesIO(), "w", format=CONTAINERS[self.container], container_options=MUXER_OPTIONS)
         try:
             self.add_to(out)
@@ -241,6 +244,13 @@ def codec_name(stream: Stream) -> str | None:
 def is_cover(stream: Stream) -> bool:
     """Whether this is a cover picture."""
     return stream.type == "video" and bool(stream.disposition & Disposition.attached_pic)
+
+
+def _has_unknown_layout(stream: Stream) -> bool:
+    """Whether the file does not tell which channels its sound has, and there is no usual layout of so many."""
+    context = stream.codec_context
+    layout = context.layout.name if isinstance(context, AudioCodecContext) else ""
+    return layout.endswith(" channels") and layout not in USUAL_LAYOUTS
 
 
 def first_packet(path: Path, index: int) -> av.Packet | None:

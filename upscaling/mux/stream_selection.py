@@ -34,6 +34,7 @@ from upscaling.mux.stream_copy import (
 
 # In the order in which they are tried.
 _COPIERS: tuple[type[StreamCopier], ...] = (StreamCopier, TextSubtitles, CoverStream, CoverAttachment, Attachment)
+_EMPTY = "the file has no packet of it that tells its parameters"  # so that there may be nothing to lose
 _DATA = "data in place of sound (SMPTE 337M, such as Dolby E)"
 _AUDIO_COPIERS: tuple[type[StreamCopier], ...] = (RepackedAac, PrimedAudio, StreamCopier, UndecodedAudio)
 
@@ -105,7 +106,8 @@ def select_streams(
             found.outcomes[stream.index] = "left out, as was asked for"
         elif reason := _add(found, stream, info.path, container, choice):
             found.outcomes[stream.index] = f"left out: {reason}"
-            found.notes.append(Loss(f"{describe(stream)} is left out: {reason}"))
+            line = f"{describe(stream)} is left out: {reason}"
+            found.notes.append(line if reason == _EMPTY else Loss(line))
     _put_in_order(found.copiers, wanted, choice)
     return found
 
@@ -146,7 +148,7 @@ def _listed(indices: list[int]) -> str:
 def _add(found: Selection, stream: Stream, path: Path, container: str, choice: StreamChoice) -> str:
     """Adds the stream's copier, and a note if it is changed; returns why there is none."""
     if not has_parameters(stream):
-        return "the file has no packet of it that tells its parameters"
+        return _EMPTY
     if _is_encrypted(stream, path):
         return "it is encrypted"
     has_data = carries_data(stream, path)
