@@ -1,15 +1,19 @@
 """Messages of frames (captions, HDR10+): each in the new frame of its own frame, whatever happens to the run."""
 
 import signal
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
 from clips import make_clip, video_frame
-from kinds.side_data import captions_t35, hdr10plus_t35, rewritten, side_data, with_sei
+from kinds.side_data import ST3D, SV3D, captions_t35, hdr10plus_t35, marked, rewritten, side_data, with_sei
 from runs import LOSSLESS, ROOT, Run, records, wait_until
 
+from upscaling.decode.colour_tags import Colour
 from upscaling.decode.hdr10plus import hdr10plus_message
 from upscaling.encode.message_units import lost_messages
+from upscaling.encode.settings import EncodeSettings
+from upscaling.frames.placement import Placement
 
 
 def captioned(path: Path, frames: int, first: int = 0) -> Path:
@@ -54,6 +58,13 @@ def test_captions_that_begin_after_the_first_frames_are_named_when_the_result_ca
     assert run.errors.count("closed captions are dropped: ffv1 can't carry them, h264, hevc and av1 could") == 1
 
 
+def test_marks_of_the_whole_frame_are_named_when_it_is_padded(tmp_path):
+    source, output = marked(SV3D + ST3D)(tmp_path), tmp_path / "out.mp4"
+    run = Run(tmp_path, source, output, "192x96", "--fit", "pad", *LOSSLESS[1:3]).succeed()
+    assert run.errors.count("mark is dropped: the picture is padded or cropped") == 2
+    assert not {"SPHERICAL", "STEREO3D"} & side_data(output)[0].keys()
+
+
 def test_an_hdr10plus_struct_becomes_the_message_that_it_came_from(tmp_path):
     options = {"x265-params": "log-level=none", "preset": "ultrafast", "bf": "0"}
     clip = make_clip(tmp_path / "a.ts", 3, codec="libx265", pix_fmt="yuv420p10le", options=options, rate=Fraction(24))
@@ -66,8 +77,17 @@ def test_an_hdr10plus_struct_becomes_the_message_that_it_came_from(tmp_path):
 
 
 def test_what_a_codec_cannot_carry_is_one_line_each():
-    assert lost_messages("h264", ["A53_CC", "AMBIENT_VIEWING_ENVIRONMENT"]) == []
-    assert lost_messages("vp9", ["A53_CC", "DYNAMIC_HDR_PLUS"]) == [
+    settings = EncodeSettings(
+        codec="libx264", pixel_format="yuv420p", width=64, height=48,
+        colour=Colour("bt709", False, "bt709", "bt709", "left"),
+        time_base=Fraction(1, 25), frame_rate=Fraction(25), sample_aspect_ratio=Fraction(1), options={},
+    )  # fmt: skip
+    assert lost_messages(settings, ["A53_CC", "AFD", "AMBIENT_VIEWING_ENVIRONMENT"]) == []
+    assert lost_messages(replace(settings, codec="libvpx-vp9"), ["A53_CC", "DYNAMIC_HDR_PLUS"]) == [
         "closed captions are dropped: vp9 can't carry them, h264, hevc and av1 could",
         "HDR10+ metadata are dropped: vp9 can't carry them, hevc and av1 could",
+    ]
+    padded = replace(settings, placement=Placement(60, 48, 2, 0))
+    assert lost_messages(padded, ["A53_CC", "AFD"]) == [
+        "active format descriptions are dropped: the picture is padded or cropped"
     ]

@@ -8,7 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
-from clips import make_clip
+from clips import make_clip, rotated
 
 from kinds import Kind, Outcome
 
@@ -235,6 +235,11 @@ def hdr_vivid(folder: Path) -> Path:
     return rewritten(clip, folder / "in.ts", lambda data, _: with_sei(data, "hevc", [(4, message)]))
 
 
+def turned(folder: Path) -> Path:
+    """Views side by side, which the display matrix puts one above the other."""
+    return with_boxes(rotated(folder / "in.mp4", 90, frames=2), box(b"st3d", b"\0\0\0\0\2"))
+
+
 def marked_matroska(mode: int) -> Callable[[Path], Path]:
     """A Matroska file with a StereoMode."""
 
@@ -387,6 +392,7 @@ KINDS = [
     Kind("frame packing of H.264", frame_packed, keeps("STEREO3D"), "out.mkv"),
     Kind("an ICC profile in a video", icc_profile, keeps(named=["its ICC colour profile is dropped"])),
     Kind("HDR Vivid", hdr_vivid, keeps(named=["HDR Vivid metadata is dropped"])),
+    Kind("stereo and a rotation", turned, keeps(named=["its stereo mark is dropped"])),
     Kind("a turned sphere to MOV", marked(SV3D), keeps(named=["its 360° mark is dropped"]), "out.mov"),
     Kind("stereo in Matroska to MP4", marked_matroska(1), keeps("STEREO3D"), "out.mp4"),
     Kind("a checkerboard to MP4", marked_matroska(4), keeps(named=["its stereo mark is dropped"]), "out.mp4"),

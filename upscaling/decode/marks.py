@@ -23,13 +23,19 @@ _DROPPED = {
 
 
 def read_marks(
-    stream: av.VideoStream, side_data: dict[str, bytes], seen: set[str], tagged: bool
+    stream: av.VideoStream,
+    side_data: dict[str, bytes],
+    seen: set[str],
+    *,
+    tagged: bool,
+    as_coded: bool,
 ) -> tuple[dict[str, dict], list[str]]:
     """(marks in JSON's types, one line for each that is dropped whatever the output is).
 
     The marks are `stream_marks`' but Dolby Vision, {'messages': {'kinds': keys of MESSAGES}} and {'icc_profile':
     {'bytes': its size}}. `side_data` is the first frame's, `seen` has the names of that of more frames, `tagged`
-    tells whether the colour matrix is known. InputError for Dolby Vision that is no picture without its metadata.
+    tells whether the colour matrix is known, `as_coded` whether frames are neither rotated nor cropped.
+    InputError for Dolby Vision that is no picture without its metadata.
     """
     marks = stream_marks(stream)
     notes = [note for name, note in _DROPPED.items() if name in seen]
@@ -44,6 +50,11 @@ def read_marks(
             notes.append("its stereo mark is dropped: it does not say where in a frame the two views are")
     if "SPHERICAL" in side_data and "projection" not in marks:
         notes.append("its 360° mark is dropped: it is of a kind that nothing here writes")
+    for name, words in (("stereo", "stereo"), ("projection", "360°")) if not as_coded else ():
+        notes += (
+            [f"its {words} mark is dropped: it is not true of the rotated or cropped picture"] if name in marks else []
+        )
+        marks.pop(name, None)
     if profile := side_data.get("ICC_PROFILE"):
         marks["icc_profile"] = {"bytes": len(profile)}
     if kinds := sorted(MESSAGES.keys() & seen):

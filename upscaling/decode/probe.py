@@ -124,7 +124,8 @@ def _describe(
     fields = is_field(first, reader)
     how = None if viewer.stored.rgb else _deinterlacing(deinterlace, first, following, shape, viewer, reader)
     notes += _interlaced_notes(how, found)
-    marks, mark_notes = read_marks(stream, side_data, seen, tagged=tagged)
+    as_coded = not shape.orientation and (shape.width, shape.height) == (main.width, main.height)
+    marks, mark_notes = read_marks(stream, side_data, seen, tagged=tagged, as_coded=as_coded)
     rate, duration = frame_rate(reader), duration_of(reader)
     rate = rate / 2 if fields and rate else rate
     share = Fraction(1, 2) if fields else found.frame_share

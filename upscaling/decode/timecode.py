@@ -43,6 +43,7 @@ def read_timecode(
     found = _in_tags(path, container, stream, rates)
     if found is None and (text := _in_frame(first[1], rates[0])):
         found = _with_rate(text, rates)
+        found = found if "rate" in found else None  # MPEG-2 always has one, and often nonsense
     return found and found | {"start": str(first[0])}
 
 

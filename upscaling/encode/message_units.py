@@ -7,6 +7,8 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 
 from upscaling.decode.messages import MESSAGES, T35, Message
+from upscaling.encode.codecs import ENCODERS
+from upscaling.encode.settings import EncodeSettings
 
 _START = b"\0\0\1"
 # AV1 (6.2.1, 6.7.2 of its specification)
@@ -24,19 +26,21 @@ _CARRIERS = {
 }
 
 
-def carries(family: str, kind: str) -> bool:
-    """Whether coded pictures of that family (FFmpeg's name) can carry messages of a kind of `messages.MESSAGES`."""
-    return family in _CARRIERS[kind]
+def carries(settings: EncodeSettings, kind: str) -> bool:
+    """Whether the coded pictures can carry messages of a kind of `messages.MESSAGES`, and these are true of them."""
+    is_true = kind != "AFD" or settings.placement is None
+    return is_true and ENCODERS[settings.codec].family in _CARRIERS[kind]
 
 
-def lost_messages(family: str, kinds: Iterable[str]) -> list[str]:
-    """One line for each kind of message that coded pictures of that family can't carry."""
-    lines = []
+def lost_messages(settings: EncodeSettings, kinds: Iterable[str]) -> list[str]:
+    """One line for each kind of message that the coded pictures can't carry."""
+    lines, family = [], ENCODERS[settings.codec].family
     for kind in kinds:
         *first, last = _CARRIERS[kind]
-        if not carries(family, kind):
-            others = f"{', '.join(first)} and {last}"
-            lines.append(f"{MESSAGES[kind]} are dropped: {family} can't carry them, {others} could")
+        why = f"{family} can't carry them, {', '.join(first)} and {last} could"
+        if family in _CARRIERS[kind]:
+            why = "the picture is padded or cropped"
+        lines += [f"{MESSAGES[kind]} are dropped: {why}"] if not carries(settings, kind) else []
     return lines
 
 

@@ -101,7 +101,7 @@ class SegmentWriter:
         self._pts.append(pts)
         frame.pts = pts - self._pts[0]  # encoders have less room for large numbers
         frame.time_base = self._settings.time_base
-        self._inside[frame.pts] = len(self._pts) - 1, [m for m in messages if carries(self._family, m.kind)]
+        self._inside[frame.pts] = len(self._pts) - 1, [m for m in messages if carries(self._settings, m.kind)]
         self._mux(self._stream.encode(frame))
 
     def _fill(self, frame: Sequence[np.ndarray], planes: Sequence[np.ndarray]) -> None:

@@ -18,7 +18,6 @@ from upscaling.common.text import SOFTWARE, Loss
 from upscaling.decode.probe import VideoInfo
 from upscaling.decode.timecode import timecode_at
 from upscaling.demux.survey import TimedInput
-from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.message_units import lost_messages
 from upscaling.encode.output_file import OutputFile
 from upscaling.encode.settings import EncodeSettings
@@ -54,9 +53,8 @@ def check_container(
         selection = select_streams(source.container, info, container, choice)
         warnings = selection.notes
         lost = lost_tags(container, source.container.metadata, _has_cover(selection.copiers))
-        warnings += lost_marks(container, settings.side_data)
-        kinds = settings.side_data.get("messages", {}).get("kinds", ())
-        warnings += lost_messages(ENCODERS[settings.codec].family, kinds)
+        warnings += lost_marks(container, settings)
+        warnings += lost_messages(settings, settings.side_data.get("messages", {}).get("kinds", ()))
         if lost:
             warnings.append(f"tags are left out ({', '.join(lost)}): mp4 holds them or a cover picture, mkv could both")
         return warnings
@@ -158,7 +156,7 @@ class _Join:
         out.close()
         file.check()
         if self._needs_display_size():
-            self._track.write_display_size(Path(file.name))
+            self._track.write_display_size(Path(file.name), self._container)
         marks = self._track.marks(self._container)
         if not self._is_matroska and marks.keys() & {"stereo", "projection"}:
             complete_marks(Path(file.name), marks)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from upscaling.demux.ebml import children, put
+from upscaling.encode.settings import EncodeSettings
 
 _PROJECTION_TYPE, _PROJECTION_PRIVATE = 0x7671, 0x7672
 _EQUIRECTANGULAR, _CUBEMAP = 1, 2
@@ -20,9 +21,12 @@ _STEREO_MODES = {"mp4": set(_ST3D), "mov": set(_ST3D), "webm": {1, 2, 3, 11}, "m
 _DOUBLE_WIDTH, _DOUBLE_HEIGHT = {1, 8, 9, 11}, {2, 3, 6, 7}  # the stereo modes of which a frame holds both views
 
 
-def fitting_marks(container: str, side_data: Mapping[str, dict], scale: Fraction) -> dict[str, dict]:
-    """What the container holds of `VideoInfo.side_data`, for pictures `scale` times as large."""
+def fitting_marks(container: str, settings: EncodeSettings, scale: Fraction) -> dict[str, dict]:
+    """What the container holds of the settings' side data, for pictures `scale` times as large."""
+    side_data = settings.side_data
     kept = {name: side_data[name] for name in ("mastering_display", "content_light_level") if name in side_data}
+    if settings.placement is not None:
+        return kept  # the views, or the sphere, are not the whole frame any more
     stereo, projection = side_data.get("stereo"), side_data.get("projection")
     if stereo and stereo["mode"] in _STEREO_MODES[container]:
         kept["stereo"] = stereo
@@ -33,23 +37,24 @@ def fitting_marks(container: str, side_data: Mapping[str, dict], scale: Fraction
     return kept
 
 
-def lost_marks(container: str, side_data: Mapping[str, dict]) -> list[str]:
-    """One line for each mark in `VideoInfo.side_data` that the container can't hold."""
+def lost_marks(container: str, settings: EncodeSettings) -> list[str]:
+    """One line for each mark in the settings' side data that the container can't hold."""
 
     lines = []
-    if "icc_profile" in side_data:
+    if "icc_profile" in settings.side_data:
         lines.append("its ICC colour profile is dropped: videos written here have colour tags only")
-    held = {other: fitting_marks(other, side_data, Fraction(1)) for other in _STEREO_MODES}
+    held = {other: fitting_marks(other, settings, Fraction(1)) for other in _STEREO_MODES}
     for name, words in (("stereo", "stereo mark"), ("projection", "360° mark")):
-        if name in side_data and name not in held[container]:
+        if name in settings.side_data and name not in held[container]:
             others = ", ".join(other for other, marks in held.items() if name in marks)
-            lines.append(f"its {words} is dropped: {container} can't hold it, {others} could")
+            why = f"{container} can't hold it, {others} could" if others else "the picture is padded or cropped"
+            lines.append(f"its {words} is dropped: {why}")
     return lines
 
 
-def view_size(width: int, height: int, side_data: Mapping[str, dict]) -> tuple[int, int]:
+def view_size(width: int, height: int, marks: Mapping[str, dict]) -> tuple[int, int]:
     """(width, height) of one view of a frame in pixels, as Matroska's display size counts them."""
-    mode = side_data.get("stereo", {}).get("mode", 0)
+    mode = marks.get("stereo", {}).get("mode", 0)
     return width // (2 if mode in _DOUBLE_WIDTH else 1), height // (2 if mode in _DOUBLE_HEIGHT else 1)
 
 

@@ -108,12 +108,12 @@ class VideoTrack:
 
     def marks(self, container: str) -> dict[str, dict]:
         """The HDR metadata, and the stereo and 360° marks that the container holds."""
-        return fitting_marks(container, self.settings.side_data, self._scale)
+        return fitting_marks(container, self.settings, self._scale)
 
-    def write_display_size(self, path: Path) -> None:
+    def write_display_size(self, path: Path, container: str) -> None:
         """Writes the sample aspect ratio into a finished Matroska file whose track's name ends in DISPLAY_ROOM."""
         settings = self.settings
-        width, height = view_size(settings.width, settings.height, settings.side_data)
+        width, height = view_size(settings.width, settings.height, self.marks(container))
         size = matroska.display_size(width, height, settings.sample_aspect_ratio)
         matroska.write_display_size(path, size)
 

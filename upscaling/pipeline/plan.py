@@ -193,16 +193,17 @@ def _encoding(
     options: Options, info: VideoInfo, output: Path, target: PictureTarget | None, shape: Shape
 ) -> tuple[EncodeSettings, Sequence[str]]:
     """The encoder's settings for frames of that shape, and what the output's format loses, one line each."""
+    pixel_shape = Fraction(1) if shape.square else info.sample_aspect_ratio
     if target is not None:
-        encoding, warnings = target.settings(info, *shape.frame), check_formats(target, info, *shape.frame)
-    else:
-        encoding = encode_settings(
-            info, output, *shape.frame,
-            codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
-        )  # fmt: skip
-        warnings = check_container(info, output, encoding, stream_choice(options))
-    pixel_shape = Fraction(1) if shape.square else encoding.sample_aspect_ratio
-    return replace(encoding, placement=shape.placement, sample_aspect_ratio=pixel_shape), warnings
+        encoding = target.settings(info, *shape.frame)
+        encoding = replace(encoding, placement=shape.placement, sample_aspect_ratio=pixel_shape)
+        return encoding, check_formats(target, info, *shape.frame)
+    encoding = encode_settings(
+        info, output, *shape.frame,
+        codec=options.codec, crf=options.crf, preset=options.preset, pix_fmt=options.pix_fmt,
+    )  # fmt: skip
+    encoding = replace(encoding, placement=shape.placement, sample_aspect_ratio=pixel_shape)
+    return encoding, check_container(info, output, encoding, stream_choice(options))
 
 
 def frame_conversion(info: VideoInfo, encoding: EncodeSettings, size: tuple[int, int]) -> FrameConversion:

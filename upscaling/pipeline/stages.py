@@ -12,7 +12,6 @@ import numpy as np
 
 from upscaling.common.text import printable
 from upscaling.demux.input_file import VideoError
-from upscaling.encode.codecs import ENCODERS
 from upscaling.encode.message_units import lost_messages
 from upscaling.frames import pixel_formats
 from upscaling.inference.settings import LANCZOS
@@ -115,8 +114,7 @@ class DecodeStage:
     def _lost_later(self, kinds: set[str]) -> list[str]:
         """One line for each kind of message that the video carries, its first frames do not, and the result can't."""
         named = self._plan.info.side_data.get("messages", {}).get("kinds", ())
-        family = ENCODERS[self._plan.encoding.codec].family
-        return [] if self._plan.target else lost_messages(family, sorted(kinds.difference(named)))
+        return [] if self._plan.target else lost_messages(self._plan.encoding, sorted(kinds.difference(named)))
 
 
 def missing_frames(plan: Plan, frames: int) -> int:
