@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 
 import av
+from changing_clips import hevc_fields
 from clips import make_clip, rotated
 
 from kinds import Kind, Outcome
@@ -131,6 +132,19 @@ def captioned_mpeg2(folder: Path) -> Path:
         return data[:at] + b"\0\0\1\xb2" + captions_t35(number)[3:] + data[at:]
 
     return rewritten(clip, folder / "in.ts", message)
+
+
+def captioned_fields(folder: Path) -> Path:
+    """HEVC coded as fields, each with a caption of its own."""
+    clip = hevc_fields(folder / "plain.ts", 6)
+    return rewritten(clip, folder / "in.ts", lambda data, at: with_sei(data, "hevc", [(4, captions_t35(at))]))
+
+
+def check_captions_of_fields(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.lines
+    found, kept = ([frame.get("A53_CC", b"") for frame in side_data(path)] for path in (outcome.source, outcome.output))
+    assert len(found) == 12 and len(kept) == 6  # fields and frames
+    assert b"".join(kept) == b"".join(found) and all(kept)
 
 
 def hdr_hevc(folder: Path) -> Path:
@@ -376,6 +390,7 @@ KINDS = [
     Kind("captions in H.264 at uneven times", captioned_h264, keeps("A53_CC", "AFD"), "out.mp4"),
     Kind("captions in H.264 to HEVC", captioned_h264, keeps("A53_CC", "AFD"), options=("--codec", "hevc")),
     Kind("captions in MPEG-2", captioned_mpeg2, keeps("A53_CC")),
+    Kind("captions in HEVC fields", captioned_fields, check_captions_of_fields),
     Kind("captions that VP9 can't carry", captioned_mpeg2, keeps(named=["closed captions are dropped"]), "out.webm"),
     Kind("HDR10+, captions and ambient light in HEVC", hdr_hevc, keeps("DYNAMIC_HDR_PLUS", "A53_CC", AMBIENT_DATA)),
     Kind(

@@ -20,7 +20,6 @@ from upscaling.decode.fitting import Fitter
 from upscaling.decode.frame_shape import Decoding, FrameShape, ShapeReader
 from upscaling.decode.messages import Message, messages_of
 from upscaling.decode.probe import VideoInfo
-from upscaling.decode.side_data import side_data_of
 from upscaling.demux.input_file import VideoError
 from upscaling.demux.reader import Reader, no_frames
 from upscaling.demux.timestamps import TimedFrame, Timestamps
@@ -94,7 +93,7 @@ class Decoder:
             shape, info = self._shapes.read(frame), self._info
             if shape != info.shape and shape not in info.changes and shape not in self._changes:
                 self._changes[shape] = change_line(shape, info.shape, (pts - first) * info.time_base)
-            yield Decoding(number, pts, frame, shape, frame.interlaced_frame, messages_of(side_data_of(frame)))
+            yield Decoding(number, pts, frame, shape, frame.interlaced_frame, messages_of(frame))
 
     def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
         """((number, pts), frame) of the wanted frames, and of those before them that the deinterlacer needs."""

@@ -9,6 +9,7 @@ from fractions import Fraction
 import av
 from av.filter import Graph
 
+from upscaling.decode.messages import keep_messages
 from upscaling.demux.bitstream import FieldPairing, Parity
 from upscaling.demux.reader import Reader
 
@@ -69,4 +70,5 @@ def _woven(first: Field, second: Field) -> av.VideoFrame:
         graph.vpush(field)
     frame = graph.vpull()
     frame.pts, frame.dts, frame.duration = times
+    keep_messages(frame, first[0], second[0])
     return frame

@@ -8,7 +8,10 @@ import struct
 from dataclasses import dataclass
 from fractions import Fraction
 
+import av
+
 from upscaling.decode.hdr10plus import hdr10plus_message
+from upscaling.decode.side_data import side_data_of
 
 T35, AMBIENT = 4, 148  # SEI payload types: user data registered by ITU-T T.35, ambient viewing environment
 # Side data (libavutil/frame.h) → what users call it.
@@ -31,8 +34,19 @@ class Message:
     payload: bytes
 
 
-def messages_of(side_data: dict[str, bytes]) -> tuple[Message, ...]:
-    """The messages in a frame's side data."""
+def messages_of(frame: av.VideoFrame) -> tuple[Message, ...]:
+    """The messages of a frame, or of the fields of which it was made."""
+    return frame.opaque if isinstance(frame.opaque, tuple) else _in_side_data(side_data_of(frame))
+
+
+def keep_messages(frame: av.VideoFrame, first: av.VideoFrame, second: av.VideoFrame) -> None:
+    """Gives a frame the messages of its fields: the captions of both, and of other kinds the second one's."""
+    earlier, later = messages_of(first), () if second is first else messages_of(second)
+    kinds = {message.kind for message in later} - {"A53_CC"}
+    frame.opaque = (*(message for message in earlier if message.kind not in kinds), *later)
+
+
+def _in_side_data(side_data: dict[str, bytes]) -> tuple[Message, ...]:
     found = []
     for kind in MESSAGES.keys() & side_data.keys():
         payload_type, payloads = _payloads(kind, side_data[kind])
