@@ -24,6 +24,7 @@ from upscaling.mux.subtitles import ASS_HEADER, convert
 from upscaling.mux.video_track import Segment
 
 MS = Fraction(1, 1000)
+STYLE = b"\0\0\0\x16styl\0\1"  # the start of mov_text's box of one style
 HOLDERS = [
     ("libx264", "mp4"), ("libx264", "mkv"), ("libx264", "mov"),
     ("libx265", "mp4"), ("libx265", "mkv"), ("libx265", "mov"),
@@ -212,8 +213,13 @@ def test_mp4_keeps_what_it_can_hold_and_names_the_rest(tmp_path, rich):
     assert [s.metadata["language"] for s in seen if s.kind == "audio"] == ["eng", "jpn"]
     text = next(s for s in seen if s.kind == "subtitle")
     assert (text.codec, text.metadata["language"]) == ("mov_text", "fre")
-    words = [(at, data[2:].decode()) for at, data in zip(text.pts, text.data, strict=True) if len(data) > 2]
-    assert words == [(Fraction(1, 25), "Hello\nworld & you"), (Fraction(1, 5), "Second")]
+    words = [(at, data) for at, data in zip(text.pts, text.data, strict=True) if len(data) > 2]
+    assert [(at, data[2 : 2 + data[1]]) for at, data in words] == [
+        (Fraction(1, 25), b"Hello\nworld & you"), (Fraction(1, 5), b"Second"),
+    ]  # fmt: skip
+    with av.open(str(result.path)) as container:  # what FFmpeg makes of it: ASS
+        shown = [one.ass.decode() for packet in container.demux(subtitles=0) for one in packet.decode() if packet.size]
+    assert shown[0].endswith("{\\i1}Hello{\\r}\\Nworld & {\\b1}you")
     cover = next(s for s in seen if s.disposition & Disposition.attached_pic)
     assert cover.data == [_png()]
     with av.open(str(result.path)) as container:
@@ -227,7 +233,7 @@ def test_tracks_titles_and_subtitles_survive_mp4_and_back(tmp_path, rich):
     back = passthrough(again.path, tmp_path / "q.mkv")
     assert again.notes == back.notes == []
     text = next(s for s in see(back.path) if s.kind == "subtitle")
-    assert (text.codec, text.data) == ("subrip", [b"Hello\nworld & you", b"Second"])
+    assert (text.codec, text.data) == ("subrip", [b"<i>Hello</i>\nworld & <b>you</b>", b"Second"])
     assert text.pts == [Fraction(1, 25), Fraction(1, 5)]
     sound = [s.metadata.get("title") for s in see(back.path) if s.kind == "audio"]
     assert sound == ["Film", "Talk"]
@@ -423,9 +429,18 @@ def test_damaged_packet_times_are_repaired(damaged, repaired):
 @pytest.mark.parametrize(
     ("data", "source", "target", "result"),
     [
-        (b"<i>a</i>\r\nb", "subrip", "mov_text", b"\0\x03a\nb"),
+        (b"<font>a</font>\r\nb", "subrip", "mov_text", b"\0\x03a\nb"),
+        (
+            "é<I>x</I>y".encode(),
+            "subrip",
+            "mov_text",
+            b"\0\x04\xc3\xa9xy" + STYLE + b"\0\1\0\2\0\1\2\x10\xff\xff\xff\xff",
+        ),
+        (b"\0\3axy" + STYLE + b"\0\1\0\2\0\1\6\x10\xff\xff\xff\xff", "mov_text", "subrip", b"a<i><u>x</u></i>y"),
+        (b"<b>a <i>b</i></b> <u>c", "subrip", "webvtt", b"<b>a </b><b><i>b</i></b> <u>c</u>"),
+        (b"0,0,Default,,0,0,0,,{\\pos(1,2)\\b1}a{\\b0\\i1}b{\\r}c", "ass", "subrip", b"<b>a</b><i>b</i>c"),
         ("é".encode(), "subrip", "mov_text", b"\0\x02\xc3\xa9"),
-        (b"0,0,Default,,0,0,0,,{\\i1}a, b\\Nc", "ass", "subrip", b"a, b\nc"),
+        (b"0,0,Default,,0,0,0,,{\\i1}a, b\\Nc", "ass", "subrip", b"<i>a, b\nc</i>"),
         (b"a &amp; b <c.x>d</c>", "webvtt", "subrip", b"a & b d"),
         (b"\0\x03a<b\0\0\0\x0cstyl", "mov_text", "webvtt", b"a&lt;b"),
         (b"\0\0", "mov_text", "subrip", None),

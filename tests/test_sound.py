@@ -450,7 +450,8 @@ def test_styled_subtitles_say_what_is_lost(tmp_path):
     for container, codec in (("mp4", "mov_text"), ("webm", "webvtt")):
         result = passthrough(source, tmp_path / f"o.{container}", length=100)
         assert result.notes == [
-            f"subtitle stream 1 (ass, ger) is converted to {codec}: its styling is lost, mkv could keep it"
+            f"subtitle stream 1 (ass, ger) is converted to {codec}: its styling is lost but for bold, italic and "
+            "underlined text, mkv could keep it"
         ]
     assert passthrough(source, tmp_path / "o.mkv", length=100).notes == []
     chosen = passthrough(source, tmp_path / "p.mp4", length=100, choice=StreamChoice(subtitle_language=("de",)))

@@ -130,7 +130,8 @@ class TextSubtitles(StreamCopier):
     def note(self) -> str | None:
         if codec_name(self.stream) not in ("ass", "ssa"):
             return None
-        return f"{describe(self.stream)} is {self.outcome}: its styling is lost, mkv could keep it"
+        lost = "its styling is lost but for bold, italic and underlined text, mkv could keep it"
+        return f"{describe(self.stream)} is {self.outcome}: {lost}"
 
     def fits(self) -> bool:
         context = self.stream.codec_context
