@@ -186,14 +186,17 @@ class _Surveyor:
         """Examines a keyframe at each of PLACES after those that were read."""
         reader, tick = self._reader, seconds_per_tick(self._reader.stream)
         start, step = reader.stream.start_time or 0, (duration - self._clock.seconds) / (PLACES + 1)
+        last: int | None = None  # pts
         for place in range(1, PLACES + 1):
             target = duration - step * (PLACES + 1 - place)
             with contextlib.suppress(av.error.FFmpegError, ValueError):
                 reader.container.seek(start + round(target / tick), stream=reader.stream)
                 keyframe = next((packet for packet in reader.packets() if packet.is_keyframe), None)
-                if keyframe is not None and keyframe.pts is not None:
-                    self._clock.seconds = max(self._clock.seconds, (keyframe.pts - start) * tick)
-                    self._examine([keyframe], sampled=True)
+                if keyframe is not None and keyframe.pts not in (None, last):
+                    last = keyframe.pts
+                    self._clock.seconds = max(self._clock.seconds, (last - start) * tick)
+                    if self._may_differ(keyframe):
+                        self._examine([keyframe], sampled=True)
             self._count(round(step * self._rate))
 
     def _count(self, frames: int) -> None:
@@ -203,14 +206,21 @@ class _Surveyor:
             self._result.stretches[-1].frames += frames
 
     def _is_wanted(self, packet: av.Packet) -> bool:
-        headers, now = self._reader.parameter_sets(packet), self._clock.seconds
-        interval = min(max(_FIRST_INTERVAL, now / 16), self._longest)
-        changed = bool(headers) and headers != self._headers
-        changed |= packet.has_sidedata("new_extradata")
+        now = self._clock.seconds
+        interval = self._longest
+        if not self._reader.sets_tell_all:
+            interval = min(max(_FIRST_INTERVAL, now / 16), interval)
+        headers, self._headers = self._headers, self._reader.parameter_sets(packet) or self._headers
+        changed = self._headers != headers or packet.has_sidedata("new_extradata")
         if not changed and now - self._decoded_at < interval:
             return False
-        self._headers, self._decoded_at = headers or self._headers, now
+        self._decoded_at = now
         return True
+
+    def _may_differ(self, packet: av.Packet) -> bool:
+        """Whether a keyframe need not be like the last one."""
+        headers, self._headers = self._headers, self._reader.parameter_sets(packet)
+        return not self._reader.sets_tell_all or not self._headers or self._headers != headers
 
     def _examine(self, packets: list[av.Packet], *, sampled: bool = False) -> None:
         """Decodes a keyframe alone; it may begin a stretch."""

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from enum import Enum
 
 _SLICES = (1, 5)  # nal_unit_type of H.264 (ITU-T H.264 table 7-1)
-_SPS, _PPS = 7, 8
+_SEI, _SPS, _PPS = 6, 7, 8
 _HEVC_SPS, _HEVC_SEI = 33, 39  # nal_unit_type SPS_NUT, PREFIX_SEI_NUT (ITU-T H.265 table 7-1)
-_PIC_TIMING = 1  # payloadType
+_PIC_TIMING, _DISPLAY_ORIENTATION = 1, 47  # payloadType
 _HEAD = 96  # bytes of a slice or SEI message that are looked at
 # Profiles whose SPS has the chroma format (7.3.2.1.1).
 _HIGH_PROFILES = {100, 110, 122, 244, 44, 83, 86, 118, 128, 138, 139, 134, 135}
@@ -83,11 +83,22 @@ class FieldParser:
             return data[: max(data.find(b"\0\0\1\xb6"), 0)]  # up to the picture
         if codec in ("vp8", "vp9"):
             return data[3:10] if codec == "vp8" else data[:10]
-        if codec == "h264":
-            return b"".join(unit for unit in _units(data, self._length_size) if unit[0] & 31 == _SPS)
-        if codec == "hevc":
-            return b"".join(unit for unit in _units(data, self._length_size) if unit[0] >> 1 & 63 == _HEVC_SPS)
-        return b""
+        if codec not in ("h264", "hevc"):
+            return b""
+        sets = []
+        for unit in _units(data, self._length_size):
+            kind = unit[0] & 31 if codec == "h264" else unit[0] >> 1 & 63
+            if kind in (_SPS, _HEVC_SPS):
+                sets.append(unit)
+            elif kind in (_SEI, _HEVC_SEI):
+                messages = _sei_messages(unit[1 if codec == "h264" else 2 :])
+                sets += [payload for number, payload in messages if number == _DISPLAY_ORIENTATION]
+        return b"".join(sets)
+
+    @property
+    def sets_tell_all(self) -> bool:
+        """Whether frames with the same parameter sets are all alike; else each may be interlaced or not."""
+        return self._codec in ("hevc", "vp8", "vp9") or (self._codec == "h264" and not self._interlaced)
 
     def is_second(self, data: bytes, is_keyframe: bool) -> bool:
         """Whether a packet holds the second field of a frame whose first one was in an earlier packet. Not for HEVC."""
@@ -151,11 +162,10 @@ class FieldParser:
             kind = unit[0] >> 1 & 63
             if kind < 32:  # a slice
                 return None
-            message = _without_emulation(unit[2:_HEAD])
-            while kind == _HEVC_SEI and len(message) > 2:
-                if message[0] == _PIC_TIMING:
-                    return _PIC_STRUCTS.get(message[2] >> 4)
-                message = message[2 + message[1] :]
+            if kind == _HEVC_SEI:
+                for number, payload in _sei_messages(unit[2:_HEAD]):
+                    if number == _PIC_TIMING and payload:
+                        return _PIC_STRUCTS.get(payload[0] >> 4)
         return None
 
 
@@ -182,6 +192,21 @@ class _Sps:
     has_fields: bool  # frame_mbs_only_flag is 0
     frame_num_bits: int
     separate_planes: bool
+
+
+def _sei_messages(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """(payloadType, payload) of the messages in an SEI unit without its header (H.264 7.3.2.3.1, H.265 7.3.5)."""
+    data, at = _without_emulation(data), 0
+    while at + 2 < len(data):
+        numbers = []
+        for _ in range(2):  # type and size: bytes of 255 are added to the one that follows
+            number = 0
+            while at < len(data) and data[at] == 255:
+                number, at = number + 255, at + 1
+            number, at = number + (data[at] if at < len(data) else 0), at + 1
+            numbers.append(number)
+        yield numbers[0], data[at : at + numbers[1]]
+        at += numbers[1]
 
 
 def _read_sps(unit: bytes) -> tuple[int, _Sps]:

@@ -133,6 +133,11 @@ class Reader:
         """What a keyframe says of all the frames that follow, to compare with others; empty if it does not tell."""
         return self._fields.parameter_sets(bytes(packet))
 
+    @property
+    def sets_tell_all(self) -> bool:
+        """Whether frames with the same parameter sets are all alike."""
+        return self._fields.sets_tell_all
+
     def parity_at(self, pts: int | None) -> Parity | None:
         """Which field of a frame a picture of an HEVC stream of fields is; None if it does not say. Asked once."""
         return None if pts is None else self._parities.pop(pts, None)
