@@ -10,12 +10,14 @@ import changing_clips
 import clips
 import field_clips
 import numpy as np
+import paff
 import pytest
 from clips import number_of
 
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import probe
 from upscaling.demux.input_file import VideoError
+from upscaling.demux.packet_index import read_packet_index
 from upscaling.demux.reader import Reader
 from upscaling.demux.timestamps import Timestamps
 from upscaling.frames.pixel_formats import pixel_format, plane_shapes
@@ -266,6 +268,36 @@ def test_progressive_stretches_are_untouched(tmp_path, first):
     same = [all(np.array_equal(a, b) for a, b in zip(x, y, strict=True)) for x, y in zip(off, auto, strict=True)]
     assert same == [not one for one in interlaced] and len(set(same)) == 2
     assert max(combing(planes[0]) for planes in auto) < 1.5 * min(combing(planes[0]) for planes in auto)
+
+
+def test_a_field_without_another_is_doubled_in_hevc(tmp_path):
+    """One packet of a second field is missing: 20 frames all the same, at their times; that one has its rows twice."""
+    whole = changing_clips.hevc_fields(tmp_path / "whole.mkv")
+    clip = tmp_path / "c.mkv"
+    with av.open(str(whole)) as source, av.open(str(clip), "w") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        packets = [packet for packet in source.demux(video=0) if packet.size]
+        lost = 11 * 20  # ms: a second field, to which no other picture refers
+        assert any(packet.pts == lost for packet in packets)
+        for packet in packets:
+            if packet.pts != lost:
+                packet.stream = stream
+                out.mux(packet)
+    info = probe(clip, deinterlace="off")
+    with Decoder(info) as decoder:
+        frames = [(frame.pts, np.array_equal(frame.planes[0][::2], frame.planes[0][1::2])) for frame in decoder]
+    assert frames == [(number * 40, number == lost // 40) for number in range(20)]
+    assert read_packet_index(clip, info.field_gap).part(1, 1).frames == 20
+
+
+def test_h264_fields_without_another_are_told(tmp_path):
+    """FFmpeg does not return them; the frames around them have their own pictures and times."""
+    pictures = [picture for number in range(12) for picture in paff.fields(number, changing_clips.planes(number))]
+    del pictures[2 * 7], pictures[2 * 3 + 1]
+    clip = paff.Stream(64, 48).write(tmp_path / "c.ts", pictures)
+    frames, warnings = decoded(clip, deinterlace="off")
+    assert [(pts // 3600, shown) for _, pts, shown in frames] == [(n, n) for n in range(12) if n not in (3, 7)]
+    assert warnings == ["2 frames of which the file has one field only were left out"]
 
 
 def test_telecined_video_has_no_combs_left(tmp_path):
