@@ -331,10 +331,6 @@ def coded(name: str, text: str, rate: str = "25", **more) -> Callable[[Path], Pa
     return make
 
 
-def coded_sound(folder: Path) -> Path:
-    return coded("in.mov", "23:59:59:20", sound=True)(folder)
-
-
 def coded_uneven(folder: Path) -> Path:
     """Ten frames within a second, counted by 25 frames/s: the sixth is shown at 0.6 s."""
     times = [0, 40, 100, 300, 340, 600, 640, 700, 900, 960]
@@ -388,7 +384,6 @@ MPEG2_CODE = {"codec": "mpeg2video", "options": {"gop_timecode": "01:02:03:04"}}
 KINDS = [
     Kind("mastering display beside an unknown kind of side data", unknown_kind, check_mastering),
     Kind("captions in H.264 at uneven times", captioned_h264, keeps("A53_CC", "AFD"), "out.mp4"),
-    Kind("captions in H.264 to HEVC", captioned_h264, keeps("A53_CC", "AFD"), options=("--codec", "hevc")),
     Kind("captions in MPEG-2", captioned_mpeg2, keeps("A53_CC")),
     Kind("captions in HEVC fields", captioned_fields, check_captions_of_fields),
     Kind("captions that VP9 can't carry", captioned_mpeg2, keeps(named=["closed captions are dropped"]), "out.webm"),
@@ -401,7 +396,6 @@ KINDS = [
         ("--codec", "av1", "--preset", "10", "--crf", "20"),
     ),
     Kind("360° and stereo in MP4", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D"), "out.mp4"),
-    Kind("360° and stereo to Matroska", marked(SV3D + ST3D), keeps("SPHERICAL", "STEREO3D")),
     Kind("stereo alone to MOV", marked(ST3D), keeps("STEREO3D"), "out.mov"),
     Kind("360° in the old box to WebM", old_google_box, keeps("SPHERICAL", "STEREO3D"), "out.webm"),
     Kind("frame packing of H.264", frame_packed, keeps("STEREO3D"), "out.mkv"),

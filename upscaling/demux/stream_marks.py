@@ -44,7 +44,7 @@ def stream_marks(stream: av.VideoStream) -> dict[str, dict]:
 def _track_header(stream: av.VideoStream) -> list[tuple[int, bytes]]:
     """(identifier, content) of the elements of a Matroska track for that stream; empty if Matroska has none for it."""
     file = BytesIO()
-    with contextlib.suppress(av.error.FFmpegError, ValueError, EOFError):
+    with contextlib.suppress(av.error.FFmpegError, ValueError, RuntimeError, EOFError):
         out = av.open(file, "w", format="matroska", container_options={"strict": "unofficial"})
         out.add_stream_from_template(stream, opaque=True)
         out.start_encoding()
