@@ -1,8 +1,9 @@
-"""Animations in GIF, PNG (APNG) and WebP files: times and loops read from the file, frames composed by Pillow.
+"""Animations in GIF, PNG (APNG) and WebP files: times and loops from the file, frames composed.
 
 A frame shown for 10 ms or less is shown for 100 ms, as all browsers do.
 """
 
+import contextlib
 import itertools
 import math
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ import numpy as np
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import display_name
-from upscaling.pictures.formats import HEAD, format_of_head
+from upscaling.pictures.apng import Apng
+from upscaling.pictures.formats import HEAD, PNG_MARK, format_of_head
 from upscaling.pictures.reading import opened, read_bytes, reason
 
 FORMATS = ("gif", "png", "webp")
@@ -56,19 +58,22 @@ def read_animation(path: Path) -> Animation | None:
     if found not in FORMATS:
         return None
     data = read_bytes(path)
-    durations, loops, transparent = {"gif": _gif, "png": _apng, "webp": _webp}[found](data)
+    with _one_line(path):
+        durations, loops, transparent = {"gif": _gif, "png": _apng, "webp": _webp}[found](data)
     if len(durations) < 2:
         return None
     durations = tuple(duration if duration > SHORTEST else BROWSERS for duration in durations)
-    with opened(data) as picture:
-        size = picture.size
-    alpha = transparent and any((frame[..., 3] < 255).any() for frame in _frames(path, data))
+    alpha, size = False, (0, 0)
+    for frame in _frames(path, data):  # all of them: what is damaged shows before the work starts
+        size = (frame.shape[1], frame.shape[0])
+        alpha = alpha or bool(transparent and (frame[..., 3] < np.iinfo(frame.dtype).max).any())
     return Animation(path, found, *size, durations, loops, alpha)
 
 
 def animation_frames(animation: Animation, first: int = 0) -> Iterator[np.ndarray]:
-    """The composed frames from index `first` on, RGB or, if the animation has alpha, RGBA, uint8 (height, width, 3
-    or 4). InputError if the file is damaged."""
+    """The composed frames from index `first` on: (height, width, 3) RGB or, if the animation has alpha, (height,
+    width, 4) RGBA, uint8, or uint16 of an APNG of 16 bits. InputError if the file is damaged.
+    """
     channels = 4 if animation.alpha else 3
     frames = _frames(animation.path, read_bytes(animation.path))
     for frame in itertools.islice(frames, first, len(animation.durations)):
@@ -76,16 +81,24 @@ def animation_frames(animation: Animation, first: int = 0) -> Iterator[np.ndarra
 
 
 def _frames(path: Path, data: bytes) -> Iterator[np.ndarray]:
-    """All composed frames, RGBA uint8 (height, width, 4)."""
+    """All composed frames, RGBA (height, width, 4), uint8 or uint16."""
+    with _one_line(path), opened(data) as picture:
+        if data.startswith(PNG_MARK):
+            yield from Apng(data).composed()
+            return
+        for index in range(getattr(picture, "n_frames", 1)):
+            picture.seek(index)
+            yield np.asarray(picture.convert("RGBA"))
+
+
+@contextlib.contextmanager
+def _one_line(path: Path) -> Iterator[None]:
+    """What is wrong with a file as an InputError."""
     try:
-        with opened(data) as picture:
-            hidden = bool(picture.info.get("default_image"))  # of APNG, for readers of PNG alone
-            for index in range(int(hidden), getattr(picture, "n_frames", 1)):
-                picture.seek(index)
-                yield np.asarray(picture.convert("RGBA"))
+        yield
     except InputError as error:
         raise InputError(f"{display_name(path)}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
+    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
         raise InputError(f"{display_name(path)} is damaged: {reason(error)}; replace it") from error
 
 
@@ -129,22 +142,8 @@ def _gif_table(flags: bytes) -> int:
 
 
 def _apng(data: bytes) -> _Times:
-    """PNG 3.0, sections 11.3.6.1 and 11.3.6.2."""
-    durations, loops = [], 0
-    transparent = data[25:26] in (b"\4", b"\6")
-    at = 8
-    while at + 8 <= len(data):
-        size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        content = data[at + 8 : at + 8 + size]
-        if kind == b"acTL":
-            loops = int.from_bytes(content[4:8], "big")
-        elif kind == b"fcTL" and len(content) == 26:
-            above, below = int.from_bytes(content[20:22], "big"), int.from_bytes(content[22:24], "big")
-            durations.append(Fraction(above, below or 100))
-            transparent |= content[24] == 1
-        transparent |= kind == b"tRNS"
-        at += 12 + size
-    return tuple(durations), loops, transparent
+    file = Apng(data)
+    return file.durations, file.loops, file.may_be_transparent
 
 
 def _webp(data: bytes) -> _Times:

@@ -37,10 +37,12 @@ NAMED = {
     ),
 }  # fmt: skip
 _BY_ENDING = {ending: name for formats in (READ, NAMED) for name, endings in formats.items() for ending in endings}
+_STREAMS = ("mjpeg", "mjpg", "mjp")  # endings of videos that begin like a picture
 HEAD = 4096  # bytes that tell what a file holds
+PNG_MARK = b"\x89PNG\r\n\x1a\n"
 # (offset, bytes, name) of formats that begin with a mark.
 _MARKS = (
-    (0, b"\x89PNG\r\n\x1a\n", "png"),
+    (0, PNG_MARK, "png"),
     (0, b"\xff\xd8\xff", "jpeg"),
     (0, b"GIF87a", "gif"),
     (0, b"GIF89a", "gif"),
@@ -117,7 +119,7 @@ def format_of(path: Path) -> str | None:
     decides. A file that cannot be read, or is none, has the format of its name.
     """
     named = _BY_ENDING.get(ending(path))
-    if named == _RAW or not path.is_file():
+    if named == _RAW or not path.is_file() or ending(path) in _STREAMS:
         return named
     try:
         return content_of(path) or named

@@ -27,7 +27,6 @@ _NAMES = {
     b"iovl": "overlay",
 }
 _BT601, _UNSPECIFIED = 6, 2  # code points of ISO/IEC 23091-2
-_SDR_TRANSFERS = ("bt709", "iec61966-2-1", "smpte170m", "gamma22", "bt2020-10", "bt2020-12")
 
 
 class _Colours:
@@ -39,13 +38,6 @@ class _Colours:
             self.primaries, self.transfer, self.matrix = struct.unpack_from(">3H", nclx, 4)
             self.full_range = bool(nclx[10] >> 7)
 
-    def note(self) -> str | None:
-        """A line if the samples are not sRGB's or near, and no profile says so in the result."""
-        primaries, transfer = PRIMARIES.get(self.primaries, "bt709"), TRANSFERS.get(self.transfer, "iec61966-2-1")
-        if primaries in ("bt709", "smpte170m", "bt470bg") and transfer in _SDR_TRANSFERS:
-            return None
-        return f"its colours are {primaries}, {transfer}: the result has their values, but nothing that says so"
-
     def layout(self, width: int, height: int, fmt: PixelFormat, frame: av.VideoFrame) -> FrameLayout:
         code = self.matrix if self.matrix != _UNSPECIFIED else int(frame.colorspace)
         full = self.full_range
@@ -55,8 +47,8 @@ class _Colours:
         return FrameLayout(width, height, fmt.name, matrix, full, "center")
 
 
-def decode_heif(data: bytes, max_pixels: int) -> tuple[np.ndarray, list[str]]:
-    """(samples, notes): upright (height, width[, 3 or 4]), uint8 or uint16; notes are lines for the user.
+def decode_heif(data: bytes, max_pixels: int) -> tuple[np.ndarray, str, str]:
+    """(samples, primaries, transfer): upright (height, width[, 3 or 4]), uint8 or uint16; FFmpeg's names of colours.
 
     InputError if it cannot be decoded.
     """
@@ -65,12 +57,14 @@ def decode_heif(data: bytes, max_pixels: int) -> tuple[np.ndarray, list[str]]:
     properties = file.properties(main)
     nclx = next((content for kind, content in properties if kind == b"colr" and content[:4] == b"nclx"), None)
     colours = _Colours(nclx)
-    notes = [note] if (note := colours.note()) and file.info().profile is None else []
     samples = _decode(file, main, colours, max_pixels)
     alpha_item = file.alpha(main)
     if alpha_item is not None:
         samples = _with_alpha(samples, _decode(file, alpha_item, _Colours(None), max_pixels))
-    return _transformed(samples, properties), notes
+    samples = _transformed(samples, properties)
+    if file.info().profile is not None:
+        return samples, "bt709", "iec61966-2-1"  # the profile says what they are
+    return samples, PRIMARIES.get(colours.primaries, "bt709"), TRANSFERS.get(colours.transfer, "iec61966-2-1")
 
 
 def _decode(file: HeifFile, item: Item, colours: _Colours, max_pixels: int) -> np.ndarray:
@@ -143,7 +137,7 @@ def _decode_item(file: HeifFile, item: Item) -> tuple[av.VideoFrame, list[np.nda
             raise InputError("no picture in it can be decoded")
         frame = frames[0]
         stored = stored_format(frame.format.name)
-        viewer = PlaneViewer(frame.format.name, frame.width, frame.height, stored, is_full_range(frame) is not False)
+        viewer = PlaneViewer(stored, is_full_range(frame) is not False)
         return frame, [plane.copy() for plane in viewer.planes(frame)], stored
     except (FFmpegError, ValueError) as error:
         raise InputError(f"it is damaged ({error})") from error

@@ -22,6 +22,7 @@ PROFILE_TAG = 34675  # ICC.1:2022, annex B
 _RESOLUTION = {282: exif.RATIONAL, 283: exif.RATIONAL, 296: exif.SHORT}  # TIFF 6.0, section 8; unit 2 is the inch
 _PNG_XMP = "XML:com.adobe.xmp"
 _NOT_TEXT = {_PNG_XMP, "Software", "icc_profile", "exif", "XML:com.adobe.xmp"}
+_COLOUR_CHUNKS = (b"gAMA", b"cHRM", b"sRGB", b"cICP", b"mDCV", b"cLLI")
 MAX_SEGMENT = 65533  # bytes of content in one of JPEG's segments
 PNG_HEADER = 8 + 4 + 4 + 13 + 4  # bytes: signature; length, type, data and CRC of IHDR
 _JPEG_XMP = b"http://ns.adobe.com/xap/1.0/\0"
@@ -36,6 +37,7 @@ class Metadata:
     xmp: bytes | None = None
     dpi: tuple[float, float] | None = None  # pixels per inch, across and down
     text: tuple[tuple[str, str], ...] = ()  # of PNG: keyword, text
+    colour_chunks: bytes = b""  # of PNG: how its samples are meant
 
     def of_result(self, width: int, height: int, channels: int) -> "Metadata":
         """What is true of an upright result of width × height pixels with 1 (gray), 3 or 4 channels."""
@@ -70,6 +72,7 @@ def _metadata(path: Path, picture: Image.Image) -> Metadata:
         exif=fields,
         xmp=xmp.encode() if isinstance(xmp, str) else xmp,
         dpi=(float(dpi[0]), float(dpi[1])) if dpi and min(dpi) > 0 else None,
+        colour_chunks=_colour_chunks(path.read_bytes()) if picture.format == "PNG" else b"",
         text=tuple(
             (str(key), str(value))
             for key, value in text
@@ -87,6 +90,22 @@ def _exif_block(info: dict) -> bytes:
         return bytes.fromhex("".join(lines[2:]))  # a name and a length come first
     except ValueError:
         return b""
+
+
+def _colour_chunks(data: bytes) -> bytes:
+    """The chunks of a PNG file's colours (PNG 3.0, 11.3.2), without the profile."""
+    at, chunks = PNG_HEADER, b""
+    while at + 12 <= len(data) and data[at + 4 : at + 8] != b"IDAT":
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        if data[at + 4 : at + 8] in _COLOUR_CHUNKS:
+            chunks += data[at:end]
+        at = end
+    return chunks
+
+
+def coded_colours(codes: tuple[int, int]) -> bytes:
+    """A PNG chunk that says the primaries and the transfer function of RGB samples, as code points of H.273."""
+    return _png_chunk(b"cICP", bytes([*codes, 0, 1]))
 
 
 def is_own_picture(path: Path) -> bool:
@@ -152,7 +171,7 @@ def png_pixel_size(data: bytes) -> int:
 
 def png_chunks(metadata: Metadata) -> bytes:
     """The chunks of a PNG file that come before its samples."""
-    chunks = _png_chunk(b"tEXt", b"Software\0" + SOFTWARE.encode("latin-1"))
+    chunks = metadata.colour_chunks + _png_chunk(b"tEXt", b"Software\0" + SOFTWARE.encode("latin-1"))
     if metadata.profile:
         chunks += _png_chunk(b"iCCP", b"ICC profile\0\0" + zlib.compress(metadata.profile))
     if metadata.dpi:

@@ -31,6 +31,8 @@ class Picture:
     samples: np.ndarray
     format: str  # a key of formats.READ
     notes: tuple[str, ...] = ()  # what was changed or left out, a line each
+    primaries: str = "bt709"  # FFmpeg's names of its colours, if no profile says what they are
+    transfer: str = "iec61966-2-1"
 
 
 def read_picture(path: Path) -> Picture:
@@ -41,8 +43,11 @@ def read_picture(path: Path) -> Picture:
         raise InputError(f"{name}: {refusal(found)}" if found else f"{name} is not a picture that can be read")
     try:
         if found in ("heif", "avif"):
-            samples, notes = decode_heif(data, MAX_PIXELS)
-            return Picture(samples, found, tuple(notes))
+            samples, primaries, transfer = decode_heif(data, MAX_PIXELS)
+            notes = (
+                ("its first picture is read, the rest of its sequence is left out",) if b"moov" in data[:HEAD] else ()
+            )
+            return Picture(samples, found, notes, primaries, transfer)
         with opened(data) as picture:
             return _read(picture, data, found)
     except InputError as error:
@@ -70,7 +75,8 @@ def reason(error: BaseException) -> str:
     """Why Pillow cannot read a picture, in a few words."""
     if isinstance(error, UnidentifiedImageError):
         return "its content is of no format that is read here"
-    return str(error).strip().rstrip(".") or type(error).__name__
+    text = getattr(error, "strerror", None) or str(error)  # FFmpeg's errors have more in their text
+    return text.strip().rstrip(".") or type(error).__name__
 
 
 @contextlib.contextmanager

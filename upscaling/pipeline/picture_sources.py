@@ -117,6 +117,7 @@ def _info(path: Path, picture: Picture, keep_alpha: bool) -> VideoInfo:
     if layout != own and (picture.samples[..., 3] < own.peak).any():
         notes += ("the alpha channel is dropped",)
     colour = _COLOUR if own.format.rgb else _GRAY_COLOUR
+    colour = replace(colour, primaries=picture.primaries, transfer=picture.transfer)
     return VideoInfo(
         path=path,
         stream_index=0,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -13,13 +13,16 @@ from upscaling.common.errors import InputError
 from upscaling.common.files import sync_directory
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, encode_settings
+from upscaling.encode.settings import FALLBACK_RATE, EncodeSettings, colour_codes, encode_settings
 from upscaling.frames.pixel_formats import FORMATS, pixel_format
 from upscaling.job.work_dir import WorkDir
 from upscaling.pictures.animation_writer import Timing, format_limits, write_animation
-from upscaling.pictures.metadata import Metadata, read_metadata
+from upscaling.pictures.metadata import Metadata, coded_colours, read_metadata
 from upscaling.pictures.writing import ALPHA, ALWAYS_ANIMATED, ANIMATIONS, DEEP, MAX_SIDE, write_picture
 from upscaling.pipeline.images import numbered_name
+
+_WIDE = ("bt2020", "smpte431", "smpte432", "smpte428", "film")  # primaries far from sRGB's
+_HDR = ("smpte2084", "arib-std-b67", "linear", "log100", "log316", "smpte428")
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,7 @@ class PictureTarget:
         """
         self.path.parent.mkdir(exist_ok=True)
         if self.animated:
-            metadata = read_metadata(origin.files[0]) if origin.files else None
+            metadata = _metadata(origin, 0)
             write_animation(self.path, _frames(work_dir), _timing(work_dir, origin), metadata)
         else:
             self._write_pictures(work_dir, origin)
@@ -82,16 +85,30 @@ class PictureTarget:
             running = []
             for index, samples in enumerate(_frames(work_dir)):
                 name = self.file(origin.numbers[index] if origin.numbers is not None else index + 1)
-                source = origin.files[min(index, len(origin.files) - 1)] if origin.files else None
-                running.append(pool.submit(_write_one, name, samples, source))
+                running.append(pool.submit(_write_one, name, samples, origin, index))
                 if len(running) > 2 * threads:  # bounds the pictures in memory
                     running.pop(0).result()
             for future in running:
                 future.result()
 
 
-def _write_one(path: Path, samples: np.ndarray, source: Path | None) -> None:
-    write_picture(path, samples, read_metadata(source) if source is not None else Metadata())
+def _write_one(path: Path, samples: np.ndarray, origin: Origin, index: int) -> None:
+    write_picture(path, samples, _metadata(origin, index))
+
+
+def _metadata(origin: Origin, index: int) -> Metadata:
+    """What is kept for the result of frame `index`, counted from 0, of the job."""
+    metadata = read_metadata(origin.files[min(index, len(origin.files) - 1)]) if origin.files else Metadata()
+    if needs_coded_colours(origin.info):
+        codes = colour_codes(origin.info.colour)
+        chunk = coded_colours((codes["color_primaries"], codes["color_trc"]))
+        metadata = replace(metadata, colour_chunks=chunk)
+    return metadata
+
+
+def needs_coded_colours(info: VideoInfo) -> bool:
+    """Whether the samples are not sRGB's or near: readers have to be told."""
+    return info.colour.primaries in _WIDE or info.colour.transfer in _HDR
 
 
 def _timing(work_dir: WorkDir, origin: Origin) -> Timing:
@@ -132,9 +149,14 @@ def check_formats(target: PictureTarget, info: VideoInfo, width: int, height: in
     largest = MAX_SIDE.get(extension, width + height)
     if max(width, height) > largest:
         raise InputError(f"{extension} pictures have at most {largest} pixels a side, not {width}x{height}; use png")
-    lost = format_limits(extension, source.alpha, info.frame_rate) if target.animated or extension == "gif" else []
+    lost = []
+    if target.animated or extension in ALWAYS_ANIMATED:
+        lost = format_limits(extension, source.alpha, info.frame_rate if target.animated else None)
     if source.alpha and extension not in ALPHA:
         lost.append("the alpha channel is dropped")
+    if needs_coded_colours(info) and extension not in ("png", "apng"):
+        colours = f"{info.colour.primaries}, {info.colour.transfer}"
+        lost.append(f"{extension} does not say that the colours are {colours}: readers take them for sRGB; png does")
     if source.depth > 8 and extension not in DEEP:
         lost.append(f"{source.depth} bits a sample become 8: png and tif keep 16")
     return tuple(lost)
