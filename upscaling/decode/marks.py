@@ -13,6 +13,7 @@ from upscaling.demux.stream_marks import stream_marks
 _STEREO_MODES = {(1, 0): 1, (1, 1): 11, (2, 0): 3, (2, 1): 2, (4, 0): 5, (4, 1): 4} | {
     (6, 0): 7, (6, 1): 6, (7, 0): 9, (7, 1): 8
 }  # fmt: skip
+_FLAT = struct.pack("=i", 4)  # AVSphericalProjection of an ordinary picture (libavutil/spherical.h)
 _NO_BASE = {5, 10, 20}  # profiles of Dolby Vision that have no picture for other players if their compatibility is 0
 _UNKNOWN = -1  # compatibility
 # Side data → what is not in the new frames, whatever the output is.
@@ -48,7 +49,7 @@ def read_marks(
             marks["stereo"] = {"mode": _STEREO_MODES[kind]}
         else:
             notes.append("its stereo mark is dropped: it does not say where in a frame the two views are")
-    if "SPHERICAL" in side_data and "projection" not in marks:
+    if "projection" not in marks and side_data.get("SPHERICAL", _FLAT)[:4] != _FLAT:
         notes.append("its 360° mark is dropped: it is of a kind that nothing here writes")
     for name, words in (("stereo", "stereo"), ("projection", "360°")) if not as_coded else ():
         notes += (
