@@ -1,8 +1,11 @@
 """How the packets of sound go into the output without being encoded, if they can't simply be copied."""
 
+import contextlib
 import io
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from fractions import Fraction
+from itertools import islice
 from pathlib import Path
 from typing import cast
 
@@ -10,11 +13,12 @@ import av
 import av.error
 from av.audio.codeccontext import AudioCodecContext
 from av.bitstream import BitStreamFilterContext
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import clock, many
+from upscaling.demux.input_file import read_packets
 from upscaling.demux.reader import seconds_per_tick
 from upscaling.demux.survey import open_timed
 from upscaling.mux import matroska
@@ -26,6 +30,8 @@ from upscaling.mux.timeline import Clip
 
 _MAX_PRIMING = 4096  # samples; more than that before zero is sound
 _MAX_DAMAGED = 50  # packets before the first AAC frame
+_PLACES = 10  # in a file, where its configuration is looked up
+_PARSERS = {"aac": AdtsParser, "aac_latm": LatmParser}
 _LAYOUTS = {1: "mono", 2: "stereo", 3: "3.0", 4: "4.0", 5: "5.0", 6: "5.1", 8: "7.1"}  # AAC's, by channels
 _BIT_RATE = 96_000  # bits/s a channel
 
@@ -74,8 +80,9 @@ class PrimedAudio(StreamCopier):
 class RepackedAac(StreamCopier):
     """Takes AAC frames out of ADTS or LATM, without loss.
 
-    The output has one configuration for all frames, the first. Frames with another (a broadcast that changes
-    between stereo and 5.1) are decoded and encoded in the first one's. A change is believed if two packets agree.
+    The output has one configuration for all frames: the one that is found most often at some places of the file.
+    Frames with another (a broadcast that changes between stereo and 5.1) are decoded and encoded in that one's. A
+    change is believed if two packets agree.
     """
 
     outcome = "repacked without loss as AAC"
@@ -84,8 +91,11 @@ class RepackedAac(StreamCopier):
         super().__init__(stream, path, container)
         context = audio_context(stream)
         codec = context.codec.canonical_name if context is not None and not _has_own_config(context) else ""
-        self._parser = {"aac": AdtsParser, "aac_latm": LatmParser}.get(codec, lambda: None)()
-        self._first: AacFrame | None = None
+        self._new_parser: Callable[[], AdtsParser | LatmParser | None] = _PARSERS.get(codec, lambda: None)
+        self._parser = self._new_parser()
+        self._first: AacFrame | None = None  # of those with the output's configuration
+        self._as_probed = True  # whether the file begins with that configuration
+        self._is_noted = False  # whether it is known before the start that there are others
         self._held: list[tuple[av.Packet, AacConfig]] = []  # a packet with a new configuration
         self._sound: SoundEncoder | None = None  # while the configuration is another one
         self._changed: Fraction | None = None  # seconds, the first change
@@ -100,20 +110,42 @@ class RepackedAac(StreamCopier):
         return self._first is not None and self.muxes()
 
     def _find_first(self) -> AacFrame | None:
-        with open_timed(self.path) as source:
-            packets = source.packets([source.container.streams[self.stream.index]], lambda _: None)
-            for packet, _ in zip(packets, range(_MAX_DAMAGED), strict=False):
-                if frames := self._frames(packet):
-                    return frames[0]
-        return None
+        found: list[AacFrame] = []
+        with open_timed(self.path) as source, contextlib.suppress(av.error.FFmpegError):
+            places = range(_PLACES) if source.container.format.name == "mpegts" else (0,)
+            for place in places:
+                frame = self._frame_at(source.container, place)
+                found += [] if frame is None else [frame]
+        if not found:
+            return None
+        config, _ = Counter(frame.config for frame in found).most_common(1)[0]
+        self._as_probed = found[0].config == config
+        self._is_noted = any(frame.config != config for frame in found)
+        return next(frame for frame in found if frame.config == config)
 
-    def _frames(self, packet: av.Packet) -> list[AacFrame]:
-        """The frames of a packet; none if it is damaged."""
-        assert self._parser is not None
-        try:
-            return self._parser.frames(bytes(packet))
-        except ValueError:
-            return []
+    def _frame_at(self, container: InputContainer, place: int) -> AacFrame | None:
+        """The first frame at one of _PLACES places in the file whose configuration the next one has, too."""
+        before: AacFrame | None = None
+        parser = self._new_parser()
+        if place:
+            container.seek(self.path.stat().st_size * place // _PLACES, unsupported_byte_offset=True)
+        own = container.streams[self.stream.index]
+        for packet in islice(read_packets(container, own, lambda _: None), _MAX_DAMAGED):
+            for frame in _frames(parser, packet):
+                if before is not None and before.config == frame.config:
+                    return before
+                before = frame
+        return None if place else before
+
+    def note(self) -> str | None:
+        return self._what_changes() if self._is_noted else None
+
+    def _what_changes(self, when: str = "on the way") -> str:
+        assert self._first is not None
+        config = self._first.config
+        what = "is converted to that" if _encoder(config) else "is left out"
+        first = f"{config.rate} Hz, {many(config.channels, 'channel')}"
+        return f"{describe(self.stream)} changes its format {when}: what is not {first} {what}"
 
     def add_to(self, out: OutputContainer) -> None:
         context, first = audio_context(self.stream), self._first
@@ -121,8 +153,8 @@ class RepackedAac(StreamCopier):
         file = matroska.audio_template(
             codec="aac",
             extradata=first.config.data,
-            rate=context.sample_rate or first.config.rate,
-            channels=context.channels or first.config.channels,
+            rate=(self._as_probed and context.sample_rate) or first.config.rate,
+            channels=(self._as_probed and context.channels) or first.config.channels,
             padding=0,
             packet=first.data,
         )
@@ -131,7 +163,7 @@ class RepackedAac(StreamCopier):
 
     def convert(self, packet: av.Packet) -> Iterator[av.Packet]:
         assert self._first is not None
-        frames = self._frames(packet)
+        frames = _frames(self._parser, packet)
         if not frames:
             self._damaged += 1
         elif all(frame.config == self._first.config for frame in frames):
@@ -207,12 +239,8 @@ class RepackedAac(StreamCopier):
         lines = [super().report()]
         if self._damaged:
             lines.append(f"{describe(self.stream)}: {many(self._damaged, 'damaged packet')} left out")
-        if self._changed is not None:
-            config = self._first.config
-            what = "converted to" if _encoder(config) else "left out: the beginning has"
-            first = f"{config.rate} Hz, {many(config.channels, 'channel')}"
-            when = clock(float(self._changed))
-            lines.append(f"{describe(self.stream)} changes its format at {when}; other formats are {what} {first}")
+        if self._changed is not None and not self._is_noted:
+            lines.append(self._what_changes(f"at {clock(float(self._changed))}"))
         return "; ".join(line for line in lines if line) or None
 
 
@@ -226,6 +254,15 @@ class UndecodedAudio(StreamCopier):
         added = out.add_mux_stream(codec_name(self.stream) or "", time_base=self.stream.time_base)
         BitStreamFilterContext("null", self.stream, added)  # copies the codec's parameters
         self.target = copy_metadata(added, self.stream, self.disposition)
+
+
+def _frames(parser: AdtsParser | LatmParser | None, packet: av.Packet) -> list[AacFrame]:
+    """The frames of a packet; none if it is damaged."""
+    assert parser is not None
+    try:
+        return parser.frames(bytes(packet))
+    except ValueError:
+        return []
 
 
 def _has_own_config(context: AudioCodecContext) -> bool:

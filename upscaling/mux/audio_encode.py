@@ -19,7 +19,7 @@ from av.stream import Stream
 
 from upscaling.common.errors import InputError
 from upscaling.common.memory_limits import check_memory
-from upscaling.common.text import many
+from upscaling.common.text import clock, many
 from upscaling.demux.channels import channel_order, is_unusual
 from upscaling.demux.reader import seconds_per_tick
 from upscaling.demux.survey import open_timed
@@ -73,6 +73,7 @@ class SoundEncoder:
         self._source: tuple[str, str, int] | None = None  # format, layout and rate of the last frame
         self._next: Fraction | None = None  # seconds, when the next frame starts
         self._time: Fraction | None = None  # seconds, of the last frame in the input
+        self.changed: Fraction | None = None  # seconds, the first frame in another format
 
     def encode(self, frame: AudioFrame) -> Iterator[av.Packet]:
         """The packets that are complete with this frame, whose time is changed.
@@ -82,12 +83,15 @@ class SoundEncoder:
         if self._is_late(frame):
             return
         source = (frame.format.name, frame.layout.name, frame.sample_rate)
-        if source != self._source:
+        is_other = source != self._source
+        if is_other:
             yield from self._drain()
-            self._source = source
             self._resampler = AudioResampler(self._format, self._layout, self._rate)
         assert self._resampler is not None
-        self._set_time(frame)
+        time = self._set_time(frame)
+        if is_other and self._source is not None and self.changed is None:
+            self.changed = time
+        self._source = source
         for converted in self._resampler.resample(frame):
             yield from self._encode(converted)
 
@@ -113,8 +117,8 @@ class SoundEncoder:
         is_own = before is None or time - before >= Fraction(frame.samples, 2 * frame.sample_rate)
         return is_own and self._next is not None and self._next - time > _MAX_DRIFT
 
-    def _set_time(self, frame: AudioFrame) -> None:
-        """Counts samples, so that coarse times of the input leave no gaps between frames."""
+    def _set_time(self, frame: AudioFrame) -> Fraction:
+        """Counts samples, so that coarse times of the input leave no gaps between frames; returns seconds."""
         if frame.pts is not None and frame.time_base is not None:
             start = frame.pts * frame.time_base
             if self._next is None or start > self._next + _MAX_DRIFT:
@@ -122,6 +126,7 @@ class SoundEncoder:
         now = self._next or Fraction(0)
         frame.pts, frame.time_base = round(now * frame.sample_rate), Fraction(1, frame.sample_rate)
         self._next = now + Fraction(frame.samples, frame.sample_rate)
+        return now
 
 
 class EncodedAudio(StreamCopier):
@@ -207,6 +212,12 @@ class EncodedAudio(StreamCopier):
         lines = [super().report()]
         if self._damaged:
             lines.append(f"{describe(self.stream)}: {many(self._damaged, 'packet')} could not be decoded")
+        if self._sound is not None and self._sound.changed is not None:
+            when, channels = clock(float(self._sound.changed)), av.AudioLayout(self._layout).nb_channels
+            wanted = f"{self._rate} Hz, {many(channels, 'channel')}"
+            lines.append(
+                f"{describe(self.stream)} changes its format at {when}: what is not {wanted} is converted to that"
+            )
         return "; ".join(line for line in lines if line) or None
 
 
