@@ -35,6 +35,7 @@ ROOMS = {
         "workers",
         "job",
     },
+    "folders": {"common", "pictures", "demux", "mux", "models", "inference", "job", "pipeline"},
     "cluster": {"common", "demux", "mux", "job", "pipeline"},
     "terminal": {"common", "workers", "pipeline"},
     "cli": {
@@ -51,7 +52,7 @@ ROOMS = {
         "job",
         "pipeline",
     }
-    | {"cluster", "terminal"},
+    | {"folders", "cluster", "terminal"},
 }
 MOST_MODULES = 15  # in a room
 

@@ -17,7 +17,8 @@ import numpy as np
 import pytest
 from clips import make_clip
 
-from upscaling.cli.folder import Finished, Item, result_names
+from upscaling.folders.record import Finished
+from upscaling.folders.sources import Item, result_names
 
 ROOT = Path(__file__).parent.parent
 COMMAND = (sys.executable, str(ROOT / "upscale.py"))
@@ -188,15 +189,16 @@ def test_wrong_folders_are_one_line(incoming, tmp_path, output):
     ],
 )
 def test_names_of_results(sources, container, names):
-    assert result_names(sources, {}, container) == dict(zip(sources, names, strict=True))
+    assert result_names({name: name for name in sources}, {}, container) == dict(zip(sources, names, strict=True))
 
 
 def test_a_result_keeps_its_name_whatever_comes_later():
-    first = result_names(["a.ts"], {}, "auto")
-    assert result_names(["a.avi", "a.mkv", "a.ts"], first, "auto") == {
+    first = result_names({"a.ts": "a.ts"}, {}, "auto")
+    assert result_names({name: name for name in ("a.avi", "a.mkv", "a.ts")}, first, "auto") == {
         "a.ts": "a.mkv", "a.mkv": "a.mkv.mkv", "a.avi": "a.avi.mkv",
     }  # fmt: skip
-    assert result_names(["a.ts"], first, "mp4") == {"a.ts": "a.mp4"}  # unless another container is asked for
+    assert result_names({"a.ts": "a.ts"}, first, "mp4") == {"a.ts": "a.mp4"}  # unless another container is asked for
+    assert result_names({"a.avi": "a.avi"}, first, "auto") == {"a.avi": "a.avi.mkv"}  # nor is a.mkv replaced
 
 
 # The record

@@ -15,6 +15,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
+from upscaling.cli.positionals import assign
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean, one_line
 from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
@@ -107,7 +108,7 @@ def build_parser() -> Parser:
     """The parser of the command."""
     parser = Parser(
         prog=program(),
-        usage="%(prog)s INPUT OUTPUT [SCALE] [options]",
+        usage="%(prog)s INPUT OUTPUT [SCALE] [options]\n       %(prog)s INPUT... --into FOLDER [SCALE] [options]",
         description="Upscale videos and pictures with Real-ESRGAN on this machine.",
         epilog=EPILOG,
         formatter_class=_Help,
@@ -120,9 +121,10 @@ def build_parser() -> Parser:
         for name, option in declared(options_class).items():
             if option.group not in groups:
                 groups[option.group] = parser.add_argument_group(option.group)
-            if name == "verbosity":
+            if name == "verbosity" or option.hidden:
                 continue
             _add(groups[option.group], name, option, defaults[name])
+    groups[FILES].add_argument("more", nargs="*", help=argparse.SUPPRESS)
     # SCALE is positional, but other upscalers have an option for it.
     groups[FILES].add_argument("--scale", dest="scale_option", type=_type(declared(Options)["scale"]),
                                help=argparse.SUPPRESS)  # fmt: skip
@@ -138,16 +140,18 @@ def _add(group, name: str, option: Option, default: Any) -> None:
     text = help_text(option, default).replace("%", "%%")
     if option.metavar is None:
         group.add_argument(flag(name), action="store_true", help=text)
-    elif name in POSITIONAL:
-        default = None if default is MISSING else default
-        group.add_argument(name, metavar=option.metavar, nargs="?", type=_type(option), default=default, help=text)
+    elif name in POSITIONAL:  # what a word is depends on the others: see positionals.py
+        group.add_argument(name, metavar=option.metavar, nargs="?", help=text)
     else:
-        group.add_argument(flag(name), metavar=option.metavar, type=_type(option), default=default, help=text)
+        action, default = ("append", []) if option.repeated else ("store", default)
+        group.add_argument(
+            flag(name), metavar=option.metavar, type=_type(option), action=action, default=default, help=text
+        )
 
 
 def help_text(option: Option, default: Any) -> str:
     """The option's help, with its default if it has one that says something."""
-    shown = option.default_text or (default if default not in (None, False, MISSING) else "")
+    shown = option.default_text or (default if default not in (None, False, MISSING, ()) else "")
     return f"{option.help} (default: {shown})" if shown else option.help
 
 
@@ -177,24 +181,25 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options | Query:
     # SCALE may follow options; but the intermixed parser takes words after "--" for options if they begin with a dash.
     parse = parser.parse_args if "--" in words else parser.parse_intermixed_args
     given = vars(parse(words))
-    if (scale := given.pop("scale_option")) is not None:
-        if given["scale"] != parser.get_default("scale"):
-            parser.error("SCALE is given twice")
-        given["scale"] = scale
+    positional = [word for word in (*(given.pop(name) for name in POSITIONAL), *given.pop("more")) if word is not None]
+    scale = given.pop("scale_option")
     if given.pop("quiet"):
         given["verbosity"] = -1
     query = Query(**{name: given.pop(name) for name in declared(Query)})
     try:
-        command = query.command
+        if command := query.command:
+            if positional:
+                parser.error(f"{command} takes no INPUT and OUTPUT")
+            return query
+        found = assign(positional, given["into"], scale)
     except InputError as error:
-        parser.error(str(error))
-    if command:
-        if given["input"] is not None:
-            parser.error(f"{command} takes no INPUT and OUTPUT")
-        return query
-    missing = [name.upper() for name in ("input", "output") if given[name] is None]
-    if missing:
-        parser.error(f"missing {' and '.join(missing)} ({program()} --help shows the usage)")
+        text = str(error)
+        usage = f" ({program()} --help shows the usage)" if text.startswith("missing ") else ""
+        parser.error(("argument SCALE: " if text.startswith("invalid value") else "") + text + usage)
+    given |= {
+        name: tuple(given[name]) for name, option in declared(Options).items() if name in given and option.repeated
+    }
+    given |= {name: value for name, value in vars(found).items() if value is not None}
     return Options(**given)
 
 
@@ -209,6 +214,8 @@ def options_table() -> str:
     groups: dict[str, list[str]] = {}
     for one in (*fields(Options), *fields(Query)):
         option = one.metadata["option"]
+        if option.hidden:
+            continue
         keyword = f"`{'source' if one.name == 'input' else one.name}`" if option.keyword else ""
         row = f"`{_usage(one.name, option)}` | {keyword} | {help_text(option, one.default)}"
         groups.setdefault(option.group, []).append("| " + row.replace("NAME|FILE", r"NAME\|FILE") + " |")

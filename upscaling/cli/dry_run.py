@@ -21,7 +21,7 @@ from upscaling.job.options import Options
 from upscaling.mux.stream_copy import describe
 from upscaling.mux.stream_selection import open_streams, select_streams
 from upscaling.pipeline.plan import Plan, make_plan
-from upscaling.terminal.progress import engine_text, size_text
+from upscaling.terminal.lines import engine_text, size_text
 
 MEASURED_FRAMES = 4
 MAX_SECONDS = 20.0  # after that no further frame is measured

@@ -72,14 +72,14 @@ def run_command(options: Options, progress: Progress, signals: Signals, argv: Se
 
     retain_freed_memory()
     is_folder = folder.is_folder_run(options)
+    if not is_folder and (options.include or options.exclude):
+        raise InputError("--include and --exclude are for a folder or several inputs")
     if options.dry_run:
         lines, facts = folder.dry_run(options) if is_folder else dry_run.dry_run(options)
         progress.show_dry_run(lines, **facts)
         return 0
     first_run.show_hint(options, progress)
     if is_folder:
-        if name := next((name for name in ("part", "join", "slurm") if getattr(options, name)), None):
-            raise InputError(f"--{name} takes one video, not a folder")
         status, summary = folder.run_folder(options, lambda one, pools: run(one, progress, signals, pools), progress)
         progress.done(**summary)
         return status

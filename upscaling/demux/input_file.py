@@ -18,7 +18,7 @@ import av.error
 from av.container import InputContainer
 from av.stream import Stream
 
-from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.errors import InputError, UnsuitableInput, UpscaleError
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
 from upscaling.demux.channels import settle_layouts
@@ -44,6 +44,10 @@ _PATH_ERRORS = {
 
 class VideoError(InputError):
     """The input is not a video that can be decoded; the message is one line that names the file."""
+
+
+class UnsuitableVideo(VideoError, UnsuitableInput):
+    """There is no video in the file that could be decoded, whole as it is."""
 
 
 class ReadError(UpscaleError):
@@ -127,7 +131,7 @@ def open_input(path: Path | str, probe_bytes: int | None = None) -> Input:
     with contextlib.ExitStack() as on_error:
         on_error.callback(file.close)
         if _is_playlist(file):
-            raise VideoError(f"{display_name(path)} is a playlist; give the video file that it names")
+            raise UnsuitableVideo(f"{display_name(path)} is a playlist; give the video file that it names")
         # One picture, even if several follow each other in the file (phones' MPO in .jpg, animated PNG).
         kind = "image2" if path.suffix.lower().lstrip(".") in _PICTURES else None
         try:

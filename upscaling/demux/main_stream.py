@@ -7,7 +7,7 @@ from av.container import InputContainer
 from av.stream import Disposition, Stream
 
 from upscaling.common.text import display_name
-from upscaling.demux.input_file import MAX_PIXELS, VideoError
+from upscaling.demux.input_file import MAX_PIXELS, UnsuitableVideo
 
 _NOT_VIDEO = Disposition.attached_pic | Disposition.timed_thumbnails
 _ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")  # of ISO 14496-12, and of iTunes
@@ -16,15 +16,15 @@ _ENCRYPTED_TAGS = ("encv", "enca", "drmi", "drms")  # of ISO 14496-12, and of iT
 def main_stream(container: InputContainer, path: Path | str) -> av.VideoStream:
     """The stream that a player shows: default disposition first, then the largest; never cover art.
 
-    VideoError: there is no such stream, no decoder for it, or its frames are too large.
+    UnsuitableVideo: there is no such stream, no decoder for it, or its frames are too large.
     """
     streams = [stream for stream in container.streams.video if not stream.disposition & _NOT_VIDEO]
     if not streams:
         what = "cover art but no video stream" if container.streams.video else "no video stream"
-        raise VideoError(f"{display_name(path)} has {what}")
+        raise UnsuitableVideo(f"{display_name(path)} has {what}")
     decodable = [stream for stream in streams if stream.codec_context is not None]
     if not decodable:
-        raise VideoError(f"cannot decode {display_name(path)}: PyAV's FFmpeg has no decoder for its video stream")
+        raise UnsuitableVideo(f"cannot decode {display_name(path)}: PyAV's FFmpeg has no decoder for its video stream")
 
     def priority(stream: av.VideoStream) -> tuple[bool, bool, int, int]:
         context, flags = stream.codec_context, stream.disposition
@@ -39,17 +39,17 @@ def main_stream(container: InputContainer, path: Path | str) -> av.VideoStream:
 
 
 def check_size(width: int, height: int, path: Path | str) -> None:
-    """VideoError if frames of that size, in pixels, are too large."""
+    """UnsuitableVideo if frames of that size, in pixels, are too large."""
     if width * height > MAX_PIXELS:
-        raise VideoError(
+        raise UnsuitableVideo(
             f"{display_name(path)}: frames of {width}x{height} pixels are too large; the limit is {MAX_PIXELS} pixels "
             "(8192x8192)"
         )
 
 
-def encrypted(path: Path | str) -> VideoError:
+def encrypted(path: Path | str) -> UnsuitableVideo:
     """The error for a video whose frames can't be decoded without a key."""
-    return VideoError(f"{display_name(path)} is encrypted; decrypt it first")
+    return UnsuitableVideo(f"{display_name(path)} is encrypted; decrypt it first")
 
 
 def is_encrypted(stream: Stream) -> bool:

@@ -53,7 +53,8 @@ class Option:
 
     `metavar` is None for a switch. `parse` turns text into the field's value and raises InputError.
     `keyword` says whether `upscale_video` takes it; `default_text` is how the default is written, if str() is not.
-    `parse` of an `exact` option also takes a Fraction; numbers from Python reach it as such.
+    `parse` of an `exact` option also takes a Fraction; numbers from Python reach it as such. A `repeated` option's
+    values are collected in a tuple. A `hidden` field is set by other words of the command.
     """
 
     group: str
@@ -63,6 +64,8 @@ class Option:
     keyword: bool = True
     default_text: str = ""
     exact: bool = False
+    repeated: bool = False
+    hidden: bool = False
 
 
 def value(default: Any, metavar: str, group: str, help: str, parse: Callable[[Any], Any] = str, **more) -> Any:
@@ -108,6 +111,12 @@ class Options:
         choice("inside", "pad", "crop", "stretch"),
     )  # fmt: skip
 
+    into: Path | None = value(
+        None, "FOLDER", FILES, "the folder for the results of several inputs: INPUT... --into FOLDER [SCALE]", Path,
+        keyword=False,
+    )  # fmt: skip
+    inputs: tuple[Path, ...] = value((), "INPUT", FILES, "", keyword=False, repeated=True, hidden=True)
+
     dry_run: bool = switch(
         RANGE, "show what would be done, with time and disk space estimated from a few frames", keyword=False
     )
@@ -123,6 +132,15 @@ class Options:
     )
 
     recursive: bool = switch(FOLDERS, "include subfolders", keyword=False)
+    include: tuple[str, ...] = value(
+        (), "PATTERN", FOLDERS,
+        "only files whose name, or path in the folder, matches a pattern such as '*.mkv'; may be repeated",
+        keyword=False, repeated=True,
+    )  # fmt: skip
+    exclude: tuple[str, ...] = value(
+        (), "PATTERN", FOLDERS, "no files or folders that match a pattern such as '*sample*'; may be repeated",
+        keyword=False, repeated=True,
+    )  # fmt: skip
     settle: float = value(
         60, "SECONDS", FOLDERS, "skip files modified less than this many seconds ago; the next run takes them",
         number(0, 1e9), keyword=False,
@@ -280,6 +298,11 @@ def from_python(option: Option, given: Any) -> Any:
         return given
     if isinstance(given, Scale | FrameRange | TimeRange):
         return given
+    if option.repeated:
+        words = given if isinstance(given, list | tuple) else [given]
+        if not all(isinstance(word, str) for word in words):
+            raise InputError(f"invalid value {given!r} (choose text, or a list of texts)")
+        return tuple(map(option.parse, words))
     if isinstance(given, os.PathLike | bytes):
         return option.parse(os.fsdecode(given))
     if option.parse is parse_languages and isinstance(given, list | tuple):

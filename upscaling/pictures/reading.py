@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from upscaling.common.errors import InputError
+from upscaling.common.errors import InputError, UnsuitableInput
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
 from upscaling.demux.input_file import MAX_PIXELS, read_error
@@ -40,7 +40,7 @@ def read_picture(path: Path) -> Picture:
     name, data = display_name(path), read_bytes(path)
     found = format_of_head(data[:HEAD]) or format_of(path)
     if found not in READ:
-        raise InputError(f"{name}: {refusal(found)}" if found else f"{name} is not a picture that can be read")
+        raise UnsuitableInput(f"{name}: {refusal(found)}" if found else f"{name} is not a picture that can be read")
     try:
         if found in ("heif", "avif"):
             samples, primaries, transfer = decode_heif(data, MAX_PIXELS)

@@ -46,7 +46,7 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
     if options.frames and options.time:
         raise InputError("choose --frames or --time, not both")
     if not images.is_pattern(source):
-        _check_input(source)
+        check_input(source)
     if output.is_dir():
         raise InputError(f"{output} is a directory; name a file in it")
     if options.compare is not None:
@@ -63,7 +63,8 @@ def check_paths(options: Options, target: PictureTarget | None) -> Path:
     return output
 
 
-def _check_input(source: Path) -> None:
+def check_input(source: Path) -> None:
+    """InputError if an input does not exist, cannot be read or is empty."""
     if not source.exists():
         check_no_address(source)
         if source.is_symlink():
@@ -175,10 +176,10 @@ def _inputs(options: Options) -> Iterator[Path]:
         yield options.input
 
 
-def check_overwritten(paths: Iterable[Path], overwrite: bool) -> None:
+def check_overwritten(paths: Iterable[Path], overwrite: bool, hint: str = "") -> None:
     """InputError for a file that exists and is not regular, or, without --overwrite, is not a result of this program.
 
-    An empty file counts for nothing, as mktemp makes one.
+    An empty file counts for nothing, as mktemp makes one. `hint` is put at the end of the message.
     """
     for path in paths:
         try:
@@ -189,4 +190,4 @@ def check_overwritten(paths: Iterable[Path], overwrite: bool) -> None:
             raise InputError(f"{path} exists and is not a regular file")
         is_own = is_own_picture if is_picture(path) else is_own_video
         if not overwrite and info.st_size and not is_own(path):
-            raise InputError(f"{path} exists and was not made by this program; add --overwrite to replace it")
+            raise InputError(f"{path} exists and was not made by this program; add --overwrite to replace it{hint}")

@@ -115,7 +115,8 @@ def make_plan(options: Options) -> Plan:
         ("the model", path) for path in (found.files if found else ())
     ]
     check_writes(written, read, work_dir)
-    check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite)
+    hint = f", or --into FOLDER if {options.output} is an input, too"  # two files of an expanded *.mp4
+    check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite, hint)
     workers = min(options.workers, source.max_frames or options.workers)  # no worker loads its model for nothing
     file = found.files[0] if found else None
     choice = choose(options.device, options.engine, options.precision, options.model, file, workers)
@@ -302,22 +303,3 @@ def resolved_precision(asked: str, device: str, engine: str = TORCH) -> str:
     if device.startswith("vulkan"):
         return "fp16"
     return "bf16" if engine == TORCH and cpu_has_bf16() else "fp32"
-
-
-def requested_parameters(options: Options) -> dict:
-    """Every option that changes a result, as it was asked for, as JSON has it; the same for all files of a folder."""
-    found = None if options.model == LANCZOS else weights.locate(options.model, options.denoise)
-    names = ["scale", "codec", "crf", "preset", "pix_fmt", "deinterlace", "frames", "time", "container", "frame_format"]
-    choice = stream_choice(options)
-    names += [one.name for one in fields(StreamChoice) if getattr(choice, one.name) != one.default]
-    model = {
-        "sha256": list(found.sums) if found else LANCZOS,
-        "blend": found.blend if found else None,
-        "strength": options.strength,
-        "precision": options.precision,
-        "device": options.device.partition(":")[0],
-        "engine": options.engine,
-        "patch_size": options.patch_size,
-    }
-    fit = {"fit": options.fit} if options.scale.width and options.scale.height else {}
-    return {"model": model} | {name: str(getattr(options, name)) for name in names} | fit

@@ -1,4 +1,4 @@
-"""Progress bars in a terminal: one for the video and one for each worker.
+"""Progress bars in a terminal: one for the video, one for the folder that it is of, and one for each worker.
 
 The main process draws a few times a second, from its counts and from the shared status array. After each drawing
 the cursor is at the start of the first bar, so that everything below it can be erased: when the terminal was
@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from tqdm import tqdm
 
 from upscaling.common.text import many, one_line
-from upscaling.terminal.progress import UPSCALING, Plain, Progress, engine_text, size_text, stage
+from upscaling.terminal.lines import UPSCALING, engine_text, size_text, stage
+from upscaling.terminal.progress import Plain, Progress
 from upscaling.workers import status
 
 ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
@@ -23,7 +24,7 @@ FIRST_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # while no
 
 
 class Bars(Plain):
-    """One tqdm bar for the video and one for each worker."""
+    """One tqdm bar for the video, one for a run over many files, and one for each worker."""
 
     in_terminal = True
 
@@ -31,7 +32,7 @@ class Bars(Plain):
         super().__init__(*arguments)
         tqdm.monitor_interval = 0  # tqdm starts no thread: only the main loop draws
         self.name = "video"
-        self.bars: list[tqdm] = []  # the video's, then the workers'
+        self.bars: list[tqdm] = []  # the video's, the folder's if there is one, then the workers'
         self.frames: WorkerFrames | None = None
         self.columns = 0  # of the terminal, when it was last drawn to; 0: draw on a clean screen
         self.drawn = 0.0  # time.monotonic() of the last drawing
@@ -48,8 +49,7 @@ class Bars(Plain):
     def start(self, **facts) -> None:
         Progress.start(self, **facts)
         self.write(f"{engine_text(facts)}, {facts['input_size']} to {size_text(facts)}")
-        name = one_line(os.path.basename(facts["input"]))
-        self.name = name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
+        self.name = short(os.path.basename(facts["input"]))
 
     def show(self, counts, rows) -> None:
         Progress.show(self, counts, rows)
@@ -63,6 +63,10 @@ class Bars(Plain):
             self._open(counts, rows)
         self._adapt()
         video, *workers = self.bars
+        if self.folder:
+            folder, *workers = workers
+            folder.n = round(self.folder.done(counts) * folder.total)
+            folder.unit = self.folder.text(counts)
         video.total, video.n = counts.total, counts.done
         video.start_t = time.time() - (counts.seconds - counts.skipping)  # tqdm's rate is (n - initial) / elapsed
         now = stage(counts, rows)
@@ -87,11 +91,15 @@ class Bars(Plain):
         self.columns = 0
         common = {"file": sys.stderr, "dynamic_ncols": True}
         video = tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **common)
-        layout = "{desc} |{bar}| {unit}"
-        workers = [
-            tqdm(total=1, bar_format=layout, leave=False, position=index + 1, **common) for index in range(len(rows))
-        ]
-        self.bars = [video, *workers]
+        self.bars = [video]
+        if self.folder:
+            layout = "{l_bar}{bar}| {unit}"
+            self.bars += [
+                tqdm(total=1000, bar_format=layout, leave=False, position=1, desc=short(self.folder.name), **common)
+            ]
+        for _ in rows:
+            layout, position = "{desc} |{bar}| {unit}", len(self.bars)
+            self.bars += [tqdm(total=1, bar_format=layout, leave=False, position=position, **common)]
 
     def _adapt(self) -> None:
         """Start from a clean screen if the terminal's width has changed or the process was stopped."""
@@ -162,6 +170,12 @@ def worker_text(row, done: int) -> str:
         return f"{state:<32} {restarts}"  # as wide as the columns below
     batch = f"batch {row['batch']}" if row["batch"] >= 0 else ""
     return f"{state:<10} {batch:<9} {many(done, 'frame'):>11} {restarts}"
+
+
+def short(name: str) -> str:
+    """A name as it stands before a bar."""
+    name = one_line(name)
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 def terminal_columns() -> int:

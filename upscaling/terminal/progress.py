@@ -14,10 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from upscaling.common.errors import InputError
-from upscaling.common.text import LineFormatter, Loss, clock, many, one_line, printable
+from upscaling.common.text import LineFormatter, Loss, one_line, printable
+from upscaling.terminal.lines import done_line, file_line, running_line, stage, start_line
 
 if TYPE_CHECKING:
     from upscaling.pipeline.stages import RunCounts
+    from upscaling.terminal.folder_progress import FolderProgress
 
 LOGGER = logging.getLogger("upscaling")
 LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the library asks for some
@@ -25,8 +27,6 @@ LOGGER.addHandler(logging.NullHandler())  # no output unless the caller of the l
 PLAIN_SECONDS = 30.0  # minimum between two plain lines
 PLAIN_SHARE = 0.05  # of the video, minimum between two plain lines
 JSON_SECONDS = 1.0
-UPSCALING = "upscaling"
-FILE_COUNTS = ("done", "skipped", "waiting", "busy", "failed")  # what can become of a file of a folder
 
 
 class Progress:
@@ -38,6 +38,7 @@ class Progress:
         self.verbosity = verbosity
         self.loggers = loggers
         self.warned: set[str] = set()
+        self.folder: FolderProgress | None = None  # of a run over many files
         self._logged = time.monotonic()
 
     def log(self, level: int, line: str, **more) -> None:
@@ -87,7 +88,7 @@ class Progress:
         """Called a few times a second with the counts and the rows of the status array."""
         if time.monotonic() - self._logged >= PLAIN_SECONDS:
             self._logged = time.monotonic()
-            self.log(logging.INFO, running_line(counts, rows))
+            self.log(logging.INFO, running_line(counts, rows, self.folder))
 
     def close(self) -> None:
         """Stop drawing for this job."""
@@ -192,7 +193,7 @@ class Plain(Progress):
     def start(self, **facts) -> None:
         super().start(**facts)
         self.last_time, self.last_done = time.monotonic(), 0
-        self.write(start_line(facts))
+        self.write((f"{self.folder.place}: " if self.folder else "") + start_line(facts))
 
     def show(self, counts: "RunCounts", rows) -> None:
         super().show(counts, rows)
@@ -200,7 +201,7 @@ class Plain(Progress):
         share = (counts.done - max(self.last_done, counts.resumed)) / counts.total if counts.total else 1.0
         if now - self.last_time >= PLAIN_SECONDS and share >= PLAIN_SHARE:
             self.last_time, self.last_done = now, counts.done
-            self.write(running_line(counts, rows))
+            self.write(running_line(counts, rows, self.folder))
 
     def file(self, **facts) -> None:
         super().file(**facts)
@@ -235,7 +236,8 @@ class Json(Progress):
         now = time.monotonic()
         if now - self.last_time >= JSON_SECONDS:
             self.last_time = now
-            self._put("progress", stage=stage(counts, rows), **counts.facts())
+            folder = self.folder.facts(counts) if self.folder else {}
+            self._put("progress", stage=stage(counts, rows), **counts.facts(), **folder)
 
     def file(self, **facts) -> None:
         super().file(**facts)
@@ -271,65 +273,3 @@ class Events(Json):
     def failed(self, message: str, exit_status: int) -> None:
         super().failed(message, exit_status)
         self._put("error", message=message, exit_status=exit_status)
-
-
-# Lines
-
-
-def start_line(facts: dict) -> str:
-    """One line about a job that begins."""
-    frames = many(facts["frames"], "frame") if facts["frames"] else "an unknown number of frames"
-    return f"{facts['input']}: {frames} of {facts['input_size']} to {size_text(facts)}, {engine_text(facts)}"
-
-
-def size_text(facts: dict) -> str:
-    """The size of the output, and how it came about: `640x360 (inside 640x480)`."""
-    return facts["output_size"] + (f" ({facts['shape']})" if facts["shape"] else "")
-
-
-def engine_text(facts: dict) -> str:
-    """The model, the devices and the engine of a job, and why these."""
-    workers = f"{many(facts['workers'], 'worker')} on {facts['device']}"
-    return f"{facts['model']}, {workers} with {facts['engine']} ({facts['engine_reason']})"
-
-
-def stage(counts: "RunCounts", rows) -> str:
-    """What a job is at: before its first new frame that of the worker that is ahead of the others."""
-    from upscaling.workers import status  # imports NumPy, which --help must not wait for
-
-    if counts.done > counts.resumed:
-        return UPSCALING
-    states = {int(row["state"]) for row in rows}
-    if states & {status.PROCESSING, status.COMPLETED}:
-        return "upscaling the first frames"
-    if status.IDLE in states:
-        return "decoding"
-    return status.STATES[max(states & {status.STARTING, status.LOADING}, default=status.STARTING)]
-
-
-def running_line(counts: "RunCounts", rows) -> str:
-    """One line about a job that runs."""
-    if (now := stage(counts, rows)) != UPSCALING:
-        return f"{counts.done} of {counts.total or '?'} frames, {now}"
-    left = f", {clock(seconds)} left" if (seconds := counts.seconds_left) is not None else ""
-    restarts = f", {many(counts.restarts, 'restart')}" if counts.restarts else ""
-    return f"{counts.done} of {counts.total or '?'} frames, {counts.rate:.2f} frames/s{left}{restarts}"
-
-
-def file_line(facts: dict) -> str:
-    """One line about a file of a folder run that has ended."""
-    if facts["status"] == "done":
-        return done_line(facts)
-    message = facts["message"]
-    return f"{facts['status']}: {message if facts['input'] in message else facts['input'] + ': ' + message}"
-
-
-def done_line(facts: dict) -> str:
-    """One line about a job or a folder run that is done."""
-    if "files_done" in facts:
-        counts = [f"{facts[f'files_{name}']} {name}" for name in FILE_COUNTS]
-        return f"{facts['output']}: {', '.join(counts)} in {facts['seconds']:.1f} s"
-    return (
-        f"{facts['output']}: {many(facts['frames'], 'frame')} in {facts['seconds']:.1f} s, "
-        f"{facts['frames_per_second']:.2f} frames/s"
-    )
