@@ -79,7 +79,7 @@ def test_a_person_watches(command, tmp_path):
 def test_what_it_says_until_the_first_frame_is_done(tmp_path):
     """A large network, so that each step can be seen."""
     make_clip(tmp_path / "clip.mp4", 2, width=32, height=24)
-    with Terminal(120, 12) as terminal:
+    with Terminal(180, 12) as terminal:
         terminal.type(f"cd {tmp_path}; clear; {sys.executable} {ROOT}/upscale.py clip.mp4 o.mp4 2 --workers 1 "
                       "--model RealESRGAN_x4plus ; echo status $?\r")  # fmt: skip
         terminal.wait_for("^upscale: RealESRGAN_x4plus, 1 worker on cpu with torch .*, 32x24 to 64x48")

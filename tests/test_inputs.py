@@ -179,9 +179,10 @@ def test_json_of_a_folder_says_where_it_is(place):
     done = shell("upscale b.mp4 long.mp4 --into done 8 --progress json --preset placebo", place)
     assert done.returncode == 0, done.stderr
     progress = [event for event in events(done) if event["event"] == "progress"]
-    assert {(event["file"], event["files"]) for event in progress} == {(1, 2), (2, 2)}
+    starts = [(event["file"], event["files"]) for event in events(done) if event["event"] == "start"]
+    assert starts == [(1, 2), (2, 2)] and {event["files"] for event in progress} == {2}
     percent = [event["folder_percent"] for event in progress]
-    assert percent == sorted(percent) and percent[0] == 0 and progress[-1]["folder_seconds_left"] is not None
+    assert percent == sorted(percent) and percent[0] < 10 and "folder_seconds_left" in progress[-1]
 
 
 def test_the_work_that_a_file_is(place):

@@ -8,7 +8,8 @@ than doing that one file again. Sources that can give no result are recorded too
 import os
 from pathlib import Path
 
-from upscaling import __version__
+import av
+
 from upscaling.common.errors import InputError
 from upscaling.common.files import append_synced, checked_line, parse_checked_line
 from upscaling.folders.sources import Item
@@ -43,17 +44,17 @@ class Finished:
         return record is not None and record["key"] == key and bool(record["output"]) and item.output.is_file()
 
     def unsuitable(self, item: Item, key: str) -> bool:
-        """Whether this version has found that the source gives no result with the same key."""
+        """Whether the source was found to give no result with the same key, by the same version of PyAV's FFmpeg."""
         record = self._by_name.get(item.name)
-        return record is not None and record["key"] == key and record.get("unsuitable") == __version__
+        return record is not None and record["key"] == key and record.get("unsuitable") == av.__version__
 
     def add(self, item: Item, key: str) -> None:
         """Record a result; it is on the disk when this returns."""
         self._append({"source": item.name, "output": self._relative(item), "key": key})
 
     def add_unsuitable(self, item: Item, key: str) -> None:
-        """Record that the source gives no result; a later version may know better."""
-        self._append({"source": item.name, "output": "", "key": key, "unsuitable": __version__})
+        """Record that the source gives no result; a later version of FFmpeg may read it."""
+        self._append({"source": item.name, "output": "", "key": key, "unsuitable": av.__version__})
 
     def _relative(self, item: Item) -> str:
         return os.path.relpath(item.output, self.path.absolute().parent)

@@ -229,7 +229,8 @@ class Json(Progress):
 
     def start(self, **facts) -> None:
         super().start(**facts)
-        self._put("start", **facts)
+        place = {"file": self.folder.begun, "files": self.folder.files} if self.folder else {}
+        self._put("start", **facts, **place)
 
     def show(self, counts: "RunCounts", rows) -> None:
         super().show(counts, rows)
