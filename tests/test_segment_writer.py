@@ -1,5 +1,6 @@
 """Segments: every encoder returns the frames that it is given, with their colour, HDR metadata and times."""
 
+import os
 import resource
 import signal
 from pathlib import Path
@@ -146,3 +147,19 @@ def test_encoders_write_nothing_to_the_terminal(tmp_path, capfd):
     for codec in ENCODERS:
         write(tmp_path / f"{codec}.mkv", settings_of(video(), codec=codec), [0, 1])
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="a single core is always the limit")
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "libsvtav1", "libvpx-vp9"])
+def test_a_limit_of_cores_bounds_an_encoders_threads(tmp_path, monkeypatch, codec):
+    """As a container's quota or Slurm sets one; x265 and SVT-AV1 would count the machine's cores."""
+    settings = settings_of(video(width=256, height=192), codec=codec)
+    counts = []
+    for given in ("", "1"):
+        monkeypatch.setenv("SLURM_CPUS_PER_TASK", given)
+        before = len(os.listdir("/proc/self/task"))
+        with SegmentWriter(tmp_path / f"s{given}.mkv", settings) as writer:
+            for number in range(3):
+                writer.write(smooth(settings, number), number * 1001)
+            counts.append(len(os.listdir("/proc/self/task")) - before)
+    assert counts[1] < counts[0]

@@ -4,6 +4,7 @@ from dataclasses import asdict, dataclass, field, replace
 from fractions import Fraction
 from pathlib import Path
 
+from upscaling.common.system import core_limit
 from upscaling.decode import colour_tags
 from upscaling.decode.colour_tags import Colour
 from upscaling.decode.probe import VideoInfo
@@ -21,6 +22,7 @@ from upscaling.frames.pixel_formats import PixelFormat, pixel_format
 from upscaling.frames.placement import Placement
 
 PROGRESSIVE = 1  # AV_FIELD_PROGRESSIVE
+SVT_LEVELS = 6  # the most that its lp takes; lower levels are about a core each
 FALLBACK_RATE = Fraction(25)  # frames/s, for rate control if the source's rate is unknown
 
 # FFmpeg's names → ISO/IEC 23091-2 code points.
@@ -154,8 +156,16 @@ def libav_options(settings: EncodeSettings) -> dict[str, str]:
     option, *parameters = names[settings.codec]
     texts = _hdr_texts(settings.side_data, decimal=settings.codec == "libsvtav1")
     hdr = [f"{name}={text}" for name, text in zip(parameters, texts, strict=True) if text]
-    params = ([options[option]] if option in options else []) + hdr
+    params = ([options[option]] if option in options else []) + hdr + _thread_parameters(settings.codec)
     return options | ({option: ":".join(params)} if params else {})
+
+
+def _thread_parameters(codec: str) -> list[str]:
+    """x265 and SVT-AV1 count the machine's cores themselves and pass over FFmpeg's number of threads."""
+    cores = core_limit()
+    if not cores or codec not in ("libx265", "libsvtav1"):
+        return []
+    return [f"pools={cores}"] if codec == "libx265" else [f"lp={min(cores, SVT_LEVELS)}"]
 
 
 def _hdr_texts(side_data: dict[str, dict], decimal: bool) -> tuple[str, str]:
