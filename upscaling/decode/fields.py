@@ -62,7 +62,8 @@ def _woven(first: Field, second: Field) -> av.VideoFrame:
     source = graph.add_buffer(
         width=picture.width, height=picture.height, format=picture.format, time_base=Fraction(1, 1000)
     )
-    parity = "bottom" if first[1] is Parity.BOTTOM else "top"
+    bottom_first = first[1] is Parity.BOTTOM or (first[1] is None and second[1] is Parity.TOP)
+    parity = "bottom" if bottom_first else "top"
     graph.link_nodes(source, graph.add("weave", f"first_field={parity}"), graph.add("buffersink")).configure()
     times = picture.pts, picture.dts, picture.duration
     for number, (field, _) in enumerate((first, second)):

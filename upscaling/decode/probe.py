@@ -87,6 +87,8 @@ class VideoInfo:
         values = asdict(self)
         for name in ("path", "notes", "changes", "one_thread", "frame_count", "listed_frames", "pictures"):
             del values[name]
+        if not self.deinterlace:  # nothing is interlaced: it makes no difference how that would be deinterlaced
+            values["deinterlacing"] = None
         return json.dumps(values, default=str, sort_keys=True)
 
 
