@@ -16,7 +16,7 @@ import numpy as np
 from upscaling.common.errors import InputError
 from upscaling.common.text import display_name
 from upscaling.pictures.apng import Apng
-from upscaling.pictures.formats import HEAD, PNG_MARK, format_of_head
+from upscaling.pictures.formats import HEAD, PNG_MARK, format_of, format_of_head
 from upscaling.pictures.reading import opened, read_bytes, reason
 
 FORMATS = ("gif", "png", "webp")
@@ -53,11 +53,11 @@ class Animation:
 
 def read_animation(path: Path) -> Animation | None:
     """The animation in a file; None if it holds one picture. InputError, one line, if it is damaged."""
-    with path.open("rb") as file:
-        found = format_of_head(file.read(HEAD))
-    if found not in FORMATS:
+    if not path.is_file() or (found := format_of(path)) not in FORMATS:
         return None
     data = read_bytes(path)
+    if format_of_head(data[:HEAD]) != found:
+        return None
     with _one_line(path):
         durations, loops, transparent = {"gif": _gif, "png": _apng, "webp": _webp}[found](data)
     if len(durations) < 2:

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import stat
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -58,9 +59,11 @@ def read_picture(path: Path) -> Picture:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The content of a file; InputError if it is missing or empty, ReadError if the disk does not give it."""
+    """The content of a file; InputError if it is missing, empty or not regular, ReadError if the disk has an error."""
     name = display_name(path)
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise InputError(f"{name} is not a regular file; give a picture file")
         data = path.read_bytes()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
         raise InputError(f"cannot read {name}: {error.strerror}") from error
