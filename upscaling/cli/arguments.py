@@ -129,7 +129,7 @@ def build_parser() -> Parser:
     groups[FILES].add_argument("--scale", dest="scale_option", type=_type(declared(Options)["scale"]),
                                help=argparse.SUPPRESS)  # fmt: skip
     groups[LOGGING].add_argument("-v", "--verbose", dest="verbosity", action="count", default=0, help="more messages")
-    groups[LOGGING].add_argument("-q", "--quiet", action="store_true", help="errors only")
+    groups[LOGGING].add_argument("-q", "--quiet", action="store_true", help="errors, and what is lost, only")
     groups[QUERIES].add_argument("-h", "--help", action="help", help="show this help and exit")
     groups[QUERIES].add_argument("--version", action=_Version, nargs=0, dest=argparse.SUPPRESS,
                                  help="show the versions to state in a bug report, and exit")  # fmt: skip

@@ -276,7 +276,7 @@ class Options:
         choice("auto", "bars", "plain", "json", "none"),
     )  # fmt: skip
     log_file: Path | None = value(None, "FILE", LOGGING, "append messages with their times to this file", Path)
-    verbosity: int = value(0, "N", LOGGING, "1: more messages; -1: errors only", integer(-1, 9))
+    verbosity: int = value(0, "N", LOGGING, "1: more messages; -1: errors, and what is lost, only", integer(-1, 9))
 
 
 def make_options(**values) -> Options:
