@@ -6,8 +6,8 @@ from fractions import Fraction
 from pathlib import Path
 
 from clips import make_clip, video_frame
-from kinds.side_data import ST3D, SV3D, captions_t35, hdr10plus_t35, marked, rewritten, side_data, with_sei
 from runs import LOSSLESS, ROOT, Run, records, wait_until
+from side_data_clips import ST3D, SV3D, captions_t35, hdr10plus_t35, marked, rewritten, side_data, with_sei
 
 from upscaling.decode.colour_tags import Colour
 from upscaling.decode.hdr10plus import hdr10plus_message
