@@ -18,14 +18,16 @@ from dataclasses import dataclass
 from fractions import Fraction
 from itertools import pairwise
 
-from upscaling.demux.clock import NONE, OVERLAP, SECOND, Break, Clock, PacketTimes, near
+from upscaling.demux.clock import NONE, OVERLAP, SECOND, WRAP, Break, Clock, PacketTimes, near
 
 GAP = 10 * SECOND  # FFmpeg's dts_delta_threshold, too
 BACK = SECOND // 10  # times that go back less are damage
 _HORIZON, _EVIDENCE = 3 * SECOND, 3 * SECOND // 2  # see _Search._others
 _EDGE = 64  # packets on either side of a break, of which the first or last time is taken
+_DELAY = 3 * SECOND  # from decoding to presentation; more is damage
 _STEPS = 500  # packets on which the usual distance of two is measured
 _CONFIRMING = 2  # packets that must follow a jump
+_DAMAGE = SECOND // 2  # one damaged time is that of several packets of sound, which last so long
 _REORDERED = 16  # packets on either side of a small jump, to see whether times are in the order of presentation
 
 
@@ -80,7 +82,9 @@ class _Search:
             for index, found in places.items()
         }
         self._shifts = [0]  # of each epoch, approximate
-        self._now: int | None = None  # the time of the last packet of picture or sound, shifted
+        # The last packet of picture or sound, and the last one of another such stream: (track, time when it was).
+        self._last: tuple[_Track | None, int] = (None, 0)
+        self._other: tuple[_Track | None, int] = (None, 0)
 
     def _raw(self, place: int) -> int:
         """A packet's dts, or its pts if its stream has no dts."""
@@ -117,7 +121,8 @@ class _Search:
                 shifted = time + track.piece.shift
                 track.expected = shifted + track.step
                 if not track.piece.alone:
-                    self._now = shifted
+                    self._other = self._other if self._last[0] is track else self._last
+                    self._last = (track, shifted)
             else:
                 track.damaged.add(track.number)
         self._settle()
@@ -127,16 +132,14 @@ class _Search:
 
     def _follow(self, track: _Track, time: int) -> None:
         """Subtitles and data have the shift that brings them nearest to picture and sound."""
-        if self._now is None:
-            return
-        now = self._now
-        epoch = min(range(track.piece.epoch, len(self._shifts)), key=lambda e: abs(time + self._shifts[e] - now))
-        self._enter(track, epoch)
+        epochs = range(track.piece.epoch, len(self._shifts))
+        self._enter(track, min(epochs, key=lambda epoch: self._away(track, time + self._shifts[epoch])))
 
     def _fits(self, track: _Track, time: int) -> bool:
         """Whether a packet goes on in its stream's epoch, or in a later one that another stream has begun."""
         piece, found = track.piece, []
-        if self._is_next(track, time + piece.shift):
+        is_far = track.expected is not None and time + piece.shift > track.expected + SECOND
+        if self._is_next(track, time + piece.shift) and (not is_far or self._is_confirmed(track, time)):
             if piece.epoch == len(self._shifts) - 1:
                 return True
             found.append((self._distance(track, time + piece.shift), piece.epoch))
@@ -152,15 +155,17 @@ class _Search:
         if track.expected is None:
             return True
         ahead = shifted - track.expected
-        return ahead > -BACK and (ahead < GAP or self._away(shifted) < GAP)
+        return ahead > -BACK and (ahead < GAP or self._away(track, shifted) < GAP)
 
     def _distance(self, track: _Track, shifted: int) -> int:
         """How far a time is from what its stream, or the others, would go on with."""
-        away = self._away(shifted)
+        away = self._away(track, shifted)
         return away if track.expected is None else min(away, abs(shifted - track.expected))
 
-    def _away(self, shifted: int) -> int:
-        return 0 if self._now is None else abs(shifted - self._now)
+    def _away(self, track: _Track, shifted: int) -> int:
+        """How far a time is from where the other streams of picture and sound are; very far if there are none."""
+        other, now = self._other if self._last[0] is track else self._last
+        return WRAP if other is None else abs(shifted - now)
 
     def _enter(self, track: _Track, epoch: int) -> None:
         if epoch != track.piece.epoch:
@@ -176,6 +181,8 @@ class _Search:
         if track.number == 1:  # what was there before is one packet: that one is damaged
             track.damaged.add(0)
             return True
+        if self._away(track, time + track.piece.shift) < GAP < self._away(track, track.expected):
+            return True  # damaged times until now
         shift = track.expected - time
         common, agrees = self._others(place, track, time, shift)
         if common:
@@ -189,10 +196,14 @@ class _Search:
         """Whether the stream's next packets go on from this time, and not from where the stream was before."""
         assert track.expected is not None
         number, old = track.number, track.expected - track.piece.shift
-        following = self._known(track, number + 1, number + 1 + _CONFIRMING)
-        for before, after in pairwise([time, *following]):
-            if not -BACK < after - before < GAP or -BACK < after - old < min(GAP, abs(time - old)):
+        following = self._known(track, number + 1, number + 1 + _EDGE)
+        for count, (before, after) in enumerate(pairwise([time, *following])):
+            if count < _CONFIRMING and not -BACK < after - before < GAP:
                 return False
+            if -BACK < after - old < min(GAP, abs(time - old)):
+                return False
+            if count >= _CONFIRMING and after - time > _DAMAGE:
+                break
         if abs(time - old) < SECOND:  # streams whose times are in the order of presentation go back again and again
             before, after = (
                 self._known(track, number - _REORDERED, number),
@@ -295,7 +306,8 @@ class _Search:
             place = track.packets[number]
             pts, clock = self._packets.pts[place], self._clocks[place]
             if clock != NONE and number not in track.damaged:
-                found.append(clock if pts == NONE else near(pts, clock))
+                pts = clock if pts == NONE else near(pts, clock)
+                found.append(pts if abs(pts - clock) < _DELAY else clock)
         return found
 
     def _clock(self) -> Clock:
