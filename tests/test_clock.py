@@ -65,6 +65,17 @@ def shifted(packets, clock: Clock) -> dict[int, list[int]]:
     return found
 
 
+def pictures_of(packets):
+    return [packet for packet in packets if packet[1] == PICTURE]
+
+
+def damaged(packets, numbers):
+    """Packets of sound with those numbers are 5,000 s late."""
+    sound = [packet for packet in packets if packet[1] == SOUND]
+    wrong = {sound[number] for number in numbers}
+    return [(*p[:2], p[2] + s(5_000), p[3] + s(5_000)) if p in wrong else p for p in packets]
+
+
 RESTARTS = {
     "the same twice": joined(part(), part()),
     "three recordings": joined(part(), part(), part(first=0.5)),
@@ -73,9 +84,9 @@ RESTARTS = {
     "another start of the sound": joined(part(), part(sound=0.3)),
     "sound that overlaps": joined(part(sound=0.3), part(sound=-0.3)),
     "sound that comes late": joined(part(seconds=20), part(seconds=12, late=8)),
-    "no sound at first": joined([p for p in part() if p[1] == PICTURE], part()),
-    "no sound in the end": joined(part(), [p for p in part() if p[1] == PICTURE]),
-    "picture only": joined([p for p in part() if p[1] == PICTURE], [p for p in part() if p[1] == PICTURE]),
+    "no sound at first": joined(pictures_of(part()), part()),
+    "no sound in the end": joined(part(), pictures_of(part())),
+    "picture only": joined(pictures_of(part()), pictures_of(part())),
     "sound behind the picture in the file": joined(part(lag=0.7), part(lag=0.7), overlap=0.7),
     "sound before the picture in the file": joined(part(lag=-0.6), part(lag=-0.6), overlap=0.4),
     "in the middle of a group": joined(part()[:-9], part()[7:]),
@@ -118,6 +129,11 @@ KEPT = {
     "one wrong time": [(p[0], p[1], p[2] + s(99), p[3] + s(99)) if i == 40 else p for i, p in enumerate(part())],
     "one wrong time that goes back": [
         (p[0], p[1], p[2] - s(3), p[3] - s(3)) if i in (40, 90) else p for i, p in enumerate(part(first=5, seconds=9))
+    ],
+    "wrong times of a few packets of sound": damaged(part(seconds=9), range(40, 56)),
+    "wrong times of the first packets of sound": damaged(part(seconds=9), range(14)),
+    "a wrong time within ten seconds": [
+        (*p[:2], p[2] + s(7), p[3] + s(7)) if i == 50 else p for i, p in enumerate(pictures_of(part(seconds=9)))
     ],
     "presentation times only": [(p[0], p[1], None, p[3]) for p in part()],
 }
