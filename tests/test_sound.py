@@ -20,13 +20,13 @@ from upscaling.common.errors import InputError
 from upscaling.common.languages import by_language, parse_languages, same_language
 from upscaling.demux.channels import channel_order
 from upscaling.demux.input_file import open_input
+from upscaling.folders.due import requested_parameters
 from upscaling.job.options import Options
 from upscaling.mux.aac_frames import AdtsParser, Bits, LatmParser, read_config
 from upscaling.mux.audio_encode import SoundEncoder
 from upscaling.mux.audio_formats import encodings, holds
 from upscaling.mux.stream_selection import StreamChoice
 from upscaling.mux.subtitles import ASS_HEADER
-from upscaling.pipeline.plan import requested_parameters
 
 MS = Fraction(1, 1000)
 CONTAINERS = ("mkv", "mp4", "mov", "webm")
