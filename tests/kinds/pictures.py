@@ -7,6 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 from clips import make_clip
+from heif_files import box, tiled
 from PIL import Image, ImageOps
 
 from kinds import Kind, Outcome
@@ -85,7 +86,33 @@ def check_photographs(outcome: Outcome) -> None:
                 assert [round(one) for one in found.info["dpi"]] == [300, 300], path
 
 
+def make_numbered(folder: Path) -> Path:
+    for number in (3, 20):
+        exif = Image.Exif()
+        exif[272] = f"Model {number}"
+        blocks().save(folder / f"in{number}.jpg", exif=exif)
+    return folder / "in%d.jpg"
+
+
+def check_numbered(outcome: Outcome) -> None:
+    no_errors(outcome)
+    for number in (3, 20):
+        with Image.open(outcome.output.parent / f"out{number}.webp") as found:
+            assert found.getexif()[272].rstrip("\0") == f"Model {number}"
+
+
 # Formats and modes
+
+
+def make_heic(folder: Path) -> Path:
+    """Four tiles that are cropped to the picture, and a quarter turn."""
+    return tiled(folder / "in.jpg", np.asarray(blocks((100, 80))), [box(b"irot", b"\1")])
+
+
+def check_heic(outcome: Outcome) -> None:
+    no_errors(outcome)
+    with Image.open(outcome.output) as found:
+        assert_same(found, blocks((100, 80)).transpose(Image.Transpose.ROTATE_90))
 
 
 def make_formats(folder: Path) -> Path:
@@ -264,6 +291,8 @@ def check_video_as_animation(outcome: Outcome) -> None:
 
 KINDS = [
     Kind("photographs on their side", make_photographs, check_photographs, "out", ("--settle", "0")),
+    Kind("numbered photographs", make_numbered, check_numbered, "out%d.webp"),
+    Kind("HEIC of tiles, under another name", make_heic, check_heic, "out.png"),
     Kind("formats by content", make_formats, check_formats, "out", ("--settle", "0")),
     Kind("CMYK with a profile", make_cmyk, check_cmyk, "out.jpg"),
     Kind("a transparent object", make_transparent, check_transparent, "out.webp"),
