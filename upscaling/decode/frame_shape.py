@@ -57,8 +57,11 @@ class ShapeReader:
     """Reads the shapes of the frames of a file; equal shapes are the same object."""
 
     def __init__(self, reader: Reader, orientation: Orientation | None = None):
-        """`orientation`: of all frames; None if it may change. Then it holds until a frame says another one."""
-        self._tags = ContextTags.of(reader.decoder)
+        """Made before the first frame is decoded, since a decoder changes its context's tags.
+
+        `orientation`: of all frames; None if it may change. Then it holds until a frame says another one.
+        """
+        self.tags = ContextTags.of(reader.decoder)
         self._declared = _declared_aspect(reader.stream)
         self._measures_aspect = bool(_WITHOUT_ASPECT & set(reader.container.format.name.split(",")))
         self._aspects = _AspectReader()
@@ -94,7 +97,7 @@ class ShapeReader:
         return self._declared if near else plausible_aspect(aspect)
 
     def _describe(self, frame: av.VideoFrame, aspect: Fraction, orientation: Orientation) -> FrameShape:
-        colour, _ = read_colour(frame, self._tags, frame.height)
+        colour, _ = read_colour(frame, self.tags, frame.height)
         crop = self._crop
         shape = FrameShape(frame.width, frame.height, frame.format.name, colour, aspect, orientation)
         if crop is None or (frame.width, frame.height) != (crop.width, crop.height):

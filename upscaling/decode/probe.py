@@ -101,30 +101,37 @@ def probe(path: Path | str, *, deinterlace: str = "auto", keep_alpha: bool = Fal
     """
     path = Path(path)
     with Reader(path, alpha=keep_alpha) as reader:
-        frames = frames_of(reader)
+        shapes, frames = ShapeReader(reader), frames_of(reader)
         first = next(frames, None)
         if first is None:
             raise no_frames(path)
         check_size(first.width, first.height, path)
         try:
-            return _describe(reader, first, frames, deinterlace, keep_alpha)
+            return _describe(reader, shapes, first, frames, deinterlace, keep_alpha)
         except InputError as error:
             raise VideoError(f"{display_name(path)}: {error}") from error
 
 
 def _describe(
-    reader: Reader, first: av.VideoFrame, following: Iterator[av.VideoFrame], deinterlace: str, keep_alpha: bool
+    reader: Reader,
+    shapes: ShapeReader,
+    first: av.VideoFrame,
+    following: Iterator[av.VideoFrame],
+    deinterlace: str,
+    keep_alpha: bool,
 ) -> VideoInfo:
     stream, context = reader.stream, reader.decoder
-    found, main, shape = _survey(reader, first, keep_alpha)
+    found, main, shape = _survey(reader, shapes.read(first), first, keep_alpha)
     side_data = side_data_of(main)
     seen = set(side_data)
     following = watched(following, seen)
     notes = _shape_notes(main, shape, reader, found)
     alpha = _alpha(main, stream, keep_alpha, notes)
-    layout, viewer, tagged = _layout(main, shape, context, alpha, notes)
+    layout, viewer, tagged = _layout(main, shape, shapes.tags, alpha, notes)
     fields = is_field(first, reader)
-    how = None if viewer.stored.rgb else _deinterlacing(deinterlace, first, following, shape, viewer, reader)
+    head = itertools.islice(itertools.chain([first], following), _DETECTION_FRAMES)
+    same = (frame for frame in head if shapes.read(frame) == shape)
+    how = None if viewer.stored.rgb else deinterlacing(deinterlace, same, viewer, context)
     notes += _interlaced_notes(how, found)
     as_coded = not shape.orientation and (shape.width, shape.height) == (main.width, main.height)
     marks, mark_notes = read_marks(stream, side_data, seen, tagged=tagged, as_coded=as_coded)
@@ -164,11 +171,12 @@ def _describe(
     )
 
 
-def _survey(reader: Reader, first: av.VideoFrame, alpha: bool) -> tuple[Survey, av.VideoFrame, FrameShape]:
-    """(what changes within the video, a frame of its main shape, that shape)."""
+def _survey(
+    reader: Reader, shape: FrameShape, first: av.VideoFrame, alpha: bool
+) -> tuple[Survey, av.VideoFrame, FrameShape]:
+    """(what changes within the video, a frame of its main shape, that shape); `shape` is that of the first frame."""
     rate = reader.stream.average_rate or reader.stream.guessed_rate
     found = survey(reader.path, alpha=alpha, duration=duration_of(reader), rate=rate)
-    shape = ShapeReader(reader).read(first)
     if not found.stretches or not any(stretch.shape == shape for stretch in found.stretches):
         return found, first, shape
     main = found.main()
@@ -191,11 +199,11 @@ def _shape_notes(main: av.VideoFrame, shape: FrameShape, reader: Reader, survey:
 
 
 def _layout(
-    main: av.VideoFrame, shape: FrameShape, context: av.VideoCodecContext, alpha: bool, notes: list[str]
+    main: av.VideoFrame, shape: FrameShape, tags: ContextTags, alpha: bool, notes: list[str]
 ) -> tuple[FrameLayout, PlaneViewer, bool]:
     """(the layout of upright frames, what views frames before that, whether the colours are tagged)."""
     stored = stored_format(shape.format, alpha=alpha, transposed=shape.orientation.transpose)
-    colour, note = read_colour(main, ContextTags.of(context), main.height)
+    colour, note = read_colour(main, tags, main.height)
     notes += [note] if note else []
     viewer = PlaneViewer(stored, shape.colour.full_range)
     viewer.fit(main)  # so that a format that can't be converted fails here and not within a job
@@ -226,18 +234,3 @@ def _alpha(first: av.VideoFrame, stream: av.VideoStream, keep: bool, notes: list
     if used:
         notes.append("the alpha channel is dropped")
     return False
-
-
-def _deinterlacing(
-    mode: str,
-    first: av.VideoFrame,
-    following: Iterator[av.VideoFrame],
-    shape: FrameShape,
-    viewer: PlaneViewer,
-    reader: Reader,
-) -> Deinterlacing | None:
-    """How to deinterlace a video, by those of its first frames that have the main shape."""
-    frames = itertools.chain([first], following)
-    shapes = ShapeReader(reader)
-    same = (frame for frame in itertools.islice(frames, _DETECTION_FRAMES) if shapes.read(frame) == shape)
-    return deinterlacing(mode, same, viewer, reader.decoder)
