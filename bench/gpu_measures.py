@@ -182,7 +182,8 @@ def plan_for(clip: str, device: str, precision: str = "auto"):
     from upscaling.pipeline.plan import make_plan
 
     output = Path(clip).with_name("never.mkv")
-    return make_plan(Options(Path(clip), output, parse_scale("2"), device=device, precision=precision, workers=1))
+    size = {"input": Path(clip), "output": output, "scale": parse_scale("2")}
+    return make_plan(Options(**size, device=device, engine="torch", precision=precision, workers=1))
 
 
 def frames_of(plan, count: int) -> list:

@@ -10,6 +10,10 @@ from runs import ROOT
 
 from upscaling.common import control_groups
 from upscaling.common.system import available_memory, core_limit, core_share, usable_cores
+from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.layout import FrameLayout
+from upscaling.job.options import Options
+from upscaling.pipeline.plan import window_frames
 
 GIB = 1 << 30
 V2 = "30 23 0:26 {root} {mount} rw,nosuid shared:9 - cgroup2 cgroup2 rw,nsdelegate\n"
@@ -121,9 +125,12 @@ def test_without_control_groups(groups):
     assert (control_groups.cpu_quota(), control_groups.memory_left(), control_groups.oom_kills()) == (None, None, 0)
 
 
-def test_memory_that_is_left_bounds_what_is_available(groups):
+def test_memory_that_is_left_bounds_the_window(groups, tmp_path):
     groups("0::/\n", V2, {"memory.max": str(64 << 20), "memory.current": str(24 << 20)})
     assert available_memory() == 40 << 20
+    stored = FrameConversion(FrameLayout(1280, 720, "yuv420p"), FrameLayout(2560, 1440, "yuv420p"))
+    one = 1280 * 720 * 5 * 3 // 2  # bytes, in and out
+    assert window_frames(Options(tmp_path / "a.mp4", tmp_path / "b.mp4", 2), stored, tmp_path)[1] == (20 << 20) // one
 
 
 # A real group
