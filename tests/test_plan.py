@@ -10,7 +10,9 @@ from upscaling.inference.settings import ModelSettings
 from upscaling.job.options import Options
 from upscaling.pipeline.frame_store import FrameStore
 from upscaling.pipeline.plan import window_frames
+from upscaling.pipeline.sources import PictureSource, VideoSource
 from upscaling.pipeline.stages import next_batch_size
+from upscaling.pipeline.worker_count import worker_count
 from upscaling.workers.manifest import read_manifest, write_manifest
 from upscaling.workers.worker import frame_conversion
 
@@ -72,3 +74,30 @@ def test_a_manifest_keeps_the_chroma_siting(tmp_path, source, siting):
     (tmp_path / "manifests").mkdir()
     found = frame_conversion(read_manifest(write_manifest(manifest, path)), layout.empty())
     assert found.target == target
+
+
+@pytest.mark.parametrize(
+    ("pictures", "size", "workers", "weights", "expected"),
+    [
+        (6, (96, 64), "auto", 1, 1),  # six would load the model for longer than one works
+        (6, (1920, 1080), "auto", 1, 6),
+        (100, (320, 180), "auto", 1, 5),
+        (2, (3840, 2160), "auto", 1, 2),
+        (6, (96, 64), 6, 1, 6),  # as asked
+        (6, (320, 180), "auto", 27, 6),  # a network that takes longer
+        (6, (1920, 1080), "auto", None, 1),  # a plain resize takes milliseconds
+        (1000, (1920, 1080), "auto", None, 6),
+    ],
+)
+def test_few_or_small_pictures_get_fewer_workers(tmp_path, pictures, size, workers, weights, expected):
+    info = SimpleNamespace(width=size[0], height=size[1])
+    source = PictureSource(info, (tmp_path / "1.png",) * pictures, tuple(range(pictures)))
+    file = tmp_path / "weights.bin" if weights else None
+    if file:
+        file.write_bytes(bytes(1_250_000 * weights))
+    options = Options(tmp_path / "%d.png", tmp_path / "o_%d.png", workers=workers)
+    assert worker_count(options, source, file) == expected
+
+
+def test_a_video_gets_six_workers():
+    assert worker_count(Options("a.mp4", "b.mp4"), VideoSource(SimpleNamespace(width=96, height=64)), None) == 6

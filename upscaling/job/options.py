@@ -161,7 +161,10 @@ class Options:
         1, "0..1", MODEL, "share of the network in the result; the rest is a plain resize", number(0, 1)
     )
 
-    workers: int = value(6, "N", WORKERS, f"worker processes (1-{MAX_WORKERS})", integer(1, MAX_WORKERS))
+    workers: int | str = value(
+        "auto", "N", WORKERS, f"worker processes (1-{MAX_WORKERS}); by default fewer for small pictures",
+        integer(1, MAX_WORKERS, "auto"), default_text="6",
+    )  # fmt: skip
     batch_size: int = value(8, "N", WORKERS, f"frames per batch (1-{MAX_BATCH})", integer(1, MAX_BATCH))
     patch_size: int | str = value(
         "auto", "N", WORKERS, f"tile size in pixels (auto, or {MIN_PATCH}-{MAX_PATCH}; 0 = no tiling)",

@@ -62,9 +62,9 @@ class FrameStore:
 
     def manifest(self, batch: int, numbers: Sequence[int]) -> tuple[Path, Manifest]:
         """The manifest of one batch of stored frames, and the path to write it to."""
-        options, source, target = self._plan.options, self._plan.stored.source, self._plan.stored.target
+        source, target = self._plan.stored.source, self._plan.stored.target
         manifest = Manifest(
-            worker=batch % options.workers,
+            worker=batch % len(self._plan.models),
             input_dir=self._work_dir.folder("input_frames"),
             output_dir=self._work_dir.folder("output_frames"),
             scale=max(Fraction(target.width, source.width), Fraction(target.height, source.height)),

@@ -37,6 +37,7 @@ from upscaling.pipeline.checks import (
 from upscaling.pipeline.picture_target import PictureTarget, check_formats
 from upscaling.pipeline.shape import Shape, output_shape
 from upscaling.pipeline.sources import Source, VideoPartSource, VideoSource, frame_source
+from upscaling.pipeline.worker_count import asked_workers, worker_count
 
 WINDOW_BATCHES = 3  # batches per worker in the window: one in progress, one in its queue, one being encoded
 LANCZOS_BATCH_BYTES = 16 << 20  # of frames in and out; a resize takes milliseconds, so larger batches gain nothing
@@ -117,8 +118,8 @@ def make_plan(options: Options) -> Plan:
     check_writes(written, read, work_dir)
     hint = f", or --into FOLDER if {options.output} is an input, too"  # two files of an expanded *.mp4
     check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite, hint)
-    workers = min(options.workers, source.max_frames or options.workers)  # no worker loads its model for nothing
     file = found.files[0] if found else None
+    workers = worker_count(options, source, file)
     choice = choose(options.device, options.engine, options.precision, options.model, file, workers)
     models = model_settings(options, choice)
     shape = _shape(options, source.info, output, target)
@@ -234,7 +235,7 @@ def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> 
     size = options.batch_size
     if options.model == LANCZOS:
         size = max(1, min(size, LANCZOS_BATCH_BYTES // one))
-    window = min(options.workers * size * WINDOW_BATCHES, space // one)
+    window = min(asked_workers(options) * size * WINDOW_BATCHES, space // one)
     if window < 2:
         raise InputError(
             f"frames of {stored.target.width}x{stored.target.height} need {2 * one / 2**20:.0f} MiB of work space, "
