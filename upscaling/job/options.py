@@ -162,7 +162,7 @@ class Options:
     )
 
     workers: int | str = value(
-        "auto", "N", WORKERS, f"worker processes (1-{MAX_WORKERS}); by default fewer for small pictures",
+        "auto", "N", WORKERS, f"worker processes (1-{MAX_WORKERS}), fewer for small pictures",
         integer(1, MAX_WORKERS, "auto"), default_text="6",
     )  # fmt: skip
     batch_size: int = value(8, "N", WORKERS, f"frames per batch (1-{MAX_BATCH})", integer(1, MAX_BATCH))
