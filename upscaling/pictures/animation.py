@@ -14,10 +14,11 @@ from pathlib import Path
 import numpy as np
 
 from upscaling.common.errors import InputError
+from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
 from upscaling.pictures.apng import Apng
 from upscaling.pictures.formats import HEAD, PNG_MARK, format_of, format_of_head
-from upscaling.pictures.reading import opened, read_bytes, reason
+from upscaling.pictures.reading import DAMAGE, opened, read_bytes, reason
 
 FORMATS = ("gif", "png", "webp")
 SHORTEST, BROWSERS = Fraction(1, 100), Fraction(1, 10)  # seconds
@@ -98,7 +99,8 @@ def _one_line(path: Path) -> Iterator[None]:
         yield
     except InputError as error:
         raise InputError(f"{display_name(path)}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
+    except DAMAGE as error:
+        check_memory(error)
         raise InputError(f"{display_name(path)} is damaged: {reason(error)}; replace it") from error
 
 

@@ -126,7 +126,7 @@ def _from_header(path: Path, read: Callable[[Image.Image], Any]) -> Any:
     try:
         with warnings.catch_warnings(action="ignore"), Image.open(path) as picture:  # of damaged metadata
             return read(picture)
-    except (OSError, ValueError, SyntaxError):
+    except (OSError, ValueError, SyntaxError, IndexError, KeyError, TypeError, RuntimeError, struct.error):
         return None
     finally:
         Image.MAX_IMAGE_PIXELS = limit

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import stat
+import struct
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,6 +24,10 @@ from upscaling.pictures.heif_decode import decode_heif
 
 # Pillow's names of the formats that it may open: others run programs, or read other files.
 _PILLOW = ("PNG", "JPEG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "JPEG2000", "PPM", "TGA", "QOI", "PCX")
+# What Pillow's decoders raise for damaged files, in one version or another.
+DAMAGE = (
+    OSError, ValueError, SyntaxError, EOFError, MemoryError, LookupError, TypeError, RuntimeError, struct.error,
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -53,7 +58,7 @@ def read_picture(path: Path) -> Picture:
             return _read(picture, data, found)
     except InputError as error:
         raise InputError(f"{name}: {error}") from error
-    except (OSError, ValueError, SyntaxError, EOFError, MemoryError) as error:
+    except DAMAGE as error:
         check_memory(error)
         raise InputError(f"{name} is not a picture that can be read: {reason(error)}; replace or convert it") from error
 
