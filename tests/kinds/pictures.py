@@ -137,7 +137,7 @@ def make_formats(folder: Path) -> Path:
 
 
 def check_formats(outcome: Outcome) -> None:
-    assert outcome.status == 1  # inside.jpg
+    no_errors(outcome)  # formats that are not read are named, and passed over in later runs
     for name in ("a.png", "b.png", "c.png", "d.png", "e.jpg", "f.png", "palette.png"):
         with Image.open(outcome.output / name) as found:
             assert_same(found, blocks(), 12)
