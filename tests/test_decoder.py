@@ -405,3 +405,16 @@ def test_decoder_of_a_file_that_is_gone(tmp_path):
     Path(clip).unlink()
     with pytest.raises(VideoError, match="No such file"):
         Decoder(info)
+
+
+def test_no_frame_is_lost_where_a_sequence_with_b_frames_follows_one_without(tmp_path):
+    """FFmpeg's decoder drops every frame of the second one if it is not drained in between."""
+    interlaced = field_clips.interlaced(tmp_path / "a.ts", frames=20, size="64x64")
+    options = {"preset": "ultrafast", "bf": "2", "g": "10"}
+    progressive = clips.make_clip(tmp_path / "b.ts", 20, width=64, height=64, options=options)
+    joined = tmp_path / "joined.ts"
+    joined.write_bytes(interlaced.read_bytes() + progressive.read_bytes())
+    for deinterlace in ("off", "auto"):
+        with Decoder(probe(joined, deinterlace=deinterlace)) as decoder:
+            numbers = [number_of(frame.planes[0]) for frame in decoder]
+        assert len(numbers) == 40 and numbers[20:] == list(range(20))

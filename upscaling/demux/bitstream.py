@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 _SLICES = (1, 5)  # nal_unit_type of H.264 (ITU-T H.264 table 7-1)
+_IDR = 5
 _SEI, _SPS, _PPS = 6, 7, 8
 _HEVC_SPS, _HEVC_SEI = 33, 39  # nal_unit_type SPS_NUT, PREFIX_SEI_NUT (ITU-T H.265 table 7-1)
 _PIC_TIMING, _DISPLAY_ORIENTATION = 1, 47  # payloadType
@@ -67,6 +68,7 @@ class FieldParser:
         self._length_size = _length_size(codec, extradata)  # 0: start codes
         self._sps: dict[int, _Sps] = {}
         self._pps: dict[int, int] = {}  # id of a picture parameter set: that of its sequence parameter set
+        self._sequence = b""  # the parameters of the present sequence
         self._waiting: Field | None = None  # a first field whose second one has not come
         self.at_field = False  # the last packet that `is_second` was asked for begins with a field
         if codec == "h264" and extradata:
@@ -99,6 +101,17 @@ class FieldParser:
     def sets_tell_all(self) -> bool:
         """Whether frames with the same parameter sets are all alike; else each may be interlaced or not."""
         return self._codec in ("hevc", "vp8", "vp9") or (self._codec == "h264" and not self._interlaced)
+
+    def starts_another_sequence(self, data: bytes) -> bool:
+        """Whether a keyframe's packet begins an H.264 sequence with other parameters (7.4.1.2.1)."""
+        if self._codec != "h264":
+            return False
+        kinds = {unit[0] & 31 for unit in _units(data, self._length_size)}
+        parameters = self.parameter_sets(data)
+        if _IDR not in kinds or not parameters:
+            return False
+        before, self._sequence = self._sequence, parameters
+        return before not in (b"", parameters)
 
     def is_second(self, data: bytes, is_keyframe: bool) -> bool:
         """Whether a packet holds the second field of a frame whose first one was in an earlier packet. Not for HEVC."""

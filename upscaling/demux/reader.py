@@ -93,10 +93,22 @@ class Reader:
 
     def _frames(self) -> Iterator[av.VideoFrame]:
         for packet in self.packets():
+            if packet.is_keyframe and self._fields.starts_another_sequence(bytes(packet)):
+                yield from self._drain()
+                self.decoder.flush_buffers()
             self._packets_in += not packet.is_discard and not self.at_second_field
             yield from self._decode(packet)
+        yield from self._drain()
+
+    def _drain(self) -> list[av.VideoFrame]:
+        """The frames that are still inside the decoder.
+
+        Not only at the end: FFmpeg's H.264 decoder (8.1, 9.0) drops frames as out of order if another sequence has
+        B-frames and the one before had none, because the time of the last frame is not forgotten in between.
+        """
         with contextlib.suppress(av.error.EOFError):  # nothing was ever decoded
-            yield from self._decode(None)
+            return self._decode(None)
+        return []
 
     def packets(self) -> Iterator[av.Packet]:
         """The stream's packets in file order, without empty ones, which would end the decoder."""
