@@ -106,7 +106,8 @@ def test_usage_says_how_the_command_was_started(installed, tmp_path):
     ):
         assert run(*command, "--help", cwd=tmp_path, **path).stdout.startswith(f"usage: {usage} INPUT OUTPUT [SCALE]")
         wrong = run(*command, "in.mp4", cwd=tmp_path, **path)
-        assert wrong.stderr == f"upscale: error: missing OUTPUT ({usage} --help shows the usage)\n"
+        missing = "missing OUTPUT: name a file, or a folder with --into"
+        assert wrong.stderr == f"upscale: error: {missing} ({usage} --help shows the usage)\n"
 
 
 def test_one_version(tmp_path):

@@ -219,7 +219,7 @@ def test_a_result_that_is_a_link_to_a_source_is_refused(place):
 def test_a_rerun_after_the_output_is_in_place(place):
     assert run("in.mp4", "out.mp4", "2", "--keep-work", cwd=place).returncode == 0  # as if killed before the clean-up
     done = run("in.mp4", "out.mp4", "2", cwd=place)
-    assert done.returncode == 0 and "resuming: 3 frames done" in done.stderr, done.stderr
+    assert done.returncode == 0 and "resuming: all 3 frames are done" in done.stderr, done.stderr
 
 
 def test_manifests_of_an_earlier_call(tmp_path):

@@ -54,7 +54,7 @@ def test_an_error_in_the_encoder_loses_the_segment_and_leaves_no_file(plan, work
     add_segments(plan, work_dir, 1)
     real = SegmentWriter.write
 
-    def write(self, planes, pts):
+    def write(self, planes, pts, messages):
         if pts == 4:
             raise OSError(28, "No space left on device")
         real(self, planes, pts)

@@ -77,14 +77,15 @@ def program() -> str:
 class Parser(argparse.ArgumentParser):
     """Ends with exit status 2 and one line on stderr; a wrong option is told the nearest right one."""
 
+    @property
+    def options(self) -> list[str]:
+        """All flags."""
+        return [name for action in self._actions for name in action.option_strings]
+
     def error(self, message: str) -> NoReturn:
         if match := re.match(r"unrecognized arguments: (--?[\w-]+)", message):
-            known = [name for action in self._actions for name in action.option_strings]
-            if match[1] in known:  # argparse takes every word after -- for a name
-                message = f"{match[1]} is after --, where only file names may be; put it before"
-            else:
-                near = did_you_mean(match[1].replace("_", "-"), known) or " (--help lists the options)"
-                message = f"unrecognized option {match[1]}{near}"
+            near = did_you_mean(match[1].replace("_", "-"), self.options) or " (--help lists the options)"
+            message = f"unrecognized option {match[1]}{near}"
         self.exit(2, f"upscale: error: {one_line(message.removeprefix('argument '))}\n")
 
 
@@ -191,6 +192,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options | Query:
             if positional:
                 parser.error(f"{command} takes no INPUT and OUTPUT")
             return query
+        if misplaced := next((word for word in positional if word in parser.options), None):
+            parser.error(f"{misplaced} is after --, where only file names may be; put it before")
         found = assign(positional, given["into"], scale)
     except InputError as error:
         text = str(error)

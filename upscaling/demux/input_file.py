@@ -130,7 +130,9 @@ def open_input(path: Path | str, probe_bytes: int | None = None) -> Input:
     file = _open_file(path)
     with contextlib.ExitStack() as on_error:
         on_error.callback(file.close)
-        if _is_playlist(file):
+        head = file.read(4096)
+        file.seek(0)
+        if is_playlist(head):
             raise UnsuitableVideo(f"{display_name(path)} is a playlist; give the video file that it names")
         # One picture, even if several follow each other in the file (phones' MPO in .jpg, animated PNG).
         kind = "image2" if path.suffix.lower().lstrip(".") in _PICTURES else None
@@ -179,10 +181,9 @@ def _options(probe_bytes: int | None) -> dict[str, str]:
     }
 
 
-def _is_playlist(file: InputFile) -> bool:
-    """Whether a file begins like a playlist."""
-    head = file.read(4096).removeprefix(b"\xef\xbb\xbf").lstrip()
-    file.seek(0)
+def is_playlist(head: bytes) -> bool:
+    """Whether a file that begins with these bytes is a playlist."""
+    head = head[:4096].removeprefix(b"\xef\xbb\xbf").lstrip()
     is_xml = head.startswith(b"<")
     return head.startswith(_PLAYLIST_STARTS) or (is_xml and any(element in head for element in _PLAYLIST_ELEMENTS))
 

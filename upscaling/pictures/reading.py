@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 from upscaling.common.errors import InputError, UnsuitableInput
 from upscaling.common.memory_limits import check_memory
 from upscaling.common.text import display_name
-from upscaling.demux.input_file import MAX_PIXELS, read_error
+from upscaling.demux.input_file import MAX_PIXELS, is_playlist, read_error
 from upscaling.frames.av_images import decode_picture
 from upscaling.pictures.colours import as_samples
 from upscaling.pictures.exif import ORIENTATION
@@ -44,6 +44,8 @@ class Picture:
 def read_picture(path: Path) -> Picture:
     """The first picture in a file. InputError, one line with the file's name: it cannot be read, and what to do."""
     name, data = display_name(path), read_bytes(path)
+    if is_playlist(data):
+        raise UnsuitableInput(f"{name} is a playlist; give the video file that it names")
     found = format_of_head(data[:HEAD]) or format_of(path)
     if found not in READ:
         raise UnsuitableInput(f"{name}: {refusal(found)}" if found else f"{name} is not a picture that can be read")

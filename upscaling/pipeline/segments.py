@@ -54,7 +54,7 @@ class OpenSegment:
                 f"version of {codec}, which do not fit those of this one; install that again, or add --restart"
             )
 
-    def write(self, planes: list[np.ndarray], pts: int, messages: Sequence[Message]) -> None:
+    def write(self, planes: list[np.ndarray], pts: int, messages: Sequence[Message] = ()) -> None:
         """Encode a frame with its messages; `pts` is in ticks of the encoder's time base."""
         self._failed = True  # until it is written
         self._writer.write(planes, pts, messages)
