@@ -317,16 +317,18 @@ def test_fitting_names_are_short_and_different():
 # Special files
 
 
-def test_a_fifo_in_a_folder_is_named_and_passed_over(place):
+def test_a_fifo_in_a_folder_is_passed_over_and_a_dangling_link_named(place):
     (place / "incoming").mkdir()
     shutil.copy(place / "in.mp4", place / "incoming" / "b.mp4")
     for name in ("a.mp4", "p.png"):
         os.mkfifo(place / "incoming" / name)
+    (place / "incoming" / "link.mp4").symlink_to("gone.mp4")
     arguments = ("incoming", "done", "2", "--settle", "0")
     looked = quickly(*arguments, "--dry-run", cwd=place)
     assert looked.returncode == 0 and looked.stdout.count("is not a regular file") == 2
     done = run(*arguments, cwd=place)
-    assert done.returncode == 0 and "1 done, 2 skipped" in done.stderr
+    assert done.returncode == 1 and "1 done, 2 skipped, 0 waiting, 0 busy, 1 failed" in done.stderr
+    assert "failed: incoming/link.mp4 is a link to gone.mp4, which does not exist" in done.stderr
     assert "a.mp4 is not a regular file" in done.stderr and "p.png is not a regular file" in done.stderr
 
 

@@ -15,7 +15,7 @@ from upscaling.job.options import Options
 from upscaling.models import weights
 from upscaling.mux.stream_selection import StreamChoice
 from upscaling.pictures.writing import is_picture
-from upscaling.pipeline.checks import VIDEO_OPTIONS, check_overwritten
+from upscaling.pipeline.checks import VIDEO_OPTIONS, check_input, check_overwritten
 from upscaling.pipeline.plan import stream_choice
 
 NOT_REGULAR = "is not a regular file and is passed over"
@@ -33,6 +33,8 @@ def due_key(item: Item, options: Options, finished: Finished) -> str:
     """The key of a file's result (`job_key`); SkipFile if this run has nothing to do for the file."""
     if is_special(item.source):
         raise SkipFile("skipped", f"{printable(item.source)} {NOT_REGULAR}")
+    if not item.source.exists():
+        check_input(item.source)  # a link to nowhere
     age = time.time() - item.source.stat().st_mtime
     if 0 <= age < options.settle and not item.named:
         raise SkipFile("waiting", f"modified {age:.0f} s ago, may be incomplete (--settle); the next run takes it")
