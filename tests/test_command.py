@@ -310,7 +310,7 @@ def test_a_function_gets_the_events_and_ends_the_run_by_raising(clip, tmp_path):
     assert events[-1] == {"event": "error", "message": f"{tmp_path}/none.mp4: no such file", "exit_status": 2}
 
 
-def test_a_folder_and_a_dry_run_from_python(clip, tmp_path):
+def test_a_folder_and_a_dry_run_from_python(clip, tmp_path, capfd):
     (tmp_path / "in").mkdir()
     os.link(clip, tmp_path / "in" / "a.mp4")
     (tmp_path / "in" / "broken.mp4").write_bytes(b"no video")
@@ -322,7 +322,9 @@ def test_a_folder_and_a_dry_run_from_python(clip, tmp_path):
     assert (result.files_done, result.files_failed, result.exit_status) == (1, 1, 1)
     assert result.output == tmp_path / "done" and (tmp_path / "done" / "a.mp4").is_file()
     assert [one["status"] for one in events if one["event"] == "file"] == ["done", "failed"]
-    assert upscaling.upscale_folder(**call).files_skipped == 1
+    again = upscaling.upscale_folder(**call)
+    assert (again.files_skipped, again.files_failed) == (1, 1)
+    assert capfd.readouterr() == ("", "")
     plan = upscaling.dry_run(clip, tmp_path / "out.mp4", 2, model="lanczos", frames="1:3")
     assert plan["output_size"] == "128x96" and not (tmp_path / "out.mp4").exists()
 

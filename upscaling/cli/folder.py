@@ -16,7 +16,7 @@ from upscaling.cli.run import Result
 from upscaling.common.errors import BusyError, InputError, Stopped, UnsuitableInput
 from upscaling.common.memory_limits import memory_error
 from upscaling.common.text import many, printable
-from upscaling.folders.due import NOT_REGULAR, SkipFile, due_key, options_for
+from upscaling.folders.due import NOT_REGULAR, SkipFile, check_exists, due_key, options_for
 from upscaling.folders.estimate import estimate_work
 from upscaling.folders.record import RECORD_NAME, Finished
 from upscaling.folders.sources import Item, is_special, list_items, unread_lines
@@ -148,6 +148,7 @@ class FolderRun:
         """Do one file if it is still due; (one of FILE_COUNTS, facts about it)."""
         key = ""
         try:
+            check_exists(item.source)
             before = item.source.stat()
             key = due_key(item, self.options, self.finished)
             item.output.parent.mkdir(parents=True, exist_ok=True)

@@ -132,19 +132,13 @@ def _describe(
     head = itertools.islice(itertools.chain([first], following), _DETECTION_FRAMES)
     same = (frame for frame in head if shapes.read(frame) == shape)
     how = None if viewer.stored.rgb else deinterlacing(deinterlace, same, viewer, context)
-    notes += _interlaced_notes(how, found)
+    interlaced = _interlaced_notes(how, found)
     as_coded = not shape.orientation and (shape.width, shape.height) == (main.width, main.height)
     marks, mark_notes = read_marks(stream, side_data, seen, tagged=tagged, as_coded=as_coded)
     rate, duration = frame_rate(reader), duration_of(reader)
     rate = rate / 2 if fields and rate else rate
     share = Fraction(1, 2) if fields else found.frame_share
-    notes += clock_lines(reader.clock)
-    start = (first.pts or 0) * seconds_per_tick(stream)
-    timecode = read_timecode(reader.path, reader.container, stream, (start, side_data_of(first)), rate)
-    if timecode and "rate" in timecode:
-        marks["timecode"] = timecode
-    elif timecode:
-        mark_notes.append(f"its time code {timecode['first']!r} can't be read; it is dropped")
+    _read_timecode(reader, first, rate, marks, mark_notes)
     return VideoInfo(
         path=reader.path,
         stream_index=stream.index,
@@ -158,9 +152,9 @@ def _describe(
         frame_count=frame_count(reader, rate, duration, share),
         duration=duration,
         sample_aspect_ratio=shape.upright_aspect,
-        deinterlace=any("bwdif" in note for note in notes),
+        deinterlace=bool(interlaced),
         side_data=hdr_metadata(side_data) | marks,
-        notes=(*notes, *mark_notes),
+        notes=(*notes, *interlaced, *clock_lines(reader.clock), *mark_notes),
         shape=shape,
         changes=tuple({stretch.shape for stretch in found.stretches} - {shape}),
         fields=fields,
@@ -211,6 +205,16 @@ def _layout(
     location = shape.orientation.chroma_location(colour.chroma_location)
     layout = FrameLayout(width, height, stored.name, shape.colour.matrix, shape.colour.full_range, location)
     return layout, viewer, note is None
+
+
+def _read_timecode(reader: Reader, first: av.VideoFrame, rate: Fraction | None, marks: dict, notes: list[str]) -> None:
+    """Add the time code of the `first` frame to the marks, or a note that it cannot be read."""
+    start = (first.pts or 0) * seconds_per_tick(reader.stream)
+    timecode = read_timecode(reader.path, reader.container, reader.stream, (start, side_data_of(first)), rate)
+    if timecode and "rate" in timecode:
+        marks["timecode"] = timecode
+    elif timecode:
+        notes.append(f"its time code {timecode['first']!r} can't be read; it is dropped")
 
 
 def _interlaced_notes(how: Deinterlacing | None, survey: Survey) -> list[str]:

@@ -29,12 +29,17 @@ class SkipFile(Exception):
         self.status = status
 
 
+def check_exists(source: Path) -> None:
+    """InputError for a link to nowhere, or a file that was removed a moment ago."""
+    if not source.exists():
+        check_input(source)
+
+
 def due_key(item: Item, options: Options, finished: Finished) -> str:
     """The key of a file's result (`job_key`); SkipFile if this run has nothing to do for the file."""
     if is_special(item.source):
         raise SkipFile("skipped", f"{printable(item.source)} {NOT_REGULAR}")
-    if not item.source.exists():
-        check_input(item.source)  # a link to nowhere
+    check_exists(item.source)
     age = time.time() - item.source.stat().st_mtime
     if 0 <= age < options.settle and not item.named:
         raise SkipFile("waiting", f"modified {age:.0f} s ago, may be incomplete (--settle); the next run takes it")

@@ -102,7 +102,7 @@ class Progress:
     def file(self, **facts) -> None:
         """A file of a folder run has ended: `status` is one of FILE_COUNTS.
 
-        A failure goes to stderr even with -q: cron mails it.
+        The command shows a failure even with -q: cron mails it.
         """
         failed = facts["status"] == "failed"
         self.log(logging.ERROR if failed else logging.INFO, file_line(facts))
@@ -110,8 +110,7 @@ class Progress:
             self.write_failure(file_line(facts))
 
     def write_failure(self, line: str) -> None:
-        """Show the failure of one file of a folder run."""
-        put(sys.stderr, f"upscale: error: {line}")
+        """Show the failure of one file of a folder run; this reporter shows none."""
 
     def show_dry_run(self, lines: list[str], **facts) -> None:
         """What --dry-run found; to stdout in every mode."""
@@ -180,6 +179,9 @@ class Quiet(Progress):
         super().alert(line)
         put(sys.stderr, f"upscale: warning: {line}")
 
+    def write_failure(self, line: str) -> None:
+        put(sys.stderr, f"upscale: error: {line}")
+
 
 class Plain(Progress):
     """A line at the start, a line now and then, a line at the end; all to stderr."""
@@ -243,9 +245,6 @@ class Json(Progress):
     def file(self, **facts) -> None:
         super().file(**facts)
         self._put("file", **facts)
-
-    def write_failure(self, line: str) -> None:
-        """The event says it."""
 
     def show_dry_run(self, lines: list[str], **facts) -> None:
         for line in lines:
