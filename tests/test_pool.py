@@ -312,3 +312,14 @@ def test_a_manifest_must_not_name_directories_outside_its_job(tmp_path):
             pool.until(lambda: False)
     finally:
         pool.pool.stop()
+
+
+def test_threads_of_workers_sleep_unless_the_user_says_otherwise(workers, monkeypatch):
+    """Threads that busy-wait take the cores from those that they wait for if several runs share a machine."""
+    for chosen, found in (("", "PASSIVE"), ("ACTIVE", "ACTIVE")):
+        monkeypatch.setenv("OMP_WAIT_POLICY", chosen)
+        if not chosen:
+            monkeypatch.delenv("OMP_WAIT_POLICY")
+        server = workers(works).pool.server
+        environment = Path(f"/proc/{server.pid}/environ").read_bytes().split(b"\0")
+        assert f"OMP_WAIT_POLICY={found}".encode() in environment

@@ -10,7 +10,7 @@ from upscaling.cli.library import make_reporter
 from upscaling.cli.run import Result, join, run, run_on_slurm
 from upscaling.common.errors import InputError, Stopped, UpscaleError
 from upscaling.common.memory_limits import check_limits, memory_error
-from upscaling.common.system import retain_freed_memory
+from upscaling.common.system import THREADS_SLEEP, retain_freed_memory
 from upscaling.common.text import traceback_text
 from upscaling.job.options import Options
 from upscaling.terminal.progress import Progress
@@ -28,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit status."""
     open_standard_streams()
     # OpenBLAS's threads busy-wait after start-up and BLAS is not used: keep it to one.
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+    for name, value in {"OPENBLAS_NUM_THREADS": "1", **THREADS_SLEEP}.items():
+        os.environ.setdefault(name, value)
     argv = sys.argv[1:] if argv is None else list(argv)
     signals = Signals()
     signals.install(argv)  # before anything that takes time is imported

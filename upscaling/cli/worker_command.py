@@ -1,6 +1,7 @@
 """`python worker.py MANIFEST`: upscale the frames of one manifest, without a job around it."""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
 
@@ -8,7 +9,7 @@ import numpy as np
 
 from upscaling.common.errors import UpscaleError
 from upscaling.common.memory_limits import OutOfMemory, memory_error
-from upscaling.common.system import usable_cores
+from upscaling.common.system import THREADS_SLEEP, usable_cores
 from upscaling.common.text import one_line
 from upscaling.inference.device_choice import choose
 from upscaling.inference.settings import LANCZOS, ModelSettings
@@ -60,6 +61,8 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; return the exit status: 0 done, 1 failed, 2 bad usage, manifest or model."""
     args = parse_arguments(argv)
+    for name, value in THREADS_SLEEP.items():
+        os.environ.setdefault(name, value)
     results = ProgressLines()
     try:
         manifest = read_manifest(args.manifest)

@@ -20,6 +20,7 @@ from typing import Any
 
 from upscaling.common.control_groups import oom_kills
 from upscaling.common.errors import InputError, UpscaleError
+from upscaling.common.system import THREADS_SLEEP
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.models.weights import WeightsError, cache_dir
 from upscaling.workers import status
@@ -283,12 +284,14 @@ def preload_modules(settings: ModelSettings) -> tuple[str, ...]:
 
 
 def worker_environment() -> dict[str, str]:
-    """Variables for the workers. torch's compiler keeps its cache where ours is, not in the temp directory.
+    """Variables for the workers, but for those that the user has set.
 
-    It makes its directory as soon as torchvision is imported, and would leave it in $TMPDIR after every run.
+    Their threads do not busy-wait (system.THREADS_SLEEP). torch's compiler keeps its cache where ours is: it makes
+    its directory as soon as torchvision is imported, and would leave it in $TMPDIR after every run.
     """
-    name = "TORCHINDUCTOR_CACHE_DIR"
+    found = dict(THREADS_SLEEP)
     try:
-        return {} if name in os.environ else {name: str(cache_dir() / "torchinductor")}
+        found["TORCHINDUCTOR_CACHE_DIR"] = str(cache_dir() / "torchinductor")
     except WeightsError:  # no home directory: torch's own choice
-        return {}
+        pass
+    return {name: value for name, value in found.items() if name not in os.environ}
