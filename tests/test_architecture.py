@@ -9,6 +9,9 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted(ROOT.glob("upscaling/**/*.py"))
+BELOW_PIPELINE = {
+    "common", "frames", "pictures", "demux", "decode", "encode", "mux", "models", "inference", "workers", "job",
+}  # fmt: skip
 # Which rooms each room may import from.
 ROOMS = {
     "common": set(),
@@ -22,37 +25,11 @@ ROOMS = {
     "inference": {"common", "frames", "models"},
     "workers": {"common", "frames", "models", "inference"},
     "job": {"common"},
-    "pipeline": {
-        "common",
-        "frames",
-        "pictures",
-        "demux",
-        "decode",
-        "encode",
-        "mux",
-        "models",
-        "inference",
-        "workers",
-        "job",
-    },
+    "pipeline": BELOW_PIPELINE,
     "folders": {"common", "pictures", "demux", "mux", "models", "inference", "job", "pipeline"},
     "cluster": {"common", "demux", "mux", "job", "pipeline"},
     "terminal": {"common", "workers", "pipeline"},
-    "cli": {
-        "common",
-        "frames",
-        "pictures",
-        "demux",
-        "decode",
-        "encode",
-        "mux",
-        "models",
-        "inference",
-        "workers",
-        "job",
-        "pipeline",
-    }
-    | {"folders", "cluster", "terminal"},
+    "cli": BELOW_PIPELINE | {"pipeline", "folders", "cluster", "terminal"},
 }
 MOST_MODULES = 15  # in a room
 

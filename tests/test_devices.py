@@ -13,7 +13,6 @@ from runs import Run
 from upscaling.common import devices
 from upscaling.common.devices import (
     CudaDevice,
-    cuda_device_count,
     cuda_devices,
     fp16_works,
     torch_cuda_version,
@@ -25,7 +24,7 @@ from upscaling.pipeline.plan import resolved_precision
 def test_device_count_is_torchs():
     import torch
 
-    assert cuda_device_count() == torch.cuda.device_count()
+    assert len(cuda_devices().devices) == torch.cuda.device_count()
 
 
 def test_cuda_version_is_torchs():
@@ -98,7 +97,7 @@ def add_gpu(root: Path, vendor: str) -> None:
 def test_devices_of_a_driver(machine, driver, monkeypatch):
     monkeypatch.setenv("LD_LIBRARY_PATH", str(driver))
     old, new = cuda_devices().devices
-    assert cuda_devices().problem == "" and cuda_device_count() == 2
+    assert cuda_devices().problem == "" and len(cuda_devices().devices) == 2
     assert old == CudaDevice(0, "NVIDIA GeForce GTX 1660 Ti", (7, 5), 6 << 30) and old.name == "cuda:0"
     assert (old.fp16_works, new.fp16_works) == (False, True)
 
@@ -198,7 +197,7 @@ def test_rocm_devices_count_as_cudas(amd):
 def test_rocm_devices_that_a_variable_hides(amd, monkeypatch, variables, count):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert cuda_device_count() == count
+    assert len(cuda_devices().devices) == count
 
 
 def test_rocm_without_a_driver_or_a_permission_is_said(amd, monkeypatch):

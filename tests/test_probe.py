@@ -1,5 +1,6 @@
 """probe: the properties of each clip as a player has them, and one line for each file that is not a video."""
 
+import math
 import os
 import re
 import resource
@@ -21,7 +22,7 @@ from upscaling.decode.deinterlace import Deinterlacing, FieldDetector
 from upscaling.decode.planes import PlaneViewer, stored_format
 from upscaling.decode.probe import probe
 from upscaling.demux.input_file import VideoError
-from upscaling.frames.orientation import Orientation, from_degrees, from_matrix
+from upscaling.frames.orientation import Orientation, from_matrix
 from upscaling.frames.pixel_formats import FORMATS, plane_shapes
 
 BT709 = {"colorspace": 1, "color_primaries": 1, "color_trc": 1, "color_range": 1}
@@ -283,10 +284,16 @@ def test_display_matrix(matrix, expected):
 
 
 @pytest.mark.parametrize("degrees", [0, 90, -90, 180, -180, 270])
-def test_orientation_of_degrees_turns_counterclockwise(degrees):
+def test_a_rotation_turns_counterclockwise(degrees):
     picture = np.arange(6).reshape(2, 3)
-    assert np.array_equal(from_degrees(degrees).apply([picture])[0], np.rot90(picture, degrees // 90))
-    assert from_degrees(45) is None
+    assert np.array_equal(from_matrix(rotation(degrees)).apply([picture])[0], np.rot90(picture, degrees // 90))
+    assert from_matrix(rotation(45)) is None
+
+
+def rotation(degrees: int) -> bytes:
+    """The display matrix of a counterclockwise rotation, as av_display_rotation_set makes it (libavutil/display.c)."""
+    cos, sin = (round(f(math.radians(degrees)) * 65536) for f in (math.cos, math.sin))
+    return struct.pack("=9i", cos, -sin, 0, sin, cos, 0, 0, 0, 1 << 30)
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,13 @@ import importlib.util
 import json
 import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from upscaling.common import cuda_driver
+from upscaling.common.driver_process import DriverSilent, ask_driver, exit_text
 from upscaling.common.text import one_line
 
 ROOT = Path("/")
@@ -78,11 +77,6 @@ def _built_with(name: str) -> str | None:
     return match[1] if match else None
 
 
-def cuda_device_count() -> int:
-    """The number of devices that torch can use as CUDA's; 0 without a driver or with a CPU build of torch."""
-    return len(cuda_devices().devices)
-
-
 @lru_cache(maxsize=1)
 def cuda_devices() -> CudaProbe:
     """The devices that torch can use as CUDA's; a driver is asked in a process of its own, as it may crash or hang."""
@@ -94,17 +88,13 @@ def cuda_devices() -> CudaProbe:
         found = "an NVIDIA GPU is here, but this PyTorch is built for the CPU; install one that is built for CUDA"
         return CudaProbe(problem=found if present else "")
     try:
-        done = subprocess.run(
-            [sys.executable, "-I", "-S", cuda_driver.__file__], stdin=subprocess.DEVNULL, capture_output=True,
-            text=True, errors="replace", timeout=PROBE_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        done = ask_driver(["-I", "-S", cuda_driver.__file__], PROBE_SECONDS)
+    except DriverSilent:
         return CudaProbe(problem=f"the CUDA driver does not work: no answer from cuInit within {PROBE_SECONDS:.0f} s")
     except OSError as error:
         return CudaProbe(problem=f"the CUDA driver could not be asked ({error.strerror})")
     if done.returncode:
-        status = f"exit status {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
-        return CudaProbe(problem=f"the CUDA driver does not work: cuInit ended with {status}")
+        return CudaProbe(problem=f"the CUDA driver does not work: cuInit ended with {exit_text(done.returncode)}")
     return _understood(json.loads(done.stdout.splitlines()[-1]), built, present)
 
 

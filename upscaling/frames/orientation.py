@@ -75,10 +75,3 @@ def from_matrix(matrix: bytes) -> Orientation | None:
     if max(abs(a), abs(d)) <= _TOLERANCE * size:
         return Orientation(True, c < 0, b < 0)
     return None
-
-
-def from_degrees(degrees: int) -> Orientation | None:
-    """The orientation of a counterclockwise rotation (PyAV's frame.rotation); None if it is not a right angle."""
-    rotations = {0: (False, False, False), 90: (True, False, True), 180: (False, True, True), 270: (True, True, False)}
-    rotation = rotations.get(degrees % 360)
-    return Orientation(*rotation) if rotation else None

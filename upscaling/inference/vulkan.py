@@ -7,12 +7,12 @@ never calls ncnn. A worker uses its device's number in ncnn directly.
 import importlib.util
 import json
 import os
-import subprocess
 import sys
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
+from upscaling.common.driver_process import DriverSilent, ask_driver, exit_text
 from upscaling.common.text import one_line
 
 PROBE_SECONDS = 30.0  # a driver that has not answered by then hangs
@@ -81,18 +81,14 @@ def vulkan_devices() -> VulkanProbe:
         return VulkanProbe(problem="ncnn is not installed")
     path = json.dumps([os.path.abspath(entry) for entry in sys.path])
     try:
-        done = subprocess.run(
-            [sys.executable, "-P", "-c", _PROBE, path], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-            errors="replace", timeout=PROBE_SECONDS, check=False,
-        )  # fmt: skip
-    except subprocess.TimeoutExpired:
+        done = ask_driver(["-P", "-c", _PROBE, path], PROBE_SECONDS)
+    except DriverSilent:
         return VulkanProbe(problem=f"the Vulkan driver did not answer within {PROBE_SECONDS:.0f} s")
     except OSError as error:
         return VulkanProbe(problem=f"Vulkan could not be asked ({error.strerror})")
     if done.returncode:
         words = one_line((done.stderr.strip().splitlines() or ["no message"])[-1])[:200]
-        status = f"exit status {done.returncode}" if done.returncode > 0 else f"signal {-done.returncode}"
-        return VulkanProbe(problem=f"the Vulkan driver ended with {status}: {words}")
+        return VulkanProbe(problem=f"the Vulkan driver ended with {exit_text(done.returncode)}: {words}")
     found = json.loads(done.stdout.splitlines()[-1])
     devices = tuple(
         VulkanDevice(index, one_line(name), KINDS[min(kind, len(KINDS) - 1)], budget * MIB)

@@ -8,7 +8,6 @@ MP4 and MOV, Opus in WebM, which holds nothing else that can be encoded here.
 
 from dataclasses import dataclass
 
-AUDIO = ("auto", "copy", "aac", "opus", "flac", "none")  # what the user can choose
 ENCODERS = {"aac": "aac", "opus": "libopus", "flac": "flac"}  # a choice → FFmpeg's encoder
 _HELD = {  # container → the encoders whose sound it holds
     "mkv": {"pcm", "flac", "alac", "aac", "libopus"},
@@ -70,8 +69,8 @@ class Encoding:
 def encodings(codec: str, sample_format: str, container: str, audio: str = "auto") -> list[Encoding]:
     """The ways to encode sound for a container, the best first; for `copy` only those that repack samples.
 
-    `codec` and `sample_format` are FFmpeg's names of the source's codec and of its decoder's samples, `audio` is one
-    of AUDIO.
+    `codec` and `sample_format` are FFmpeg's names of the source's codec and of its decoder's samples, `audio` is a
+    value of the option --audio.
     """
     packed = sample_format.removesuffix("p")
     kind = _LOSSY if codec == "s302m" and packed == "flt" else _kind(codec)  # its decoder decodes Dolby E

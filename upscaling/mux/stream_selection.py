@@ -43,7 +43,7 @@ _AUDIO_COPIERS: tuple[type[StreamCopier], ...] = (RepackedAac, PrimedAudio, Stre
 class StreamChoice:
     """What the user wants of sound and subtitles: as the options of the same names have it, see job/options.py."""
 
-    audio: str = "auto"  # one of audio_formats.AUDIO
+    audio: str = "auto"
     audio_bitrate: int | None = None  # bits/s
     audio_language: tuple[str, ...] = ()  # all if empty
     subtitle_language: tuple[str, ...] = ()

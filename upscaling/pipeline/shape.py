@@ -13,7 +13,7 @@ from upscaling.frames.placement import Placement
 
 MIN_SCALE, MAX_SCALE = 1, 8
 SQUARE = "square pixels"
-INSIDE, PAD, CROP, STRETCH = FITS = ("inside", "pad", "crop", "stretch")
+INSIDE, PAD, CROP, STRETCH = ("inside", "pad", "crop", "stretch")
 
 Size = tuple[int, int]  # width, height in pixels
 Multiple = tuple[int, int]  # of which a pixel format needs the width and the height
