@@ -19,8 +19,9 @@ import pytest
 from clips import make_clip, number_of
 
 import upscaling
-from upscaling.cli.compare import busiest, comparison
+from upscaling.cli.compare import comparison
 from upscaling.common.errors import InputError
+from upscaling.frames.detail import busiest
 from upscaling.job.options import Options
 
 ROOT = Path(__file__).parent.parent
@@ -235,7 +236,7 @@ def test_compare_writes_a_picture(clip, tmp_path):
 def test_the_comparison_shows_both_halves_and_the_busiest_crop():
     before, after = np.full((60, 80, 3), 60, np.uint8), np.full((60, 80, 3), 200, np.uint8)
     after[36:48, 48:64] = np.indices((12, 16)).sum(0)[..., None] % 2 * 255
-    top, side = busiest(after)
+    top, side, _ = busiest(after, 12, 16)
     assert abs(top - 36) <= 2 and abs(side - 48) <= 2
     whole = comparison(before, after, "before", "after")
     left, right = whole[40:, : whole.shape[1] // 2 - 10], whole[40:, whole.shape[1] // 2 + 10 :]

@@ -1,6 +1,5 @@
 """The before/after picture of --compare: plain resize left, result right, the same crop of both zoomed below."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,9 +8,9 @@ from PIL import Image, ImageDraw, ImageFont
 from upscaling.common.errors import UpscaleError
 from upscaling.decode.decoder import Decoder
 from upscaling.decode.probe import VideoInfo, probe
-from upscaling.frames.conversion import FrameConversion
+from upscaling.frames.detail import busiest
 from upscaling.frames.placement import Placement
-from upscaling.frames.swscale import Resizer
+from upscaling.frames.swscale import as_rgb
 from upscaling.job.work_dir import WorkDir
 from upscaling.pictures.writing import write_picture
 from upscaling.pipeline.plan import Plan
@@ -50,17 +49,14 @@ def write_comparison(plan: Plan, work_dir: WorkDir, path: Path) -> None:
 
 def in_rgb(planes: list[np.ndarray], info: VideoInfo, size: tuple[int, int]) -> np.ndarray:
     """A decoded frame as RGB of (width, height) `size`, uint8 (height, width, 3); a plain Lanczos resize."""
-    target = replace(info.layout.as_rgb24, width=size[0], height=size[1])
     flat = np.concatenate([np.ascontiguousarray(plane).reshape(-1) for plane in planes])
-    out = target.empty()
-    Resizer(FrameConversion(source=info.layout, target=target))(flat, out)
-    return out.reshape(target.stored_shape)
+    return as_rgb(flat, info.layout, size)
 
 
 def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> np.ndarray:
     """The comparison of two pictures of one size, uint8 RGB (height, width, 3), with labels above the halves."""
-    top, side = busiest(after)
     rows, columns = crop_size(after)
+    top, side, _ = busiest(after, rows, columns)
     halves = []
     for picture, label in ((before, left), (after, right)):
         whole, scale = fitted(picture)
@@ -77,20 +73,6 @@ def comparison(before: np.ndarray, after: np.ndarray, left: str, right: str) -> 
 def crop_size(picture: np.ndarray) -> tuple[int, int]:
     """(rows, columns) of the crop."""
     return max(1, picture.shape[0] // CROP), max(1, picture.shape[1] // CROP)
-
-
-def busiest(picture: np.ndarray) -> tuple[int, int]:
-    """(row, column) of the crop with the most detail: the largest sum of differences between neighbouring pixels."""
-    rows, columns = crop_size(picture)
-    gray = np.asarray(Image.fromarray(picture).convert("L"), np.int16)
-    detail = np.zeros(gray.shape, np.uint32)
-    detail[:, 1:] += np.abs(np.diff(gray, axis=1)).astype(np.uint32)
-    detail[1:] += np.abs(np.diff(gray, axis=0)).astype(np.uint32)
-    # Sums over all pixels above and to the left. They may wrap around; their differences are right all the same.
-    total = np.pad(detail.cumsum(0, np.uint32).cumsum(1, np.uint32), ((1, 0), (1, 0)))
-    sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]
-    row, column = np.unravel_index(int(np.argmax(sums)), sums.shape)
-    return int(row), int(column)
 
 
 def fitted(picture: np.ndarray) -> tuple[np.ndarray, float]:

@@ -5,6 +5,7 @@ VideoReformatter, because only the filter takes the chroma location; without it,
 at x2. If pixel format and colours stay the same, every plane is resized by itself and no colour is changed.
 """
 
+from dataclasses import replace
 from typing import cast
 
 import av
@@ -16,6 +17,7 @@ from av.filter.context import FilterContext
 from upscaling.common.errors import UpscaleError
 from upscaling.frames.av_planes import av_planes
 from upscaling.frames.conversion import FrameConversion, store_plane
+from upscaling.frames.layout import FrameLayout
 from upscaling.frames.pixel_formats import pixel_format
 
 # The scale filter's names of matrices. Others (ycgco, ictcp, ...) pass unchanged but cannot be converted.
@@ -35,6 +37,17 @@ _LOCATIONS = ("left", "center", "topleft", "top", "bottomleft", "bottom")
 def has_matrix(name: str) -> bool:
     """Whether libswscale converts from and to a matrix of that name."""
     return name in _MATRICES
+
+
+def as_rgb(samples: np.ndarray, layout: FrameLayout, size: tuple[int, int], pixel_format: str = "rgb24") -> np.ndarray:
+    """A flat frame as packed RGB of (width, height) `size`, (height, width, 3 or 4); resized by Lanczos.
+
+    `pixel_format` is rgb24, rgba, rgb48le or rgba64le. UpscaleError if libswscale has no such conversion.
+    """
+    target = replace(layout.as_rgb24, width=size[0], height=size[1], pixel_format=pixel_format)
+    out = target.empty()
+    Resizer(FrameConversion(source=layout, target=target))(samples, out)
+    return out.reshape(target.stored_shape)
 
 
 class Resizer:

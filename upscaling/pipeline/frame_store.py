@@ -26,7 +26,7 @@ from upscaling.workers.pool import WorkerError
 
 
 class FrameStore:
-    """Frames of one job. `put` is for the decode thread only, `planes` for the encode thread only."""
+    """Frames of one job. `put` is for the decode thread only, `decoded` and `planes` for the encode thread only."""
 
     def __init__(self, plan: Plan, work_dir: WorkDir):
         self._plan, self._work_dir = plan, work_dir
@@ -59,6 +59,10 @@ class FrameStore:
         # No worker knows of the frame yet, so it need not appear atomically.
         with os.fdopen(create_file(path), "wb") as file:
             write_npy(file, samples.reshape(self._input.stored_shape))
+
+    def decoded(self, number: int) -> np.ndarray:
+        """A decoded frame that is still in storage, flat, in the layout `plan.stored.source`; OSError if it is not."""
+        return read_frame(self._file("input_frames", number)).reshape(-1)
 
     def manifest(self, batch: int, numbers: Sequence[int]) -> tuple[Path, Manifest]:
         """The manifest of one batch of stored frames, and the path to write it to."""

@@ -23,7 +23,7 @@ from upscaling.job.work_dir import WorkDir
 from upscaling.pipeline.frame_store import FrameStore
 from upscaling.pipeline.plan import Plan
 from upscaling.pipeline.segments import finish
-from upscaling.pipeline.stages import DecodeStage, EncodeStage, RunCounts
+from upscaling.pipeline.stages import DecodeStage, EncodeStage, Look, RunCounts
 from upscaling.pipeline.window import StopToken, Window
 from upscaling.workers import status
 from upscaling.workers.handle import Task
@@ -120,15 +120,21 @@ class Dispatcher:
 class Pipeline:
     """One job's run with a pool of workers."""
 
-    def __init__(self, plan: Plan, work_dir: WorkDir, pool: WorkerPool, say: Callable[[str], None], show: Callable):
-        """`say` takes one line for the user; `show(counts, rows)` is called a few times a second."""
+    def __init__(
+        self, plan: Plan, work_dir: WorkDir, pool: WorkerPool, say: Callable[[str], None], show: Callable,
+        look: Look | None = None,
+    ):  # fmt: skip
+        """`say` takes one line for the user; `show(counts, rows)` is called a few times a second.
+
+        `look(number, frames)` is called in the encode thread with each upscaled frame while it is in storage.
+        """
         self.counts = RunCounts(plan.info.frame_count)
         self._plan, self._work_dir, self._pool, self._show = plan, work_dir, pool, show
         self._stop = StopToken()
         frames, window = FrameStore(plan, work_dir), Window(plan.window, self._stop)
         self._dispatcher = Dispatcher(frames, window, pool, self.counts, say)
         self._decode = DecodeStage(plan, frames, window, self.counts, self._dispatcher.submit)
-        self._encode = EncodeStage(plan, work_dir, frames, window, self.counts)
+        self._encode = EncodeStage(plan, work_dir, frames, window, self.counts, look)
         self._signal = 0
 
     @property

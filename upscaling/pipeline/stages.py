@@ -23,6 +23,7 @@ from upscaling.pipeline.sources import VideoSource
 from upscaling.pipeline.window import Entry, Window
 
 MISSING_FRAMES, MISSING_SHARE = 2, 0.1  # a video that lacks more frames than both is incomplete
+Look = Callable[[int, FrameStore], None]  # takes the number of a frame, and where it is stored
 MAX_BATCH_SPAN = 8  # batch sizes: a still must not delay the frames before it for longer
 
 
@@ -153,8 +154,12 @@ def next_batch_size(plan: Plan, submitted: int) -> int:
 class EncodeStage:
     """Upscaled frames out of the window into segments, in presentation order."""
 
-    def __init__(self, plan: Plan, work_dir: WorkDir, frames: FrameStore, window: Window, counts: RunCounts):
+    def __init__(
+        self, plan: Plan, work_dir: WorkDir, frames: FrameStore, window: Window, counts: RunCounts, look: Look | None
+    ):
+        """`look` is called with each upscaled frame while it is in storage."""
         self._plan, self._work_dir, self._frames, self._window, self._counts = plan, work_dir, frames, window, counts
+        self._look = look
         self._planes: list[np.ndarray] = []  # of the frame encoded last
 
     def run(self) -> None:
@@ -170,6 +175,8 @@ class EncodeStage:
             self._planes = self._frames.planes(entry.number)
         segment.write(self._planes, entry.pts, entry.messages)
         if not entry.repeated:
+            if self._look is not None:
+                self._look(entry.number, self._frames)
             self._frames.remove(entry.number)
         self._window.release(entry)
         self._counts.done += 1

@@ -8,7 +8,6 @@ resized (it wraps the old lines anew), and before the process is stopped with Ct
 import os
 import sys
 import time
-from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -33,7 +32,7 @@ class Bars(Plain):
         tqdm.monitor_interval = 0  # tqdm starts no thread: only the main loop draws
         self.name = "video"
         self.bars: list[tqdm] = []  # the video's, the folder's if there is one, then the workers'
-        self.frames: WorkerFrames | None = None
+        self.frames: status.WorkerFrames | None = None
         self.columns = 0  # of the terminal, when it was last drawn to; 0: draw on a clean screen
         self.drawn = 0.0  # time.monotonic() of the last drawing
         self.latest: tuple | None = None  # the last arguments of `show`
@@ -87,7 +86,7 @@ class Bars(Plain):
         self._put("\r")
 
     def _open(self, counts, rows) -> None:
-        self.frames = WorkerFrames(rows)
+        self.frames = status.WorkerFrames(rows)
         self.columns = 0
         common = {"file": sys.stderr, "dynamic_ncols": True}
         video = tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **common)
@@ -143,23 +142,6 @@ class Bars(Plain):
             bar.disable = not visible
             bar.close()
         self.bars, self.latest = [], None
-
-
-class WorkerFrames:
-    """The frames that each worker has done in this job, with those of the processes that it replaced."""
-
-    def __init__(self, rows: Sequence):
-        self.restarts = [int(row["restarts"]) for row in rows]
-        self.now = [int(row["frames_done"]) for row in rows]  # of the process that works now
-        self.before = [-frames for frames in self.now]  # of the processes before it, less those of earlier jobs
-
-    def done(self, index: int, row) -> int:
-        """Frames done by worker `index`, whose row of the status array is `row`."""
-        if int(row["restarts"]) != self.restarts[index]:
-            self.restarts[index] = int(row["restarts"])
-            self.before[index] += self.now[index]
-        self.now[index] = int(row["frames_done"])
-        return self.before[index] + self.now[index]
 
 
 def worker_text(row, done: int) -> str:

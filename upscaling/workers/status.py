@@ -3,6 +3,7 @@
 import json
 import mmap
 import os
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -55,6 +56,23 @@ def map_rows(descriptor: int) -> np.ndarray:
 def empty_row() -> np.ndarray:
     """A row of zeros: the worker is starting and has not reported anything yet."""
     return np.zeros((), row_dtype())
+
+
+class WorkerFrames:
+    """The frames that each worker has done in this job, with those of the processes that it replaced."""
+
+    def __init__(self, rows: Sequence):
+        self.restarts = [int(row["restarts"]) for row in rows]
+        self.now = [int(row["frames_done"]) for row in rows]  # of the process that works now
+        self.before = [-frames for frames in self.now]  # of the processes before it, less those of earlier jobs
+
+    def done(self, index: int, row) -> int:
+        """Frames done by worker `index`, whose row of the status array is `row`."""
+        if int(row["restarts"]) != self.restarts[index]:
+            self.restarts[index] = int(row["restarts"])
+            self.before[index] += self.now[index]
+        self.now[index] = int(row["frames_done"])
+        return self.before[index] + self.now[index]
 
 
 @dataclass(frozen=True)
