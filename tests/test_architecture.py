@@ -29,7 +29,8 @@ ROOMS = {
     "folders": {"common", "pictures", "demux", "mux", "models", "inference", "job", "pipeline"},
     "cluster": {"common", "demux", "mux", "job", "pipeline"},
     "terminal": {"common", "workers", "pipeline"},
-    "cli": BELOW_PIPELINE | {"pipeline", "folders", "cluster", "terminal"},
+    "report": {"common", "frames", "job", "mux", "pipeline", "terminal", "workers"},
+    "cli": BELOW_PIPELINE | {"pipeline", "folders", "cluster", "terminal", "report"},
 }
 MOST_MODULES = 15  # in a room
 

@@ -18,9 +18,8 @@ from upscaling.common.text import clock, many, printable
 from upscaling.encode.segment_writer import SegmentWriter
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
-from upscaling.mux.stream_copy import describe
-from upscaling.mux.stream_selection import open_streams, select_streams
 from upscaling.pipeline.plan import Plan, make_plan
+from upscaling.report.facts import describe_streams
 from upscaling.terminal.lines import engine_text, size_text
 
 MEASURED_FRAMES = 4
@@ -126,16 +125,6 @@ def gather_facts(plan: Plan, costs: Costs) -> dict:
         "work_bytes": int(window * plan.frame_bytes + (count or 0) * costs.encoded_bytes),
         "warnings": [*plan.choice.warnings, *plan.warnings],
     }
-
-
-def describe_streams(plan: Plan) -> list[str]:
-    """One line for each stream of the input: its kind and what happens to it."""
-    if plan.target is not None:
-        return []
-    container = plan.output.suffix.lower().lstrip(".")
-    with open_streams(plan.info) as source:
-        outcomes = select_streams(source.container, plan.info, container, plan.streams).outcomes
-        return [f"{describe(stream)}: {outcomes[stream.index]}" for stream in source.container.streams]
 
 
 def describe_plan(plan: Plan, facts: dict) -> list[str]:

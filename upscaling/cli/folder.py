@@ -109,9 +109,11 @@ class FolderRun:
         skipped = {item.name: skip for item in items if (skip := self._skip(item)) is not None}
         due = [item.source for item in items if item.name not in skipped]
         self._announce(len(items), len(due))
+        self.progress.watcher.folder(len(due))
         folder = FolderProgress(self.options.input.name or "folder", estimate_work(due))
         counts: Counter[str] = Counter()
         for item in items:
+            names = {"input": printable(item.source), "output": printable(item.output)}
             if is_special(item.source):
                 self.progress.warn(f"{printable(item.source)} {NOT_REGULAR}")
             if skip := skipped.get(item.name):
@@ -119,11 +121,14 @@ class FolderRun:
             else:
                 folder.begin()
                 self.progress.folder = folder
+                self.progress.watcher.file_begins(names)
                 status, facts = self._do(item)
             counts[status] += 1
+            facts = names | {"status": status} | facts
             if status != "skipped" or item.named or self.options.verbosity > 0:
-                names = {"input": printable(item.source), "output": printable(item.output)}
-                self.progress.file(**(names | {"status": status} | facts))
+                self.progress.file(**facts)
+            else:
+                self.progress.watcher.file(facts)
         return counts
 
     def _announce(self, found: int, due: int) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from upscaling.cli.run import Result, run
-from upscaling.common.errors import UpscaleError
+from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.memory_limits import memory_error
 from upscaling.common.notation import Scale
 from upscaling.job.options import FOLDERS, Options, make_options
@@ -106,6 +106,8 @@ def dry_run(source: PathLike, output: PathLike, scale: ScaleLike = 2, **keywords
     """
     from upscaling.cli import dry_run, folder
 
+    if keywords.get("report") is not None:
+        raise InputError("--report is for a run, not for a dry run")
     with _reported(globals()["dry_run"], source, output, scale, keywords) as (options, _):
         plan = folder.dry_run if folder.is_folder_run(options) else dry_run.dry_run
         return plan(options)[1]
@@ -133,14 +135,21 @@ def _reported(
 
 
 def make_reporter(options: Options, quiet: type[Progress] = Quiet, listener: Listener | None = None) -> Progress:
-    """The run's reporter; InputError if the log file is read or written otherwise, or cannot be written."""
-    if options.log_file is not None:
-        from upscaling.pipeline.checks import check_log_file
+    """The run's reporter; InputError if the log or the page is read or written otherwise, or cannot be written."""
+    if options.log_file is not None or options.report is not None:
+        from upscaling.pipeline.checks import check_log_and_report
 
-        check_log_file(options)
+        check_log_and_report(options)
     if listener is not None:
-        return Events(listener, [LOGGER] if options.log_file is None else [LOGGER, file_logger(options.log_file)])
-    return make_progress(options.progress, options.verbosity, options.log_file, quiet)
+        loggers = [LOGGER] if options.log_file is None else [LOGGER, file_logger(options.log_file)]
+        progress: Progress = Events(listener, loggers)
+    else:
+        progress = make_progress(options.progress, options.verbosity, options.log_file, quiet)
+    if options.report is not None:
+        from upscaling.report.recorder import Recorder
+
+        progress.watcher = Recorder(options, progress.warn)
+    return progress
 
 
 def make_progress(

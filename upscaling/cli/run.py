@@ -119,7 +119,8 @@ def upscale(
     from upscaling.pipeline.pipeline import Pipeline
 
     progress.start(**facts(plan))
-    pipeline = Pipeline(plan, work_dir, pool, progress.warn, progress.show)
+    look = progress.watcher.plan(plan)
+    pipeline = Pipeline(plan, work_dir, pool, progress.warn, progress.show, look)
     with signals.sent_to(pipeline):
         announce(plan, work_dir, progress, pipeline.check)  # meanwhile the workers load the model
         pipeline.run()

@@ -278,6 +278,10 @@ class Options:
         "auto", "NAME", LOGGING, "bars, plain, json or none; auto: bars in a terminal, else plain",
         choice("auto", "bars", "plain", "json", "none"),
     )  # fmt: skip
+    report: Path | None = value(
+        None, "PAGE.html", LOGGING,
+        "write a page to read in a browser: before and after, what was done, what failed; it is kept up to date", Path,
+    )  # fmt: skip
     log_file: Path | None = value(None, "FILE", LOGGING, "append messages with their times to this file", Path)
     verbosity: int = value(0, "N", LOGGING, "1: more messages; -1: errors, and what is lost, only", integer(-1, 9))
 

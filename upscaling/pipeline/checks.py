@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
 from upscaling.common.errors import InputError
+from upscaling.common.text import SOFTWARE
 from upscaling.job.options import Options
 from upscaling.job.work_dir import work_dir_of
 from upscaling.mux.containers import is_own_video
@@ -16,6 +17,8 @@ from upscaling.pictures.writing import EXTENSIONS, is_picture
 from upscaling.pipeline import images
 from upscaling.pipeline.picture_target import PictureTarget
 
+PAGES = (".html", ".htm")
+PAGE_MARK = f'<meta name="generator" content="{SOFTWARE}">'  # at the start of a page of --report
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")  # of a URI (RFC 3986)
 VIDEO_OPTIONS = (
     "codec", "crf", "preset", "pix_fmt", "audio", "audio_bitrate", "audio_language", "subtitle_language",
@@ -136,7 +139,7 @@ def _check_outside(path: Path, work_dir: Path | None) -> None:
 
 
 def written_files(options: Options, target: PictureTarget | None, numbers: Collection[int] | None) -> Iterator[Named]:
-    """What a run writes: the output, or the files of its pattern that exist; the comparison and the log.
+    """What a run writes: the output, or the files of its pattern that exist; the comparison, the page and the log.
 
     `numbers` are those of the pictures, None if they count from 1.
     """
@@ -149,31 +152,58 @@ def written_files(options: Options, target: PictureTarget | None, numbers: Colle
         yield "output", options.output
     if options.compare is not None:
         yield "--compare", options.compare
+    if options.report is not None:
+        yield "--report", options.report
     if options.log_file is not None:
         yield "--log-file", options.log_file
 
 
-def check_log_file(options: Options) -> None:
-    """`check_writes` for what the log could destroy, before it is opened; InputError also for a FIFO."""
-    log = options.log_file
-    if log is None:
+def check_log_and_report(options: Options) -> None:
+    """`check_writes` for what the log and the page could destroy, before either is opened."""
+    log, report = options.log_file, options.report
+    if log is None and report is None:
         return
-    if log.is_fifo():
+    if log is not None and log.is_fifo():
         raise InputError(f"--log-file {log} is a FIFO; name a file")
+    if report is not None:
+        _check_report(options, report)
     read = [("the input", path) for path in _inputs(options)] + [("the model", Path(options.model))]
     check_writes(written_files(options, picture_target(options), None), read)
 
 
+def _check_report(options: Options, page: Path) -> None:
+    for name in ("dry_run", "part", "join", "slurm"):
+        if getattr(options, name):
+            raise InputError(f"--report is for a run on this machine, not for --{name.replace('_', '-')}; remove one")
+    if page.suffix.lower() not in PAGES:
+        raise InputError(f"--report {page}: not the name of a page; choose one such as report.html")
+    folder = Path(os.path.realpath(page)).parent
+    if not folder.is_dir():
+        raise InputError(f"--report {page}: directory {folder} does not exist")
+    if not os.access(folder, os.W_OK):
+        raise InputError(f"cannot write --report {page}: permission denied in {folder}")
+    if any(part.name.endswith(".work") and (part / "job.json").exists() for part in (folder, *folder.parents)):
+        raise InputError(f"--report {page} is in a work directory, which is cleaned up; choose another place")
+    check_overwritten([page], options.overwrite)
+
+
+def is_own_page(path: Path) -> bool:
+    """Whether this program has written a page of --report: its generator says so."""
+    with path.open("rb") as file:
+        return PAGE_MARK.encode() in file.read(1024)
+
+
 def _inputs(options: Options) -> Iterator[Path]:
-    """The files that the input's name stands for, without opening any; of a folder all that are no logs."""
-    if images.is_pattern(options.input):
-        yield from (path for _, path in images.existing_files(options.input))
-    elif options.input.is_dir():
-        for folder, folders, files in os.walk(options.input):
-            yield from (Path(folder, name) for name in files if not name.endswith((".log", ".txt")))
-            folders[:] = folders if options.recursive else []
-    else:
-        yield options.input
+    """The files that the inputs' names stand for, without opening any; of folders all that are no logs and pages."""
+    for source in options.inputs or (options.input,):
+        if images.is_pattern(source):
+            yield from (path for _, path in images.existing_files(source))
+        elif source.is_dir():
+            for folder, folders, files in os.walk(source):
+                yield from (Path(folder, name) for name in files if not name.endswith((".log", ".txt", *PAGES)))
+                folders[:] = folders if options.recursive else []
+        else:
+            yield source
 
 
 def check_overwritten(paths: Iterable[Path], overwrite: bool, hint: str = "") -> None:
@@ -188,6 +218,6 @@ def check_overwritten(paths: Iterable[Path], overwrite: bool, hint: str = "") ->
             continue
         if not stat.S_ISREG(info.st_mode):
             raise InputError(f"{path} exists and is not a regular file")
-        is_own = is_own_picture if is_picture(path) else is_own_video
+        is_own = is_own_picture if is_picture(path) else is_own_page if path.suffix.lower() in PAGES else is_own_video
         if not overwrite and info.st_size and not is_own(path):
             raise InputError(f"{path} exists and was not made by this program; add --overwrite to replace it{hint}")

@@ -117,7 +117,9 @@ def make_plan(options: Options) -> Plan:
     ]
     check_writes(written, read, work_dir)
     hint = f", or --into FOLDER if {options.output} is an input, too"  # two files of an expanded *.mp4
-    check_overwritten([path for what, path in written if what != "--log-file"], options.overwrite, hint)
+    check_overwritten(
+        [path for what, path in written if what not in ("--log-file", "--report")], options.overwrite, hint
+    )
     file = found.files[0] if found else None
     workers = worker_count(options, source, file)
     choice = choose(options.device, options.engine, options.precision, options.model, file, workers)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TextIO
 from upscaling.common.errors import InputError
 from upscaling.common.text import LineFormatter, Loss, one_line, printable
 from upscaling.terminal.lines import done_line, file_line, running_line, stage, start_line
+from upscaling.terminal.watcher import Watcher
 
 if TYPE_CHECKING:
     from upscaling.pipeline.stages import RunCounts
@@ -39,6 +40,7 @@ class Progress:
         self.loggers = loggers
         self.warned: set[str] = set()
         self.folder: FolderProgress | None = None  # of a run over many files
+        self.watcher = Watcher()
         self._logged = time.monotonic()
 
     def log(self, level: int, line: str, **more) -> None:
@@ -51,11 +53,13 @@ class Progress:
     def say(self, line: str) -> None:
         """One line for the user."""
         self.log(logging.INFO, line)
+        self.watcher.line(logging.INFO, line)
         self.write(line)
 
     def warn(self, line: str) -> None:
         """One line about something that the user should look at; the run goes on. A `Loss` is shown even with -q."""
         self.log(logging.WARNING, line)
+        self.watcher.line(logging.WARNING, line)
         self.write(line)
 
     def alert(self, line: str) -> None:
@@ -77,15 +81,18 @@ class Progress:
     def detail(self, line: str) -> None:
         """One line that only -v shows."""
         self.log(logging.INFO, line)
+        self.watcher.line(logging.INFO, line)
         if self.verbosity > 0:
             self.write(line)
 
     def start(self, **facts) -> None:
         """A job begins."""
         self.log(logging.INFO, start_line(facts))
+        self.watcher.start(facts)
 
     def show(self, counts: "RunCounts", rows) -> None:
         """Called a few times a second with the counts and the rows of the status array."""
+        self.watcher.show(counts, rows)
         if time.monotonic() - self._logged >= PLAIN_SECONDS:
             self._logged = time.monotonic()
             self.log(logging.INFO, running_line(counts, rows, self.folder))
@@ -104,6 +111,7 @@ class Progress:
 
         The command shows a failure even with -q: cron mails it.
         """
+        self.watcher.file(facts)
         failed = facts["status"] == "failed"
         self.log(logging.ERROR if failed else logging.INFO, file_line(facts))
         if failed:
@@ -121,18 +129,22 @@ class Progress:
     def done(self, **facts) -> None:
         """The run has succeeded."""
         self.log(logging.INFO, done_line(facts))
+        self.watcher.done(facts)
 
     def error(self, message: str, exit_status: int) -> None:
         """The run has failed; its one line goes to stderr in every mode."""
         self.log(logging.ERROR, f"{message} (exit status {exit_status})", exc_info=exit_status == 1)
+        self.watcher.failed(message, exit_status)
         put(sys.stderr, f"upscale: error: {message}")
 
     def failed(self, message: str, exit_status: int) -> None:
         """A call of the library has failed and raises; nothing is printed."""
         self.log(logging.ERROR, message)
+        self.watcher.failed(message, exit_status)
 
     def finish(self) -> None:
         """Nothing more will be reported: close the log file."""
+        self.watcher.finish()
         for logger in self.loggers:
             if logger is not LOGGER:
                 for handler in logger.handlers:
