@@ -1,9 +1,9 @@
 """The command with an injected fault: FAULT=KIND:TIMES:FOLDER python tests/faulty.py INPUT OUTPUT SCALE …
 
 A worker meets the fault when it reads the frame POISON, TIMES times in all; files in FOLDER count. `slow` adds 30 ms
-to each frame, so that a test can act during the run. Faults of the main process: `slow_join`, `slow_close`,
-`slow_load`, `slow_skip`, `stuck_load`, `upgrade` (of the encoder, which then writes another header). Faults of file
-systems are those of tests/file_systems.py.
+to each frame, so that a test can act during the run; `steadying` needs TIMES 2. Faults of the main process:
+`slow_join`, `slow_close`, `slow_load`, `slow_skip`, `stuck_load`, `upgrade` (of the encoder, which then writes another
+header). Faults of file systems are those of tests/file_systems.py.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ from upscaling.workers import worker
 POISON = "frame_000030.npy"
 AT_POISON = ("raise", "die", "exit", "silent", "stuck", "kill_server", "kill_workers")  # happen in read_frame
 FOREVER = 1000  # seconds
-real_run_worker = worker.run_worker
+real_run_worker, real_steady_batch = worker.run_worker, worker.steady_batch
 
 
 def fault() -> tuple[str, int, Path]:
@@ -63,6 +63,17 @@ def happen(kind: str) -> None:
         ctypes.PyDLL(None).sleep(FOREVER)
 
 
+def steady_badly(manifest, names, conversion, heartbeat) -> None:
+    """worker.steady_batch: once the worker dies before it has steadied, once it leaves half a frame."""
+    if names[0] >= "frame_000011" and claim():
+        if len(list(fault()[2].iterdir())) == 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+        real_steady_batch(manifest, names, conversion, heartbeat)
+        os.truncate(manifest.output_dir / names[0], 1000)
+    else:
+        real_steady_batch(manifest, names, conversion, heartbeat)
+
+
 def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
     """worker.run_worker with the fault."""
     kind = fault()[0]
@@ -93,6 +104,8 @@ def run_worker(index, rows, tasks, results, settings, log_folder) -> None:
         return make(settings, heartbeat)
 
     worker.read_frame, worker.write_frame, worker.make_upscaler = read_frame, write_frame, make_upscaler
+    if kind == "steadying":
+        worker.steady_batch = steady_badly
     real_run_worker(index, rows, tasks, results, settings, log_folder)
 
 

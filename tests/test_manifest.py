@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -16,10 +17,9 @@ from upscaling.workers.manifest import (
     ManifestError,
     deal,
     format_manifest,
-    parse_manifest,
-    read_manifest,
     write_manifest,
 )
+from upscaling.workers.manifest_reader import parse_manifest, read_manifest
 
 ROOT = Path(__file__).parent.parent
 GOOD = Manifest(
@@ -64,6 +64,7 @@ def test_write_then_read_gives_the_same(tmp_path, name):
     whole = Manifest(
         3, folder / "input_frames", folder / "output_frames", Fraction(4, 3), 8, 0, "yuv444p10le", "bt2020nc full", 5,
         {7: ("frame_000005.npy",)}, "topleft", (33, 21), (44, 28), "yuv420p10le", "bt709 limited",
+        folder / "upscaled_frames", ("frame_000004.npy", "frame_000009.npy"),
     )  # fmt: skip
     path = write_manifest(whole, folder / "m.txt")
     assert read_manifest(path, root=folder) == whole
@@ -71,6 +72,7 @@ def test_write_then_read_gives_the_same(tmp_path, name):
 
 
 GOOD_TEXT = format_manifest(GOOD)
+STEADY_TEXT = format_manifest(replace(GOOD, upscaled_dir=Path("/job/up"), context=("frame_000006.npy",)))
 
 
 @pytest.mark.parametrize(
@@ -99,6 +101,11 @@ GOOD_TEXT = format_manifest(GOOD)
         ("# Colour: bt709 limited", "# Colour: bt709", 8),
         ("# Patch Size: 256", "# Patch: 256", 6),
         ("# Worker 0 Manifest\n", "", 11),
+        ("# Total Frames", "# Context Frames: frame_000008.npy\n# Total Frames", 9),  # of what directory?
+        ("# Total Frames", "# Upscaled Dir: /elsewhere\n# Total Frames", 9),
+        ("# Total Frames", "# Upscaled Dir: /job/up\n# Context Frames: frame_000008.npy,../x.npy\n# Total Frames", 10),
+        ("# Total Frames", "# Upscaled Dir: /job/up\n# Context Frames: frame_000007.npy\n# Total Frames", 10),
+        ("# Total Frames", "# Upscaled Dir: /job/up\n# Context Frames: frame_8.npy,frame_08.npy\n# Total Frames", 10),
     ],
 )
 def test_refuses_with_the_line_number(old, new, line):
@@ -117,10 +124,10 @@ def test_random_bytes_raise_only_the_own_error(tmp_path_factory, data):
         pass
 
 
-@given(st.integers(0, len(GOOD_TEXT) - 1), st.text(max_size=6), st.integers(0, 9))
+@given(st.integers(0, len(STEADY_TEXT) - 1), st.text(max_size=6), st.integers(0, 9))
 def test_a_damaged_manifest_raises_only_the_own_error(at, put, cut):
     try:
-        parse_manifest(GOOD_TEXT[:at] + put + GOOD_TEXT[at + cut :])
+        parse_manifest(STEADY_TEXT[:at] + put + STEADY_TEXT[at + cut :])
     except ManifestError:
         pass
 

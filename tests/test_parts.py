@@ -153,7 +153,12 @@ def one_decoding_thread_for_damage(request, monkeypatch):
 
 def digests(decoder) -> list[tuple[int, str]]:
     """[(pts, MD5 of the planes)] of all frames."""
-    return [(f.pts, hashlib.md5(b"".join(plane.tobytes() for plane in f.planes)).hexdigest()) for f in decoder]
+    return [digest for _, digest in with_digests(decoder)]
+
+
+def with_digests(decoder):
+    """(frame, (pts, MD5 of the planes)) of all frames."""
+    return [(f, (f.pts, hashlib.md5(b"".join(plane.tobytes() for plane in f.planes)).hexdigest())) for f in decoder]
 
 
 @pytest.mark.parametrize("name", CLIPS)
@@ -174,6 +179,31 @@ def test_parts_have_the_frames_and_times_of_the_whole(tmp_path, name):
                     found += digests(decoder)
         different = [at for at, (one, other) in enumerate(zip(found, whole, strict=False)) if one != other]
         assert found == whole, (count, len(found), len(whole), different)
+
+
+@pytest.mark.parametrize("name", CLIPS)
+def test_a_part_decodes_the_frames_around_it_as_the_whole_has_them(tmp_path, name):
+    clip = CLIPS[name](tmp_path / name)
+    info = probe(clip)
+    index = read_packet_index(clip, info.field_gap)
+    with Decoder(info) as decoder:
+        whole = digests(decoder)
+    first = 0
+    for number in (1, 2, 3):
+        part = index.part(number, 3)
+        if part.is_empty:
+            continue
+        with PartDecoder(info, part, index, -5, after=4) as decoder:
+            found = [(f.number, f.after_part, digest) for f, digest in with_digests(decoder)]
+        inside = sum(place > 0 and not after for place, after, _ in found)
+        if not inside:  # only decoding tells that this part is empty
+            assert not found
+            continue
+        expected = whole[max(0, first - 5) : first + inside + 4]
+        places = list(range(max(1 - first, -4), inside + 1 + min(4, len(whole) - first - inside)))
+        assert found == [(p, p > inside, digest) for p, digest in zip(places, expected, strict=True)]
+        first += inside
+    assert first == len(whole)
 
 
 @pytest.mark.parametrize("name", ["open_gop.mkv", "interlaced.mp4", "damaged.mp4", "stretches.ts", "hevc_fields.mkv"])

@@ -13,7 +13,8 @@ from upscaling.pipeline.plan import window_frames
 from upscaling.pipeline.sources import PictureSource, VideoSource
 from upscaling.pipeline.stages import next_batch_size
 from upscaling.pipeline.worker_count import worker_count
-from upscaling.workers.manifest import read_manifest, write_manifest
+from upscaling.workers.manifest import write_manifest
+from upscaling.workers.manifest_reader import read_manifest
 from upscaling.workers.worker import frame_conversion
 
 

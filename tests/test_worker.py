@@ -15,7 +15,7 @@ from upscaling.cli import manifest_command
 from upscaling.frames.frame_files import npy_bytes
 from upscaling.frames.layout import FrameLayout
 from upscaling.models import weights
-from upscaling.workers.manifest import read_manifest
+from upscaling.workers.manifest_reader import read_manifest
 from upscaling.workers.worker import frame_conversion, read_frame, write_frame
 
 ROOT = Path(__file__).parent.parent

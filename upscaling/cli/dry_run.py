@@ -6,6 +6,7 @@ else is written.
 
 import tempfile
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -66,10 +67,20 @@ def measure(plan: Plan) -> Costs:
         results.append(upscaler.collect()[0].copy())
         if time.monotonic() - started > MAX_SECONDS:
             break
+    if plan.steady:
+        inputs = [samples for _, samples in frames[1:] or frames][: len(results)]
+        results = list(steadied(plan, inputs, results))
     work = (time.monotonic() - started) / len(results)
     encoded = [first, *results][: len(frames)]
     encode, size = encode_frames(plan, [pts for pts, _ in frames[: len(encoded)]], encoded)
     return Costs(len(results), startup, decode, work, encode, size)
+
+
+def steadied(plan: Plan, frames: list[np.ndarray], results: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """The steadied results of consecutive flat frames."""
+    from upscaling.inference.steady import steady_frames  # imports OpenCV
+
+    return steady_frames(frames, results, range(len(results)), plan.conversion, lambda: None)
 
 
 def encode_frames(plan: Plan, times: list[int], results: list[np.ndarray]) -> tuple[float, float]:

@@ -15,7 +15,8 @@ from upscaling.inference.device_choice import choose
 from upscaling.inference.settings import LANCZOS, ModelSettings
 from upscaling.models.weights import locate
 from upscaling.workers import status
-from upscaling.workers.manifest import ManifestError, read_manifest
+from upscaling.workers.manifest import ManifestError
+from upscaling.workers.manifest_reader import read_manifest
 from upscaling.workers.worker import Worker, error_text
 
 
@@ -67,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         manifest = read_manifest(args.manifest)
         manifest.output_dir.mkdir(parents=True, exist_ok=True)
-        file = None if args.model == LANCZOS else locate(args.model).files[0]
-        choice = choose(args.device, args.engine, args.precision, args.model, file, 1)
+        model = args.model if manifest.upscaled_dir is None else LANCZOS  # steadying needs no network
+        file = None if model == LANCZOS else locate(model).files[0]
+        choice = choose(args.device, args.engine, args.precision, model, file, 1)
         for warning in choice.warnings:
             print(f"worker: warning: {warning}", file=sys.stderr)
         settings = ModelSettings(
-            model=args.model,
+            model=model,
             device=choice.devices[0],
             engine=choice.engine,
             precision=args.precision,

@@ -35,6 +35,7 @@ class DecodedFrame:
     pts: int  # ticks of VideoInfo.time_base, strictly increasing
     planes: list[np.ndarray]  # in the shapes of pixel_formats.plane_shapes, maybe strided, read-only
     messages: tuple[Message, ...] = ()  # for the new frame
+    after_part: bool = False  # the part ends before this frame, which is decoded as context
 
 
 class Decoder:

@@ -5,6 +5,7 @@ PacketIndex ─► Part ─► PartDecoder ─► SeekingReader (or Reader) ─�
 
 from collections import deque
 from collections.abc import Iterator
+from dataclasses import replace
 
 import av
 
@@ -76,16 +77,19 @@ class SeekingReader(Reader):
 class RangeDecoder(Decoder):
     """The frames of a part, numbered from 1; with `index`, decoding starts at a keyframe near the part.
 
-    `skip`: frames of the part to decode without yielding them.
+    `skip`: frames of the part to decode without yielding them; negative to yield so many frames before the part, too:
+    the last one before it has the number 0. `after`: frames after the part to yield.
     """
 
-    def __init__(self, info: VideoInfo, part: Part, skip: int, index: PacketIndex | None = None):
-        self._part, self._index = part, index
+    def __init__(self, info: VideoInfo, part: Part, skip: int, index: PacketIndex | None = None, *, after: int = 0):
+        self._part, self._index, self._after = part, index, after
+        self._before = max(0, -skip)
+        self.part_frames: int | None = None  # in the part; known when the frame after it is decoded
         super().__init__(info, skip=skip)
 
     def _open_reader(self, threads: int) -> Reader:
         first = self._part.first
-        start = self._index.start_before(first) if self._index and first is not None else None
+        start = self._index.start_before(first, self._before) if self._index and first is not None else None
         if self._index is None or first is None or start is None:
             self._index = None  # no packets to compare
             return super()._open_reader(threads)
@@ -93,7 +97,7 @@ class RangeDecoder(Decoder):
 
     def numbered_frames(self) -> Iterator[tuple[tuple[int, int], av.VideoFrame]]:
         part, around = self._part, DEINTERLACER_CONTEXT if self._info.deinterlacing else 0
-        before: deque = deque(maxlen=around)  # frames just before the part
+        before: deque = deque(maxlen=self._before + around)  # frames just before the part
         number = 0
         for position, (pts, frame) in enumerate(self._times.repair(self.timed_frames()), 1):
             if self._index is not None and (self._times.repaired or self._times.missing):
@@ -102,10 +106,8 @@ class RangeDecoder(Decoder):
             if part.first is not None and place < part.first:
                 before.append((pts, frame))
                 continue
-            if part.end is not None and place >= part.end:
-                self._stop = number
-                yield (number + 1, pts), frame  # the deinterlacer needs it
-                return
+            if part.end is not None and place >= part.end and self.part_frames is None:
+                self.part_frames, self._stop = number, number + self._after
             for back, (time, earlier) in zip(range(len(before) - 1, -1, -1), before, strict=True):
                 if -back > self._skip - around:
                     yield (-back, time), earlier
@@ -113,18 +115,22 @@ class RangeDecoder(Decoder):
             number += 1
             if number > self._skip - around:
                 yield (number, pts), frame
+            if self._stop is not None and number > self._stop:
+                return  # the deinterlacer needs one frame more
 
 
 class PartDecoder:
     """The frames of a part with the exact times of a whole run; a context manager, iterable once.
 
+    `skip` and `after` are as for RangeDecoder.
+
     Starts at a keyframe near the part; if that turns out to be unsafe, it starts over from the start of the video.
     """
 
-    def __init__(self, info: VideoInfo, part: Part, index: PacketIndex, skip: int):
-        self._info, self._part, self._skip = info, part, skip
+    def __init__(self, info: VideoInfo, part: Part, index: PacketIndex, skip: int, after: int = 0):
+        self._info, self._part, self._skip, self._after = info, part, skip, after
         self._notes: list[str] = []
-        self._decoder = RangeDecoder(info, part, skip, None if index.fault else index)
+        self._decoder = RangeDecoder(info, part, skip, None if index.fault else index, after=after)
 
     @property
     def warnings(self) -> list[str]:
@@ -142,10 +148,14 @@ class PartDecoder:
         try:
             for decoded in self._decoder:
                 done = decoded.number
-                yield decoded
+                yield self._marked(decoded)
             return
         except SeekFailed as error:
             self._notes.append(f"the part was decoded from the start of the video: {error}")
         self._decoder.close()
-        self._decoder = RangeDecoder(self._info, self._part, done)
-        yield from self._decoder
+        self._decoder = RangeDecoder(self._info, self._part, done, after=self._after)
+        yield from map(self._marked, self._decoder)
+
+    def _marked(self, decoded: DecodedFrame) -> DecodedFrame:
+        frames = self._decoder.part_frames
+        return decoded if frames is None or decoded.number <= frames else replace(decoded, after_part=True)

@@ -111,12 +111,15 @@ class PacketIndex:
         near = [int(key) for key in keys[max(after - 1, 0) : after + 2]]
         return min(near, key=lambda key: abs(key - wanted))
 
-    def start_before(self, pts: int) -> int | None:
-        """The number of the packet to start decoding with for frames from `pts` on; None if it is the first one."""
+    def start_before(self, pts: int, context: int = 0) -> int | None:
+        """The number of the packet to start decoding with for frames from `pts` on; None if it is the first one.
+
+        `context`: so many frames before them are wanted, too.
+        """
         if self.fault:
             return None
         shown = np.sort(self.pts[self.shown])
-        before = int(np.searchsorted(shown, pts)) - PREROLL
+        before = int(np.searchsorted(shown, pts)) - PREROLL - context
         if before < 0:
             return None
         found = np.flatnonzero(self.key & self.shown & (self.pts <= shown[before]))

@@ -85,4 +85,5 @@ def requested_parameters(options: Options) -> dict:
         "patch_size": options.patch_size,
     }
     fit = {"fit": options.fit} if options.scale.width and options.scale.height else {}
-    return {"model": model} | {name: str(getattr(options, name)) for name in names} | fit
+    steady = {"steady": True} if options.steady else {}
+    return {"model": model} | {name: str(getattr(options, name)) for name in names} | fit | steady

@@ -9,7 +9,7 @@ Everything runs on the CPU in OpenCV, on one thread, so that the result is the s
 Luma is in codes of 8-bit full range here, 0 to 255 for black to white, in float32; values outside are kept.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ Motion = tuple[np.ndarray, np.ndarray]  # flow in pixels (height, width, 2), wei
 def steady_frames(
     frames: Sequence[np.ndarray],
     upscaled: Sequence[np.ndarray],
-    wanted: range,
+    wanted: Iterable[int],
     conversion: FrameConversion,
     heartbeat: Callable[[], None],
 ) -> Iterator[np.ndarray]:

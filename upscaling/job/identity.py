@@ -22,6 +22,7 @@ DECIDES = {
     "model": ("model",),
     "denoise": ("model.sha256", "model.blend"),
     "strength": ("model.strength",),
+    "steady": ("steady",),
     "patch_size": ("model.patch_size",),
     "device": ("model.device", "model.engine", "model.precision"),
     "engine": ("model.engine", "model.device", "model.precision"),
@@ -114,7 +115,7 @@ def _flag(name: str) -> str:
 
 
 def _words(name: str, text: str) -> str:
-    return f"{_flag(name)} {shlex.quote(text)}"
+    return _flag(name) if text == "True" else f"{_flag(name)} {shlex.quote(text)}"
 
 
 def _value(identity: Mapping, entry: str) -> object:

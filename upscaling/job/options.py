@@ -160,6 +160,7 @@ class Options:
     strength: float = value(
         1, "0..1", MODEL, "share of the network in the result; the rest is a plain resize", number(0, 1)
     )
+    steady: bool = switch(MODEL, "less flicker: average the detail that the network adds over neighbouring frames")
 
     workers: int | str = value(
         "auto", "N", WORKERS, f"worker processes (1-{MAX_WORKERS}), fewer for small pictures",

@@ -5,7 +5,7 @@
       job.json      the job's identity: the input and every parameter that changes the result
       lock          locked (flock) while the main process lives; holds its pid
       ledger.jsonl  one line per closed segment, see ledger.py
-      input_frames/ output_frames/ manifests/ status/ segments/ logs/
+      input_frames/ upscaled_frames/ output_frames/ manifests/ status/ segments/ logs/
 
 Workers hold a shared lock on the directory itself while they may write in it. A run that finds the main process of
 an earlier one gone waits for its workers too before it changes anything.
@@ -56,8 +56,9 @@ NO_MODES = (
 TEMPORARY = r"((\.[0-9]+)?\.tmp)?"  # of files.replacing, and of open segments
 FOLDERS = {
     "input_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
+    "upscaled_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
     "output_frames": rf"frame_[0-9]+\.(npy|png){TEMPORARY}",
-    "manifests": rf"manifest_[0-9]+\.txt{TEMPORARY}",
+    "manifests": rf"(manifest|steady)_[0-9]+\.txt{TEMPORARY}",
     "status": rf"(worker_[0-9]+|run)_status\.json{TEMPORARY}",
     "segments": rf"segment_[0-9]+\.mkv{TEMPORARY}",
     "logs": r"worker_[0-9]+\.log",
@@ -262,7 +263,7 @@ class WorkDir:
 
     def remove_frames(self) -> None:
         """Remove frames, manifests and an unfinished output: only segments are kept for the next run."""
-        for name in ("input_frames", "output_frames", "manifests"):
+        for name in ("input_frames", "upscaled_frames", "output_frames", "manifests"):
             remove_files(self.directory, name, FOLDERS[name])
         remove_files(self.directory, ".", JOINED)
 

@@ -6,6 +6,7 @@ import stat
 from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 
+from upscaling.common.driver_process import DriverSilent, ask_driver, exit_text
 from upscaling.common.errors import InputError
 from upscaling.common.text import SOFTWARE
 from upscaling.job.options import Options
@@ -20,6 +21,7 @@ from upscaling.pipeline.picture_target import PictureTarget
 PAGES = (".html", ".htm")
 PAGE_MARK = f'<meta name="generator" content="{SOFTWARE}">'  # at the start of a page of --report
 ADDRESS = re.compile(r"([a-zA-Z][a-zA-Z0-9+.-]+):/+")  # of a URI (RFC 3986)
+OPENCV_SECONDS = 60.0
 VIDEO_OPTIONS = (
     "codec", "crf", "preset", "pix_fmt", "audio", "audio_bitrate", "audio_language", "subtitle_language",
 )  # fmt: skip
@@ -36,6 +38,20 @@ def picture_target(options: Options) -> PictureTarget | None:
         if getattr(options, name) not in (None, "auto", ()):
             raise InputError(f"--{name.replace('_', '-')} is for videos; {options.output.name} is a picture")
     return PictureTarget(resolved(options.output), images.is_pattern(options.output))
+
+
+def check_opencv() -> None:
+    """InputError if OpenCV cannot be loaded: on slim machines its wheel lacks libraries of the system."""
+    try:
+        done = ask_driver(["-P", "-c", "import cv2"], OPENCV_SECONDS)
+    except DriverSilent:
+        raise InputError("--steady needs OpenCV, which does not load within a minute; remove --steady") from None
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [exit_text(done.returncode)])[-1]
+        raise InputError(
+            f"--steady needs OpenCV, which cannot be loaded ({last}); install it without a user interface: "
+            "python -m pip uninstall opencv-python; python -m pip install opencv-python-headless"
+        )
 
 
 def resolved(path: Path) -> Path:

@@ -1,11 +1,15 @@
 """A job's frames in shared storage: decoded frames in input_frames/, upscaled frames in output_frames/.
 
+With --steady the network's frames are in upscaled_frames/, and the steadied ones in output_frames/.
+
 `.npy` files hold frames in the layouts of the decoder and the encoder. With --frame-format png they are 8-bit RGB
 pictures that a person can open, and are converted on the way in and on the way out.
 """
 
 import os
+import shutil
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -32,6 +36,7 @@ class FrameStore:
         self._plan, self._work_dir = plan, work_dir
         self._decoded, self._encoded = plan.conversion.source, plan.conversion.target
         self._input, self._output = plan.stored.source, plan.stored.target.padded
+        self._upscaled = "upscaled_frames" if plan.steady else "output_frames"  # the network's
         self._extension = plan.options.frame_format
         self._output_bytes = npy_bytes(self._output) if self._extension == "npy" else -1
         self._to_rgb = self._from_rgb = None
@@ -70,7 +75,7 @@ class FrameStore:
         manifest = Manifest(
             worker=batch % len(self._plan.models),
             input_dir=self._work_dir.folder("input_frames"),
-            output_dir=self._work_dir.folder("output_frames"),
+            output_dir=self._work_dir.folder(self._upscaled),
             scale=max(Fraction(target.width, source.width), Fraction(target.height, source.height)),
             batch_size=self._plan.batch_size,
             patch_size=self._plan.models[0].patch_size,
@@ -87,29 +92,41 @@ class FrameStore:
         )
         return self._work_dir.folder("manifests") / f"manifest_{batch:06d}.txt", manifest
 
+    def steady_manifest(self, batch: int, moving: Sequence[int], context: Sequence[int]) -> tuple[Path, Manifest]:
+        """The manifest that steadies upscaled frames of a batch, and the path to write it to."""
+        path, manifest = self.manifest(batch, moving)
+        manifest = replace(
+            manifest,
+            output_dir=self._work_dir.folder("output_frames"),
+            upscaled_dir=manifest.output_dir,
+            context=tuple(map(self._name, context)),
+        )
+        return path.with_name(f"steady_{batch:06d}.txt"), manifest
+
     # Upscaled frames
 
-    def damage(self, numbers: Iterable[int]) -> str:
-        """What is wrong with the upscaled frames of these numbers; empty if they are whole."""
+    def damage(self, numbers: Iterable[int], steadied: bool = False) -> str:
+        """What is wrong with the upscaled, or steadied, frames of these numbers; empty if they are whole."""
+        folder = "output_frames" if steadied else self._upscaled
         for number in numbers:
-            if self._has_output_size(number):
+            if self._has_output_size(folder, number):
                 continue  # cheaper than opening it
             try:
-                self._samples(number)
+                self._samples(folder, number)
             except WorkerError as error:
                 return str(error)
         return ""
 
-    def _has_output_size(self, number: int) -> bool:
+    def _has_output_size(self, folder: str, number: int) -> bool:
         try:
-            return self._file("output_frames", number).stat().st_size == self._output_bytes
+            return self._file(folder, number).stat().st_size == self._output_bytes
         except OSError:
             return False
 
-    def _samples(self, number: int) -> np.ndarray:
+    def _samples(self, folder: str, number: int) -> np.ndarray:
         """An upscaled frame in its stored shape; WorkerError if it is missing or damaged."""
         try:
-            samples = read_frame(self._file("output_frames", number))
+            samples = read_frame(self._file(folder, number))
         except (OSError, InputError) as error:
             check_memory(error)
             raise WorkerError(f"upscaled frame {number} is damaged: {error}") from error
@@ -119,22 +136,36 @@ class FrameStore:
 
     def planes(self, number: int) -> list[np.ndarray]:
         """The planes of an upscaled frame for the encoder; .npy files are memory-mapped."""
-        samples, encoded = self._samples(number), self._encoded.padded
+        samples, encoded = self._samples("output_frames", number), self._encoded.padded
         if self._from_rgb is not None:
             out = encoded.empty()
             self._from_rgb(samples, out)
             samples = out
         return encoded.planes(samples)
 
+    def keep_as_upscaled(self, number: int) -> None:
+        """The network's frame is the result: --steady leaves it alone."""
+        source, result = self._file(self._upscaled, number), self._file("output_frames", number)
+        try:
+            os.link(source, result)
+        except OSError:  # a file system without links
+            shutil.copyfile(source, result)
+
     # Removal
 
-    def discard_output(self, number: int) -> None:
-        """Remove an upscaled frame, so that a worker makes it again."""
-        self._file("output_frames", number).unlink(missing_ok=True)
+    def discard_output(self, number: int, steadied: bool = False) -> None:
+        """Remove an upscaled, or steadied, frame, so that a worker makes it again."""
+        self._file("output_frames" if steadied else self._upscaled, number).unlink(missing_ok=True)
 
     def remove(self, number: int) -> None:
-        """Remove a frame, decoded and upscaled."""
-        for folder in ("input_frames", "output_frames"):
+        """Remove a frame that is encoded; with --steady others may need it, see `remove_sources`."""
+        self._file("output_frames", number).unlink(missing_ok=True)
+        if not self._plan.steady:
+            self._file("input_frames", number).unlink(missing_ok=True)
+
+    def remove_sources(self, number: int) -> None:
+        """Remove a decoded frame and the network's result."""
+        for folder in ("input_frames", self._upscaled):
             self._file(folder, number).unlink(missing_ok=True)
 
     def _name(self, number: int) -> str:

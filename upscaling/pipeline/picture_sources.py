@@ -48,8 +48,8 @@ class PictureSource:
         """The files that are read."""
         return self.files
 
-    def open(self, skip: int) -> "PictureDecoder":
-        return PictureDecoder(self.info, self.files, skip)
+    def open(self, skip: int, context: int = 0) -> "PictureDecoder":
+        return PictureDecoder(self.info, self.files, max(0, skip - context))
 
     def identity(self) -> dict:
         """For one picture its content, as for a video; for many their names, sizes and modification times."""
@@ -196,8 +196,8 @@ class AnimationSource:
         """Seconds that the last frame is shown."""
         return self.animation.durations[self.first + self.max_frames - 1]
 
-    def open(self, skip: int) -> "AnimationDecoder":
-        return AnimationDecoder(self, skip)
+    def open(self, skip: int, context: int = 0) -> "AnimationDecoder":
+        return AnimationDecoder(self, max(0, skip - context))
 
     def identity(self) -> dict:
         part = None if self.max_frames == len(self.animation.durations) else [self.first, self.max_frames]

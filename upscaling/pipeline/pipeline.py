@@ -8,113 +8,25 @@ The threads share the window, the frames in storage and a StopToken; the manifes
 main loop through the Dispatcher.
 """
 
-import itertools
-import os
 import threading
 import time
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable
 
 from upscaling.common.errors import Stopped
 from upscaling.common.system import exit_seconds
 from upscaling.job.work_dir import WorkDir
+from upscaling.pipeline.dispatcher import Dispatcher
 from upscaling.pipeline.frame_store import FrameStore
 from upscaling.pipeline.plan import Plan
 from upscaling.pipeline.segments import finish
 from upscaling.pipeline.stages import DecodeStage, EncodeStage, Look, RunCounts
 from upscaling.pipeline.window import StopToken, Window
 from upscaling.workers import status
-from upscaling.workers.handle import Task
-from upscaling.workers.manifest import write_manifest
-from upscaling.workers.pool import BatchDone, WorkerLost, WorkerPool
+from upscaling.workers.pool import WorkerPool
 
 GRACE_SECONDS = 4.0  # after a stop, for encoding the frames that are upscaled
 MARGIN_SECONDS = 1.5  # of exit_seconds, for what comes after closing the open segment; a slower encoder loses it
-LOOK_SECONDS = 0.25  # between updates of the progress
 STATUS_SECONDS = 1.0  # between writes of the status files
-
-
-class WakePipe:
-    """A pipe that ends a wait in `multiprocessing.connection.wait`; `wake` is safe in threads and signal handlers."""
-
-    def __init__(self):
-        self.reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-
-    def wake(self) -> None:
-        try:
-            if self._writer >= 0:
-                os.write(self._writer, b"x")
-        except BlockingIOError:
-            pass  # the pipe is full, so it wakes anyway
-
-    def drain(self) -> None:
-        try:
-            while os.read(self.reader, 4096):
-                pass
-        except BlockingIOError:
-            pass
-
-    def close(self) -> None:
-        reader, writer = self.reader, self._writer
-        self.reader = self._writer = -1  # first: a signal handler may call `wake` at any moment
-        os.close(reader)
-        os.close(writer)
-
-
-@dataclass(frozen=True)
-class Batch:
-    """A batch that was submitted: the task for the pool, and the numbers of its frames."""
-
-    task: Task
-    numbers: tuple[int, ...]
-
-
-class Dispatcher:
-    """Batches between the stages and the worker pool: from storage to the pool, and its results to the window."""
-
-    def __init__(self, frames: FrameStore, window: Window, pool: WorkerPool, counts: RunCounts, say: Callable):
-        self._frames, self._window, self._pool, self._counts, self._say = frames, window, pool, counts, say
-        self._batches: dict[Path, Batch] = {}  # in flight, by the path of the manifest
-        self._submitted: deque[Task] = deque()  # not handed to the pool yet
-        self._numbers = itertools.count()
-        self.wake_pipe = WakePipe()
-
-    def submit(self, numbers: Sequence[int]) -> None:
-        """Write the manifest of a batch of stored frames, and wake the main loop. For the decode thread."""
-        path, manifest = self._frames.manifest(next(self._numbers), numbers)
-        write_manifest(manifest, path)
-        task = Task(path, f"frames {numbers[0]} to {numbers[-1]}")
-        self._batches[path] = Batch(task, tuple(numbers))
-        self._submitted.append(task)
-        self.wake_pipe.wake()
-
-    def turn(self) -> None:
-        """One turn of the main loop: hand batches to the pool, and handle what the workers report."""
-        while self._submitted:
-            self._pool.submit(self._submitted.popleft())
-        for event in self._pool.wait(LOOK_SECONDS, [self.wake_pipe.reader]):
-            if isinstance(event, WorkerLost):
-                self._counts.restarts += event.replaced
-                then = "restarting it" if event.replaced else "it cannot be restarted, the others go on"
-                self._say(f"worker {event.worker} {event.reason}; {then}")
-            elif event.path in self._batches:
-                self._complete(event)
-        self.wake_pipe.drain()
-
-    def _complete(self, event: BatchDone) -> None:
-        """Pass a batch on to the encode stage if all its frames are whole; otherwise retry it."""
-        batch = self._batches[event.path]
-        if damage := self._frames.damage(batch.numbers):
-            self._say(f"{damage}; {batch.task.frames} are upscaled again")
-            for number in batch.numbers:
-                self._frames.discard_output(number)
-            self._pool.retry(batch.task, f"wrote a bad frame: {damage}")
-            return
-        del self._batches[event.path]
-        self._window.complete(batch.numbers)
-        event.path.unlink(missing_ok=True)
 
 
 class Pipeline:
@@ -132,8 +44,8 @@ class Pipeline:
         self._plan, self._work_dir, self._pool, self._show = plan, work_dir, pool, show
         self._stop = StopToken()
         frames, window = FrameStore(plan, work_dir), Window(plan.window, self._stop)
-        self._dispatcher = Dispatcher(frames, window, pool, self.counts, say)
-        self._decode = DecodeStage(plan, frames, window, self.counts, self._dispatcher.submit)
+        self._dispatcher = Dispatcher(frames, window, pool, self.counts, say, plan.steady)
+        self._decode = DecodeStage(plan, frames, window, self.counts, self._dispatcher)
         self._encode = EncodeStage(plan, work_dir, frames, window, self.counts, look)
         self._signal = 0
 

@@ -27,6 +27,7 @@ from upscaling.mux.muxer import check_container
 from upscaling.mux.stream_selection import StreamChoice
 from upscaling.pictures.writing import ALPHA
 from upscaling.pipeline.checks import (
+    check_opencv,
     check_overwritten,
     check_paths,
     check_writes,
@@ -59,6 +60,7 @@ class Plan:
     models: tuple[ModelSettings, ...]  # one per worker
     identity: dict  # the input and every parameter that changes the result, as JSON has them
     work_dir: Path
+    steady: bool  # the upscaled frames are steadied
     batch_size: int  # frames
     window: int  # frames that may be in storage at a time
     warnings: tuple[str, ...]  # what the result lacks, and the like
@@ -89,8 +91,8 @@ class Plan:
 
     @property
     def frame_bytes(self) -> int:
-        """Bytes of one frame in storage, decoded and upscaled together."""
-        return stored_bytes(self.stored)
+        """Bytes of one frame in storage, decoded and upscaled together, and steadied."""
+        return stored_bytes(self.stored, self.steady)
 
     def clip(self, records: Sequence[SegmentRecord]) -> tuple[Fraction, Fraction] | None:
         """Start and end, in seconds of the input, of what is copied from other streams; None for everything."""
@@ -128,7 +130,8 @@ def make_plan(options: Options) -> Plan:
     encoding, encoding_warnings = _encoding(options, source.info, output, target, shape)
     conversion = frame_conversion(source.info, encoding, shape.picture)
     storage_warnings = check_frame_format(options.frame_format, conversion)
-    batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir)
+    steady = is_steady(options, source)
+    batch_size, window = window_frames(options, as_stored(conversion, options.frame_format), work_dir, steady)
     if source.max_frames is not None:  # share few frames among all workers
         batch_size = min(batch_size, -(-source.max_frames // workers))
     return Plan(
@@ -143,6 +146,7 @@ def make_plan(options: Options) -> Plan:
         models=models,
         identity=job_identity(options, source, encoding, conversion, found, models),
         work_dir=work_dir,
+        steady=steady,
         batch_size=batch_size,
         window=window,
         warnings=(*source.info.notes, *encoding_warnings, *storage_warnings),
@@ -223,12 +227,22 @@ def frame_conversion(info: VideoInfo, encoding: EncodeSettings, size: tuple[int,
     return FrameConversion(source=info.layout, target=target)
 
 
-def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> tuple[int, int]:
+def is_steady(options: Options, source: Source) -> bool:
+    """Whether frames are steadied: a single picture has no neighbours. InputError if that is impossible."""
+    if options.steady and options.model == LANCZOS:
+        raise InputError("--steady evens out what a network adds, and --model lanczos adds nothing; remove one of them")
+    if not options.steady or source.max_frames == 1:
+        return False
+    check_opencv()
+    return True
+
+
+def window_frames(options: Options, stored: FrameConversion, work_dir: Path, steady: bool = False) -> tuple[int, int]:
     """(batch size, frames in the window), limited by --work-space, the free disk and the free memory.
 
     Raises InputError if not even two frames fit.
     """
-    one = stored_bytes(stored)
+    one = stored_bytes(stored, steady)
     place = next(path for path in (work_dir, *work_dir.parents) if path.exists())
     disk = os.statvfs(place).f_bavail * os.statvfs(place).f_frsize - SPARE_BYTES
     memory = available_memory()
@@ -246,9 +260,9 @@ def window_frames(options: Options, stored: FrameConversion, work_dir: Path) -> 
     return max(1, min(size, window // 2)), window
 
 
-def stored_bytes(stored: FrameConversion) -> int:
-    """Bytes of one frame in storage, decoded and upscaled together."""
-    return stored.source.frame_bytes + stored.target.padded.frame_bytes
+def stored_bytes(stored: FrameConversion, steady: bool) -> int:
+    """Bytes of one frame in storage: decoded, upscaled and, if asked, steadied."""
+    return stored.source.frame_bytes + stored.target.padded.frame_bytes * (2 if steady else 1)
 
 
 def stream_choice(options: Options) -> StreamChoice:
@@ -275,6 +289,7 @@ def job_identity(
         "frame_format": options.frame_format,
         "model": _model_identity(found, models),
         "encoding": encoding.identity(),
+        **({"steady": True} if options.steady and source.max_frames != 1 else {}),
     }
 
 

@@ -3,7 +3,9 @@
     frame_source(options, …) ─► source
     source.open(skip) ─► DecodedFrame, numbered from 1 within the job, without the first `skip`
 
-A resumed run opens its source again and skips the frames that are done.
+A resumed run opens its source again and skips the frames that are done. `context`: so many frames before the first
+wanted one are yielded, too, as far as the job has them. A part also yields those before it, numbered 0, -1, …, and so
+many after it (`after_part`), because the whole video has them.
 """
 
 import itertools
@@ -56,8 +58,9 @@ class VideoSource:
         """The files that are read."""
         return (self.info.path,)
 
-    def open(self, skip: int) -> "Decoder | SelectionDecoder":
+    def open(self, skip: int, context: int = 0) -> "Decoder | SelectionDecoder":
         """A context manager and iterator of DecodedFrame with `warnings`, without the first `skip` frames."""
+        skip = max(0, skip - context)
         if self.selection is None:
             return Decoder(self.info, skip=skip)
         return SelectionDecoder(self.info, self.selection, skip)
@@ -138,8 +141,8 @@ class VideoPartSource:
         """The files that are read."""
         return (self.info.path,)
 
-    def open(self, skip: int) -> PartDecoder:
-        return PartDecoder(self.info, self.part, self.index, skip)
+    def open(self, skip: int, context: int = 0) -> PartDecoder:
+        return PartDecoder(self.info, self.part, self.index, skip - context, context)
 
     def identity(self) -> dict:
         return {"input": file_identity(self.info.path), "part": self.part.identity()}

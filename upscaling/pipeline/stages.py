@@ -7,10 +7,12 @@ window, output_frames/ ─► EncodeStage ─► segments/, ledger
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
 from upscaling.common.text import printable
+from upscaling.decode.decoder import DecodedFrame
 from upscaling.demux.input_file import VideoError
 from upscaling.encode.message_units import lost_messages
 from upscaling.frames import pixel_formats
@@ -20,6 +22,7 @@ from upscaling.pipeline.frame_store import FrameStore
 from upscaling.pipeline.plan import Plan
 from upscaling.pipeline.segments import OpenSegment
 from upscaling.pipeline.sources import VideoSource
+from upscaling.pipeline.steady_schedule import MAX_STILL
 from upscaling.pipeline.window import Entry, Window
 
 MISSING_FRAMES, MISSING_SHARE = 2, 0.1  # a video that lacks more frames than both is incomplete
@@ -68,49 +71,124 @@ class RunCounts:
         }
 
 
+class Batches(Protocol):
+    """What the decode stage tells of its batches (dispatcher.Dispatcher)."""
+
+    def submit(self, numbers: Sequence[int], is_context: bool = False) -> None:
+        """Frames of these numbers are in storage and make a batch."""
+        ...
+
+    def mark_still(self, number: int) -> None:
+        """The stored frame is shown for more than MAX_STILL frames."""
+        ...
+
+    def end(self) -> None:
+        """There are no more batches."""
+        ...
+
+
+class ShownPicture:
+    """The picture that is shown while frames are decoded: one frame, or several with the same samples."""
+
+    def __init__(self):
+        self.samples: np.ndarray | None = None
+        self.before: np.ndarray | None = None  # the picture before it
+        self.frames = 0  # that have shown it so far
+
+    def show(self, samples: np.ndarray) -> bool:
+        """Take the next frame; return whether its picture is another one."""
+        if self.samples is not None and pixel_formats.equal(samples, self.samples):
+            self.frames += 1
+            return False
+        self.before, self.samples, self.frames = self.samples, samples, 1
+        return True
+
+    @property
+    def is_still(self) -> bool:
+        return self.frames > MAX_STILL
+
+
 class DecodeStage:
     """Decoded frames into storage and the window; batches of them to the dispatcher."""
 
-    def __init__(
-        self, plan: Plan, frames: FrameStore, window: Window, counts: RunCounts, submit: Callable[[Sequence[int]], None]
-    ):
-        """`submit` takes the numbers of the frames of one batch, which are in storage."""
-        self._plan, self._frames, self._window, self._counts, self._submit = plan, frames, window, counts, submit
+    def __init__(self, plan: Plan, frames: FrameStore, window: Window, counts: RunCounts, batches: Batches):
+        self._plan, self._frames, self._window, self._counts, self._batches = plan, frames, window, counts, batches
+        self._picture = ShownPicture()
+        self._stored = 0  # number of the frame that was stored last, which shows the picture
+        self._last = 0  # number of the frame that was decoded last
+        self._batch: list[int] = []
+        self._batch_size = 0
+        self._has_context_after = False
         self.warnings: list[str] = []  # of the decoder; complete when `run` has returned
 
     def run(self) -> None:
         """Decode the frames after those that are done; frames equal to the one before are not stored."""
-        last = self._counts.resumed
-        batch: list[int] = []
-        size = next_batch_size(self._plan, last)
-        previous: np.ndarray | None = None
+        done = self._last = self._counts.resumed
+        self._batch_size = next_batch_size(self._plan, done)
         kinds: set[str] = set()  # of messages
-        with self._plan.source.open(last) as decoder:
+        with self._plan.source.open(done, MAX_STILL if self._plan.steady else 0) as decoder:
             for decoded in decoder:
-                if last == self._counts.resumed > 0:
-                    self._counts.skipping = self._counts.seconds
-                last = decoded.number
-                kinds.update(message.kind for message in decoded.messages)
                 samples = self._frames.flat(decoded.planes)
-                repeated = previous is not None and pixel_formats.equal(samples, previous)
+                changed = self._picture.show(samples)
+                if decoded.number <= done:
+                    continue  # context of the first frame
+                if decoded.after_part:
+                    self._take_context_after(samples, changed)
+                    continue
+                if self._last == done > 0:
+                    self._counts.skipping = self._counts.seconds
+                kinds.update(message.kind for message in decoded.messages)
                 if not self._window.wait_for_room():
                     return
-                if not repeated:
-                    self._frames.put(last, samples)
-                    batch.append(last)
-                    previous = samples
-                self._counts.repeated += repeated
-                self._window.add(Entry(last, decoded.pts, repeated, complete=repeated, messages=decoded.messages))
-                if len(batch) >= size or (batch and last - batch[0] > MAX_BATCH_SPAN * self._plan.batch_size):
-                    self._submit(batch)
-                    batch, size = [], next_batch_size(self._plan, last)
-            if batch:
-                self._submit(batch)
+                self._take(decoded, samples, changed)
+            self._submit_batch()
             self.warnings = [*decoder.warnings, *self._lost_later(kinds)]
-        if last == 0 and self._plan.part is None:
+        if self._last == 0 and self._plan.part is None:
             raise VideoError(f"{self._plan.options.input}: no frame can be decoded")
-        self._counts.total = last
+        self._counts.total = self._last
+        self._batches.end()
         self._window.end()
+
+    def _take(self, decoded: DecodedFrame, samples: np.ndarray, changed: bool) -> None:
+        """One frame of the job."""
+        number, repeated = decoded.number, not changed
+        if self._last == self._counts.resumed:
+            repeated = False  # the frame that it may repeat is not in storage
+            if self._plan.steady and self._picture.before is not None and not self._picture.is_still:
+                self._frames.put(number - 1, self._picture.before)
+                self._batches.submit([number - 1], is_context=True)
+        if not repeated:
+            self._frames.put(number, samples)
+            self._stored = number
+            self._batch.append(number)
+        self._last = number
+        self._mark_still()
+        self._counts.repeated += repeated
+        self._window.add(Entry(number, decoded.pts, repeated, complete=repeated, messages=decoded.messages))
+        span = number - self._batch[0] if self._batch else 0
+        if len(self._batch) >= self._batch_size or span > MAX_BATCH_SPAN * self._plan.batch_size:
+            self._submit_batch()
+
+    def _take_context_after(self, samples: np.ndarray, changed: bool) -> None:
+        """A frame after the part: the first other picture is the context of the last one, unless that stands still."""
+        if self._has_context_after or not (changed or self._picture.is_still):
+            return
+        self._has_context_after = True
+        self._submit_batch()
+        if changed:
+            self._frames.put(self._last + 1, samples)
+            self._batches.submit([self._last + 1], is_context=True)
+        else:
+            self._mark_still()
+
+    def _mark_still(self) -> None:
+        if self._plan.steady and self._picture.is_still:
+            self._batches.mark_still(self._stored)
+
+    def _submit_batch(self) -> None:
+        if self._batch:
+            self._batches.submit(self._batch)
+        self._batch, self._batch_size = [], next_batch_size(self._plan, self._last)
 
     def _lost_later(self, kinds: set[str]) -> list[str]:
         """One line for each kind of message that the video carries, its first frames do not, and the result can't."""

@@ -26,6 +26,7 @@ class Task:
 
     path: Path
     frames: str
+    first: bool = False  # goes before manifests that are not
 
 
 class State(enum.Enum):

@@ -106,7 +106,10 @@ class WorkerPool:
 
     def submit(self, task: Task) -> None:
         """Queue a manifest for the first worker that has room."""
-        self.backlog.append(task)
+        place = len(self.backlog)
+        if task.first:
+            place = next((i for i, other in enumerate(self.backlog) if not other.first), place)
+        self.backlog.insert(place, task)
 
     def retry(self, task: Task, reason: str) -> None:
         """Process a manifest again because its output is wrong; this counts as a failure of the manifest."""

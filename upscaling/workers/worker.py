@@ -1,4 +1,4 @@
-"""A worker process: upscales the frames of one manifest after another.
+"""A worker process: upscales, or steadies, the frames of one manifest after another.
 
     main process                              worker process (this module)
       task pipe    ────── manifest's path ──►   read the manifest, upscale its batches
@@ -38,7 +38,9 @@ from upscaling.frames.layout import FrameLayout
 from upscaling.inference.engine import BatchUpscaler, make_upscaler
 from upscaling.inference.settings import ModelSettings
 from upscaling.workers import status
-from upscaling.workers.manifest import Manifest, ManifestError, read_manifest
+from upscaling.workers.manifest import Manifest, ManifestError
+from upscaling.workers.manifest_reader import read_manifest
+from upscaling.workers.steadying import steady_batch
 
 MAX_MESSAGE = 1000  # characters; a CUDA error can fill pages, and the log has all of it
 log = logging.getLogger("upscaling.worker")
@@ -180,6 +182,9 @@ class Worker:
         self.manifest_path = batch.path
         self.row["batch"] = batch.number
         self.heartbeat()
+        if batch.manifest.upscaled_dir is not None:  # `_collect` does the work, in its turn
+            first = read_frame(batch.manifest.input_dir / batch.names[0])
+            return SubmittedBatch(batch, frame_conversion(batch.manifest, first), started)
         frames = [read_frame(batch.manifest.input_dir / name) for name in batch.names]
         conversion = frame_conversion(batch.manifest, frames[0])
         upscaler.submit(frames, conversion)
@@ -188,16 +193,20 @@ class Worker:
     def _collect(self, submitted: SubmittedBatch, upscaler: BatchUpscaler) -> None:
         batch = submitted.batch
         self.manifest_path = batch.path
-        outputs = upscaler.collect()
-        shape = submitted.conversion.target.padded.stored_shape
-        for name, samples in zip(batch.names, outputs, strict=True):
-            write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
+        count, what = len(batch.names), "frames"
+        if batch.manifest.upscaled_dir is not None:
+            steady_batch(batch.manifest, batch.names, submitted.conversion, self.heartbeat)
+            what = "frames steadied"
+        else:
+            shape = submitted.conversion.target.padded.stored_shape
+            for name, samples in zip(batch.names, upscaler.collect(), strict=True):
+                write_frame(batch.manifest.output_dir / name, samples.reshape(shape))
+            for note in upscaler.notes:
+                log.info("batch %d: %s", batch.number, note)
+            self.row["frames_done"] += count
         self.heartbeat()
-        log.info("batch %d: %d frames in %.3f s", batch.number, len(outputs), time.monotonic() - submitted.started)
-        for note in upscaler.notes:
-            log.info("batch %d: %s", batch.number, note)
+        log.info("batch %d: %d %s in %.3f s", batch.number, count, what, time.monotonic() - submitted.started)
         self.row["batches_done"] += 1
-        self.row["frames_done"] += len(outputs)
         self.results.send(("batch", batch.path, batch.number))
         if batch.is_last:
             self._finish_manifest(batch.path)
