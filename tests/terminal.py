@@ -29,8 +29,9 @@ class Terminal:
         )  # fmt: skip
         os.close(slave)
 
-    def resize(self, columns: int, rows: int) -> None:
-        while select.select([self.master], [], [], 0.05)[0]:  # what was written for the old size
+    def resize(self, columns: int, rows: int, late: bool = False) -> None:
+        """Give the screen another size; if `late`, what is still to be read was written for the old one."""
+        while not late and select.select([self.master], [], [], 0.05)[0]:  # what was written for the old size
             self.stream.feed(os.read(self.master, 65536))
         self.screen.resize(rows, columns)
         fcntl.ioctl(self.master, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
@@ -52,6 +53,24 @@ class Terminal:
         while (left := deadline - time.monotonic()) > 0:
             if select.select([self.master], [], [], left)[0]:
                 self.stream.feed(os.read(self.master, 65536))
+
+    def interrupt_a_drawing(self, key: str) -> None:
+        """Type Ctrl-C or Ctrl-Z after the first line of a drawing.
+
+        Linux then discards what is on its way to the terminal (n_tty.c, isig): now and then, so it is done here.
+        """
+        self.stop_in_a_drawing()
+        os.read(self.master, 65536)
+        self.type(key)
+
+    def stop_in_a_drawing(self) -> None:
+        """Take in the next thing that is written up to its first line break, and leave the rest unread."""
+        self.listen(0.3)
+        while select.select([self.master], [], [], 5)[0]:
+            byte = os.read(self.master, 1)
+            self.stream.feed(byte)
+            if byte == b"\n":
+                return
 
     def wait_for(self, pattern: str, seconds: float = 60.0) -> str:
         """Until a line matches; that line."""

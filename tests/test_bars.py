@@ -132,6 +132,65 @@ def test_an_error_while_bars_are_drawn_leaves_the_videos_bar(tmp_path):
         assert not terminal.matching("^worker")
 
 
+@pytest.fixture
+def drawing(tmp_path):
+    """A command that draws the bars of a run for ever, without a run; Ctrl-C ends it as it ends a run."""
+    (tmp_path / "script.py").write_text(
+        "import numpy as np, sys, time\n"
+        "from upscaling.terminal.bars import Bars\n"
+        "from upscaling.terminal.signals import Signals\n"
+        "from upscaling.pipeline.pipeline import RunCounts\n"
+        "from upscaling.workers import status\n"
+        "bars, counts, signals = Bars(), RunCounts(300), Signals()\n"
+        "rows = np.zeros(2, status.row_dtype())\n"
+        "rows['device'], bars.name, signals.progress = b'cpu', 'clip.mp4', bars\n"
+        "signals.install()\n"
+        "try:\n"
+        "    for counts.done in range(300):\n"
+        "        bars.show(counts, rows)\n"
+        "        time.sleep(0.1)\n"
+        "except BaseException as error:\n"
+        "    bars.close()\n"
+        "    bars.error(str(error), 130)\n"
+        "    sys.exit(130)\n"
+    )
+    return f"cd {ROOT}; clear; PYTHONPATH=. {sys.executable} {tmp_path}/script.py\r"
+
+
+@pytest.mark.parametrize("rows", (24, 5))
+def test_keys_in_the_middle_of_a_drawing_leave_no_stale_line(drawing, rows):
+    """Enter moves the cursor; Ctrl-C and Ctrl-Z discard what the terminal has not read, here the rest of a drawing."""
+    with Terminal(100, rows) as terminal:
+        terminal.type(drawing)
+        terminal.wait_for(VIDEO)
+        terminal.type("\r")
+        terminal.listen(0.3)
+        bars_once(terminal)
+
+        terminal.interrupt_a_drawing("\x1a")
+        terminal.wait_for(r"\[1\]\+ +Stopped")
+        assert not terminal.matching(VIDEO) and not terminal.matching("^worker [01]"), "\n".join(terminal.lines)
+        terminal.type("clear; fg\r")
+        terminal.wait_for(VIDEO)
+        terminal.listen(0.3)
+        bars_once(terminal)
+
+        terminal.interrupt_a_drawing("\x03")
+        terminal.wait_for("upscale: error: stopped by SIGINT")
+        assert len(terminal.matching(VIDEO)) == 1 and not terminal.matching("^worker"), "\n".join(terminal.lines)
+
+
+def test_a_terminal_made_narrower_in_the_middle_of_a_drawing(drawing):
+    with Terminal(100, 24) as terminal:
+        terminal.type(drawing)
+        terminal.wait_for(VIDEO)
+        for columns in (60, 40, 90, 50):
+            terminal.stop_in_a_drawing()
+            terminal.resize(columns, 24, late=True)
+            terminal.listen(0.5)
+            bars_once(terminal)
+
+
 def test_what_a_workers_bar_says():
     row = np.zeros(1, status.row_dtype())[0]
     row["state"], row["batch"], row["restarts"] = status.PROCESSING, 12, 2

@@ -1,49 +1,71 @@
 """Progress bars in a terminal: one for the video, one for the folder that it is of, and one for each worker.
 
-The main process draws a few times a second, from its counts and from the shared status array. After each drawing
-the cursor is at the start of the first bar, so that everything below it can be erased: when the terminal was
-resized (it wraps the old lines anew), and before the process is stopped with Ctrl-Z.
+The main process draws a few times a second, from its counts and from the shared status array. tqdm makes the text of a
+bar; where it is drawn is `Screen`'s.
 """
 
 import os
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 from tqdm import tqdm
 
 from upscaling.common.text import many, one_line
 from upscaling.terminal.lines import UPSCALING, engine_text, size_text, stage
 from upscaling.terminal.progress import Plain, Progress
+from upscaling.terminal.screen import Screen, in_foreground, terminal_size
 from upscaling.workers import status
 
-ERASE = "\r\033[J"  # to the first column, then erase to the end of the screen (ECMA-48 ED)
 DRAW_SECONDS = 0.1  # minimum between two drawings
 MAX_NAME = 24  # characters of the input's name before the bar
 FIRST_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # while nothing can be said of rate and rest
+FOLDER_BAR, WORKER_BAR = "{l_bar}{bar}| {unit}", "{desc} |{bar}| {unit}"
+
+
+@dataclass
+class Bar:
+    """One bar, as tqdm names its parts; `layout` None is tqdm's own."""
+
+    prefix: str
+    n: int
+    total: int | None
+    layout: str | None
+    unit: str = " frames"
+    initial: int = 0
+    elapsed: float = 0.0  # seconds; the rate is (n - initial) / elapsed
+    postfix: str = ""
+
+    def text(self, columns: int) -> str:
+        """The bar in that many columns."""
+        total: Any = self.total  # None if unknown, which tqdm's type leaves out
+        return tqdm.format_meter(
+            self.n, total, self.elapsed, ncols=columns, prefix=self.prefix, ascii=not can_write("█▏"),
+            unit=self.unit, bar_format=self.layout, postfix=self.postfix, initial=self.initial,
+        )  # fmt: skip
 
 
 class Bars(Plain):
-    """One tqdm bar for the video, one for a run over many files, and one for each worker."""
+    """One bar for the video, one for a run over many files, and one for each worker."""
 
     in_terminal = True
 
     def __init__(self, *arguments):
         super().__init__(*arguments)
-        tqdm.monitor_interval = 0  # tqdm starts no thread: only the main loop draws
         self.name = "video"
-        self.bars: list[tqdm] = []  # the video's, the folder's if there is one, then the workers'
+        self.screen = Screen()
+        self.bars: list[Bar] = []  # the video's, the folder's if there is one, then the workers'
         self.frames: status.WorkerFrames | None = None
-        self.columns = 0  # of the terminal, when it was last drawn to; 0: draw on a clean screen
         self.drawn = 0.0  # time.monotonic() of the last drawing
         self.latest: tuple | None = None  # the last arguments of `show`
 
     def write(self, line: str) -> None:
-        self._adapt()
-        try:
-            tqdm.write(one_line(f"upscale: {line}"), file=sys.stderr)
-        except (OSError, ValueError):
-            pass  # the terminal is gone
-        self._put("\r")
+        if not self.bars or not in_foreground():
+            super().write(line)
+            return
+        self.screen.draw(self._lines(), above=one_line(f"upscale: {line}"))
 
     def start(self, **facts) -> None:
         Progress.start(self, **facts)
@@ -58,90 +80,61 @@ class Bars(Plain):
 
     def _draw(self, counts, rows) -> None:
         self.drawn = time.monotonic()
-        if not self.bars:
-            self._open(counts, rows)
-        self._adapt()
-        video, *workers = self.bars
-        if self.folder:
-            folder, *workers = workers
-            folder.n = round(self.folder.done(counts) * folder.total)
-            folder.unit = self.folder.text(counts)
-        video.total, video.n = counts.total, counts.done
-        video.start_t = time.time() - (counts.seconds - counts.skipping)  # tqdm's rate is (n - initial) / elapsed
+        if self.frames is None:
+            self.frames = status.WorkerFrames(rows)
+        folder = [self._folder_bar(counts)] if self.folder else []
+        share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None
+        workers = [self._worker_bar(index, row, share) for index, row in enumerate(rows)]
+        self.bars = [self._video_bar(counts, rows), *folder, *workers]
+        self.screen.draw(self._lines())
+
+    def _video_bar(self, counts, rows) -> Bar:
         now = stage(counts, rows)
-        video.bar_format = None if now == UPSCALING else FIRST_BAR
         notes = [now] if now != UPSCALING else []
         notes += [many(counts.restarts, "restart")] if counts.restarts else []
-        video.set_postfix_str(", ".join(notes), refresh=False)
-        assert self.frames is not None  # _open made it
-        share = -(-(counts.total - counts.resumed) // len(rows)) if counts.total else None
-        for index, (bar, row) in enumerate(zip(workers, rows, strict=True)):
-            done = self.frames.done(index, row)
-            bar.total = max(share, 1) if share is not None else max(done, 1)
-            bar.n = min(done, bar.total)
-            bar.set_description_str(f"worker {index} {row['device'].decode()}", refresh=False)
-            bar.unit = worker_text(row, done)
-        for bar in self.bars:
-            bar.refresh()
-        self._put("\r")
+        return Bar(
+            self.name, counts.done, counts.total, None if now == UPSCALING else FIRST_BAR, initial=counts.resumed,
+            elapsed=counts.seconds - counts.skipping, postfix=", ".join(notes),
+        )  # fmt: skip
 
-    def _open(self, counts, rows) -> None:
-        self.frames = status.WorkerFrames(rows)
-        self.columns = 0
-        common = {"file": sys.stderr, "dynamic_ncols": True}
-        video = tqdm(total=counts.total, initial=counts.resumed, unit=" frames", desc=self.name, position=0, **common)
-        self.bars = [video]
-        if self.folder:
-            layout = "{l_bar}{bar}| {unit}"
-            self.bars += [
-                tqdm(total=1000, bar_format=layout, leave=False, position=1, desc=short(self.folder.name), **common)
-            ]
-        for _ in rows:
-            layout, position = "{desc} |{bar}| {unit}", len(self.bars)
-            self.bars += [tqdm(total=1, bar_format=layout, leave=False, position=position, **common)]
+    def _folder_bar(self, counts) -> Bar:
+        assert self.folder is not None
+        name, total = short(self.folder.name), 1000
+        return Bar(name, round(self.folder.done(counts) * total), total, FOLDER_BAR, unit=self.folder.text(counts))
 
-    def _adapt(self) -> None:
-        """Start from a clean screen if the terminal's width has changed or the process was stopped."""
-        columns = terminal_columns()
-        if not self.bars or columns == self.columns:
-            return
-        self._put(ERASE)
-        self.columns = columns
-        for bar in self.bars:
-            # tqdm pads a line to the length of the one before, which would be wrapped in a narrower terminal.
-            bar.sp = bar.status_printer(bar.fp)
+    def _worker_bar(self, index: int, row, share: int | None) -> Bar:
+        assert self.frames is not None
+        done = self.frames.done(index, row)
+        total = max(share if share is not None else done, 1)
+        name = f"worker {index} {row['device'].decode()}"
+        return Bar(name, min(done, total), total, WORKER_BAR, unit=worker_text(row, done))
 
-    def _put(self, text: str) -> None:
-        """Write control characters, if bars are drawn."""
-        if not self.bars:
-            return
-        try:
-            sys.stderr.write(text)
-            sys.stderr.flush()
-        except (OSError, ValueError):
-            pass
+    def _lines(self) -> list[str]:
+        """The bars as lines, as many as the terminal has room for."""
+        rows, columns = terminal_size()
+        lines = [bar.text(columns - 1) for bar in self.bars]
+        return lines if len(lines) < rows else [*lines[: max(rows - 2, 1)], " ... (more hidden) ..."[: columns - 1]]
 
     def error(self, message: str, exit_status: int) -> None:
-        if self.bars:
-            # The process ends while the main thread is busy (signals.py), perhaps with tqdm's lock: without tqdm,
-            # leave on the screen what `close` would leave.
-            self._put(f"{ERASE}{self.bars[0]}\n")
+        # The process may end while the main thread is busy (signals.py): leave what `close` would leave.
+        self._leave_video_bar()
         super().error(message, exit_status)
 
-    def suspend(self) -> None:
-        self._put(ERASE)
+    def suspend(self, stop: Callable[[], None]) -> None:
+        self.screen.stop(stop)
 
     def resume(self) -> None:
-        self.columns = 0
+        self.screen.forget()
 
     def close(self) -> None:
-        visible = in_foreground()
-        if self.latest is not None and visible:
+        if self.latest is not None and in_foreground():
             self._draw(*self.latest)
-        for bar in reversed(self.bars):
-            bar.disable = not visible
-            bar.close()
-        self.bars, self.latest = [], None
+            self._leave_video_bar()
+        self.bars, self.latest, self.frames = [], None, None
+
+    def _leave_video_bar(self) -> None:
+        if self.bars:
+            self.screen.leave(self.bars[0].text(terminal_size()[1] - 1))
 
 
 def worker_text(row, done: int) -> str:
@@ -160,17 +153,10 @@ def short(name: str) -> str:
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
-def terminal_columns() -> int:
-    """The width of the terminal as it is now; 80 if it cannot be told."""
+def can_write(text: str) -> bool:
+    """Whether stderr's encoding has these characters."""
     try:
-        return os.get_terminal_size(sys.stderr.fileno()).columns or 80
-    except (OSError, ValueError):
-        return 80
-
-
-def in_foreground() -> bool:
-    """Whether this process may draw: False after `bg`, when the terminal belongs to the shell."""
-    try:
-        return os.tcgetpgrp(sys.stderr.fileno()) == os.getpgrp()
-    except (OSError, ValueError):
-        return True
+        text.encode(sys.stderr.encoding or "utf-8")
+    except (UnicodeError, AttributeError):
+        return False
+    return True

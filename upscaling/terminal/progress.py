@@ -100,8 +100,9 @@ class Progress:
     def close(self) -> None:
         """Stop drawing for this job."""
 
-    def suspend(self) -> None:
-        """Clear the screen: the process is about to be stopped (Ctrl-Z)."""
+    def suspend(self, stop: Callable[[], None]) -> None:
+        """Clear the screen, then call `stop`, which stops the process until it is continued (Ctrl-Z)."""
+        stop()
 
     def resume(self) -> None:
         """The process continues after a stop."""

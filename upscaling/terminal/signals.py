@@ -109,9 +109,12 @@ class Signals:
 
     def _suspend(self, number: int, _frame) -> None:
         """Ctrl-Z: clear the bars, then stop as any program does."""
-        self.progress.suspend()
+        self.progress.suspend(lambda: self._stop(number))
+
+    def _stop(self, number: int) -> None:
         signal.signal(number, signal.SIG_DFL)
-        os.kill(os.getpid(), number)  # the process stops here until it gets SIGCONT
+        # To this thread: it stops here until SIGCONT. Another thread might take a signal to the process a while later.
+        signal.pthread_kill(threading.get_ident(), number)
         signal.signal(number, self._suspend)
 
 
