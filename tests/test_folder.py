@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import pty
 import re
 import shutil
 import signal
@@ -103,6 +104,22 @@ def test_files_that_may_still_be_written_wait(incoming, tmp_path):
     done = run(incoming, tmp_path / "done", *QUICK, "--settle", "600", "--progress", "json")
     assert outcomes(done) == {"a.mp4": "waiting", "c.avi": "done", "picture.png": "done", "broken.mp4": "failed"}
     assert not (tmp_path / "done" / "a.mp4").exists()
+
+
+def test_with_q_a_terminal_is_told_that_files_wait_and_cron_is_not(tmp_path):
+    (tmp_path / "incoming").mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        make_clip(tmp_path / "incoming" / name, 2)
+    command = [*COMMAND, str(tmp_path / "incoming"), str(tmp_path / "done"), "2", "-q"]
+    cron = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (cron.returncode, cron.stdout, cron.stderr) == (0, "", "")
+    master, slave = pty.openpty()
+    assert subprocess.run(command, stderr=slave, check=False).returncode == 0
+    os.close(slave)
+    said = os.read(master, 10000).decode()
+    os.close(master)
+    line = f"{tmp_path}/incoming: 2 files were changed less than 60 s ago and are left for the next run (--settle)"
+    assert said == f"upscale: {line}\r\n"
 
 
 def test_a_video_that_lacks_many_of_its_frames_is_told_even_with_q_and_tried_again(tmp_path):

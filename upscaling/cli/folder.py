@@ -108,7 +108,7 @@ class FolderRun:
         """Do every file that is due; how many files have come to each of FILE_COUNTS."""
         skipped = {item.name: skip for item in items if (skip := self._skip(item)) is not None}
         due = [item.source for item in items if item.name not in skipped]
-        self._announce(len(items), len(due))
+        self._announce(len(items), len(due), sum(skip.status == "waiting" for skip in skipped.values()))
         self.progress.watcher.folder(len(due))
         folder = FolderProgress(self.options.input.name or "folder", estimate_work(due))
         counts: Counter[str] = Counter()
@@ -131,13 +131,17 @@ class FolderRun:
                 self.progress.watcher.file(facts)
         return counts
 
-    def _announce(self, found: int, due: int) -> None:
+    def _announce(self, found: int, due: int, waiting: int) -> None:
         options = self.options
         place = printable(options.input) if not options.inputs else f"into {printable(options.output)}"
         if not found and (options.include or options.exclude):
             self.progress.warn(f"{place}: no video or picture is left by --include and --exclude")
         what = many(found, "file")
         self.progress.say(f"{place}: {what if due == found else f'{due} of {what}'} to do")
+        if waiting:
+            was, left = ("was", "is left") if waiting == 1 else ("were", "are left")
+            young = f"{many(waiting, 'file')} {was} changed less than {options.settle:g} s ago"
+            self.progress.hint(f"{place}: {young} and {left} for the next run (--settle)")
 
     def _skip(self, item: Item) -> SkipFile | None:
         """Why there is nothing to do for a file; None if it is due, or if it must be done to see what is wrong."""

@@ -78,6 +78,9 @@ class Progress:
             self.warned.add(line)
             self.warn(line)
 
+    def hint(self, line: str) -> None:
+        """One line for a person who watches a terminal with -q; without -q other lines say it, file by file."""
+
     def detail(self, line: str) -> None:
         """One line that only -v shows."""
         self.log(logging.INFO, line)
@@ -191,6 +194,10 @@ class Quiet(Progress):
     def alert(self, line: str) -> None:
         super().alert(line)
         put(sys.stderr, f"upscale: warning: {line}")
+
+    def hint(self, line: str) -> None:
+        if sys.stderr is not None and sys.stderr.isatty():
+            put(sys.stderr, f"upscale: {line}")
 
     def write_failure(self, line: str) -> None:
         put(sys.stderr, f"upscale: error: {line}")
