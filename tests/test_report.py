@@ -95,7 +95,7 @@ def parsed(page: Path) -> Parsed:
 
 def picture(uri: str) -> np.ndarray:
     kind, _, data = uri.partition(";base64,")
-    assert kind == "data:image/webp"
+    assert kind in ("data:image/webp", "data:image/jpeg")
     return np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGB"), np.int16)
 
 

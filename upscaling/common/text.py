@@ -22,6 +22,8 @@ def printable(path: str | os.PathLike[str]) -> str:
 
 def one_line(text: str) -> str:
     """Text with control characters and undecodable bytes as escapes; file names may hold line breaks."""
+    if text.isprintable():
+        return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text)
 
 
