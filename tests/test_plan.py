@@ -68,7 +68,7 @@ def test_a_manifest_keeps_the_chroma_siting(tmp_path, source, siting):
     conversion = FrameConversion(source=layout, target=target)
     plan = SimpleNamespace(
         options=Options("a.mp4", "b.mp4", 2), conversion=conversion, stored=conversion, batch_size=8,
-        models=[ModelSettings()],
+        models=[ModelSettings()], steady=False,
     )  # fmt: skip
     work_dir = SimpleNamespace(folder=lambda name: tmp_path / name)
     path, manifest = FrameStore(plan, work_dir).manifest(0, [1])

@@ -16,8 +16,10 @@ from runs import ROOT, Run, frames_of, records, wait_until
 from upscaling.cli import run as cli
 from upscaling.common.errors import InputError
 from upscaling.job.options import make_options
+from upscaling.pipeline.checks import check_opencv
 from upscaling.pipeline.plan import make_plan
 from upscaling.pipeline.steady_schedule import MAX_STILL, SteadySchedule
+from upscaling.terminal.progress import Progress
 from upscaling.terminal.signals import Signals
 from upscaling.workers.pool_cache import PoolCache
 
@@ -59,13 +61,6 @@ def model(tmp_path_factory):
     return nets.save_pth(nets.compact(scale=2), tmp_path_factory.mktemp("model") / "net.pth")
 
 
-class Said:
-    """In place of Progress."""
-
-    def __getattr__(self, name):
-        return lambda *_, **__: None
-
-
 @pytest.fixture(scope="module")
 def run(clip, model):
     """Runs jobs in this process, with workers that outlive them; returns [(time, digest)] of the frames."""
@@ -74,7 +69,7 @@ def run(clip, model):
         def run(output: Path, **more) -> list[tuple[Fraction, str]]:
             options = make_options(**{"input": clip, "output": output, "model": str(model), "workers": 2,
                                       "codec": "ffv1", "device": "cpu", "steady": True, **more})  # fmt: skip
-            (cli.join if options.join else cli.run)(options, Said(), *(() if options.join else (Signals(), pools)))
+            (cli.join if options.join else cli.run)(options, Progress(), *(() if options.join else (Signals(), pools)))
             return frames_of(output) if output.exists() else []
 
         yield run
@@ -160,6 +155,7 @@ def test_workers_that_die_while_they_steady_and_frames_that_are_damaged(clip, mo
 def test_what_it_cannot_do_is_one_line_before_the_work(clip, model, tmp_path, monkeypatch):
     with pytest.raises(InputError, match="--model lanczos adds nothing; remove one of them"):
         make_plan(make_options(input=clip, output=tmp_path / "o.mkv", model="lanczos", steady=True))
+    check_opencv.cache_clear()
     hidden = tmp_path / "hidden"
     hidden.mkdir()
     (hidden / "cv2.py").write_text('raise ImportError("libGL.so.1: cannot open shared object file")\n')

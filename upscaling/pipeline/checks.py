@@ -1,5 +1,6 @@
 """Checks of a run's paths and options before anything is written; InputError says what is wrong."""
 
+import functools
 import os
 import re
 import stat
@@ -40,6 +41,7 @@ def picture_target(options: Options) -> PictureTarget | None:
     return PictureTarget(resolved(options.output), images.is_pattern(options.output))
 
 
+@functools.cache
 def check_opencv() -> None:
     """InputError if OpenCV cannot be loaded: on slim machines its wheel lacks libraries of the system."""
     try:

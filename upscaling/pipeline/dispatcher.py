@@ -74,6 +74,7 @@ class Dispatcher:
         self._events: deque[Callable[[], None]] = deque()  # of the decode thread
         self._numbers = itertools.count()  # of batches, and of those that are steadied
         self._schedule = SteadySchedule() if steady else None
+        self._unneeded: set[int] = set()  # frames of the schedule that are not encoded yet
         self.wake_pipe = WakePipe()
 
     def submit(self, numbers: Sequence[int], is_context: bool = False) -> None:
@@ -135,8 +136,16 @@ class Dispatcher:
             task = Task(path, frames_text(steady.moving), first=True)
             self._batches[path] = Batch(task, steady.moving, steady=steady)
             self._pool.submit(task)
-        for number in schedule.take_unneeded():
-            self._frames.remove_sources(number)
+        self.remove_unneeded()
+
+    def remove_unneeded(self) -> None:
+        """Remove decoded and upscaled frames that no batch needs; not before they are encoded, as without --steady."""
+        if self._schedule is not None:
+            self._unneeded.update(self._schedule.take_unneeded())
+            gone = {number for number in self._unneeded if not self._window.holds(number)}
+            self._unneeded -= gone
+            for number in gone:
+                self._frames.remove_sources(number)
 
     def _complete(self, event: BatchDone) -> None:
         """Pass a batch on, to be steadied or encoded, if all its frames are whole; otherwise retry it."""

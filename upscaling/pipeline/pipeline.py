@@ -102,6 +102,7 @@ class Pipeline:
                 self._write_status()
                 written = time.monotonic()
             self._show(self.counts, self._pool.rows)
+        self._dispatcher.remove_unneeded()
         self._write_status()  # the final state, for --keep-work
 
     def _write_status(self) -> None:

@@ -74,6 +74,11 @@ class Window:
                 self.by_number[entry.number] = entry
             self.stop.changed.notify_all()
 
+    def holds(self, number: int) -> bool:
+        """Whether a stored frame is not encoded yet."""
+        with self.stop.changed:
+            return number in self.by_number
+
     def complete(self, numbers: Iterable[int]) -> None:
         """The upscaled frames of these numbers are in storage."""
         with self.stop.changed:
