@@ -7,6 +7,7 @@ import re
 import shutil
 import signal
 import stat
+import time
 import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
@@ -24,12 +25,15 @@ from upscaling import upscale_folder, upscale_video
 from upscaling.cli.library import dry_run
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.text import clock
+from upscaling.job.options import make_options
+from upscaling.pipeline.stages import RunCounts
 from upscaling.report.pictures import LARGE, Pictures
 from upscaling.report.plot import rate_plot
 from upscaling.report.record import FileRecord, Lines
 from upscaling.report.recorder import LARGE_FILES, MOST_PICTURE_BYTES, Recorder
 from upscaling.report.speed import MOST_SAMPLES, Speed
 from upscaling.report.tone import in_srgb
+from upscaling.workers.status import create_rows
 
 FAULTY = ROOT / "tests" / "faulty.py"
 QUICK = {"model": "lanczos", "workers": 2, "preset": "ultrafast"}
@@ -339,8 +343,6 @@ def test_the_pictures_of_many_files_stay_within_bounds(tmp_path):
     small = one.smaller
     assert (small.width, small.height, small.part) == (480, 320, (480, 320)) and not small.is_large
     assert picture(small.before).shape == (320, 480, 3)
-    from upscaling.job.options import make_options
-
     recorder = Recorder(make_options(input="a", output="b", report=str(tmp_path / "page.html")), print)
     count = LARGE_FILES + 4 + MOST_PICTURE_BYTES // small.size
     recorder.run.files = [FileRecord(str(at), "", pictures=small) for at in range(count - LARGE_FILES - 1)]
@@ -369,6 +371,22 @@ def test_the_rate_over_time_is_bounded_and_right():
     assert drawn.count('class="restart"') == 2
     assert f"2 restarts of workers: after {clock(9000)}, {clock(12500)}." in drawn and "From 0 to 10 frames/s" in drawn
     assert Speed().rates() == [] and "too short" in rate_plot(Speed(), 0, "key")
+
+
+def test_frames_that_are_encoded_after_a_signal_count(tmp_path):
+    recorder = Recorder(make_options(input="a", output="b", report=str(tmp_path / "page.html")), print)
+    names = ("input", "output", "device", "engine", "engine_reason", "model", "input_size", "output_size", "shape")
+    recorder.start({**dict.fromkeys(names, "x"), "frames": 100, "workers": 1})
+    counts = RunCounts(100, resumed=10, done=50, started=time.monotonic() - 20)
+    descriptor, rows = create_rows(1)
+    os.close(descriptor)
+    recorder.show(counts, rows)
+    counts.done = 74
+    recorder.failed("stopped", 143)
+    (file,) = recorder.run.files
+    recorder.finish()
+    assert (file.status, file.frames, file.speed.frames[-1]) == ("interrupted", 74, 64)
+    assert file.rate == pytest.approx(64 / 20, rel=0.2) and " as a mean" in parsed(recorder.path).within("figcaption")
 
 
 def test_messages_are_bounded():

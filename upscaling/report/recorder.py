@@ -166,30 +166,27 @@ class Recorder(Watcher):
 
     # Gathering
 
-    def _count(self, last: bool = False) -> None:
-        """Take the counts of the job that runs."""
+    def _count(self, last: bool = False, joined: bool = False) -> None:
+        """Take the counts of the job that runs; `joined`: its output was written since its last frame."""
         file, counts = self._file, self._counts
         if file is None or counts is None:
             return
         file.frames, file.resumed, file.repeated = counts.done, counts.resumed, counts.repeated
         file.total, file.restarts = counts.total, counts.restarts
-        if not last:
+        if not joined:
             file.seconds, file.rate = counts.seconds, counts.rate if counts.done > counts.resumed else 0.0
-        file.speed.add(
-            counts.seconds if not last else file.seconds, counts.done - counts.resumed, counts.restarts, last
-        )
-        if self._worker_frames is not None:
+        file.speed.add(file.seconds, counts.done - counts.resumed, counts.restarts, last)
+        if self._worker_frames is not None and self._rows is not None:
+            devices = [row["device"].decode("utf-8", "replace") for row in self._rows]
             file.shares = [
-                Share(
-                    row["device"].decode("utf-8", "replace"), self._worker_frames.done(index, row), int(row["restarts"])
-                )
-                for index, row in enumerate(self._rows if self._rows is not None else ())
+                Share(devices[index], self._worker_frames.done(index, row), int(row["restarts"]))
+                for index, row in enumerate(self._rows)
             ]
 
     def _end_file(self, facts: dict) -> None:
         """Take what is known at the end of the current file; `facts` are those of its result, if there is one."""
         file, looker = self._file, self._looker
-        self._guarded(lambda: self._count(last=True))
+        self._guarded(lambda: self._count(last=True, joined="frames" in facts))
         self._file = self._looker = self._counts = self._rows = self._worker_frames = None
         if file is None:
             return

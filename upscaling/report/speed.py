@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 MOST_SAMPLES = 600  # then every second one is dropped
 MOST_RESTARTS = 200  # whose times are kept
 MOST_STRETCHES = 60
-FRAMES_A_STRETCH = 16  # at least, as a mean: frames end in batches, so that the rate of a shorter time says nothing
+FRAMES_A_STRETCH = 32  # at least, as a mean: frames end in batches, so that the rate of a shorter time says nothing
 SHORTEST_SECONDS = 2.0  # of a run whose rate is worth a plot
 
 
