@@ -4,10 +4,10 @@ import subprocess
 import sys
 
 import pytest
-from kinds import Kind, Outcome, changes, clocks, pictures, side_data, sound
+from kinds import Kind, Outcome, changes, clocks, pictures, side_data, sound, times
 from runs import ROOT
 
-KINDS: list[Kind] = [*changes.KINDS, *clocks.KINDS, *pictures.KINDS, *side_data.KINDS, *sound.KINDS]
+KINDS: list[Kind] = [*changes.KINDS, *clocks.KINDS, *pictures.KINDS, *side_data.KINDS, *sound.KINDS, *times.KINDS]
 
 COMMAND = (sys.executable, str(ROOT / "upscale.py"))
 OPTIONS = ("2", "--model", "lanczos", "--workers", "1", "--progress", "plain")

@@ -53,7 +53,8 @@ class Decoder:
             self._reader.close()
             raise VideoError(f"{display_name(info.path)} changed after it was probed; run the command again")
         rate = info.frame_rate or 25
-        self._times = Timestamps(step=round(1 / (rate * info.time_base)), second=round(1 / info.time_base))
+        self._step = max(1, round(1 / (rate * info.time_base)))  # ticks
+        self._times = Timestamps(self._step, second=round(1 / info.time_base))
         turns = any(shape.orientation != info.shape.orientation for shape in info.changes)
         self._shapes = ShapeReader(self._reader, None if turns else info.shape.orientation)
         self._fitter = Fitter(info.shape, info.layout, info.alpha)
@@ -106,18 +107,17 @@ class Decoder:
     def timed_frames(self) -> Iterator[TimedFrame[av.VideoFrame]]:
         """(pts, dts, duration, frame) as the file has them.
 
-        AVI has decoding times only, and the presentation times that FFmpeg derives from them are wrong for
-        B-frames. Its frames are shown when they come out of the decoder, as FFmpeg's best_effort_timestamp has it.
+        Frames that have decoding times only are shown when they come out of the decoder, as FFmpeg's
+        best_effort_timestamp has it: that is the dts of the packet after which they come.
         """
-        by_decoding = self._reader.container.format.name == "avi"
         pts = None
         for frame in frames_of(self._reader, self._info.field_gap):
-            if not by_decoding:
+            if not self._info.decoding_times:
                 pts = frame.pts
             elif frame.dts is not None:
                 pts = frame.dts
             elif pts is not None:  # the last frames, which only come out when there are no more packets
-                pts += frame.duration or 1
+                pts += self._step
             yield pts, frame.dts, frame.duration, frame
 
     def _finish(self, last: int) -> None:

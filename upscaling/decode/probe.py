@@ -56,6 +56,7 @@ class VideoInfo:
     notes: tuple[str, ...] = ()  # one line each, for the user
     # What the decoder needs to produce the same frames:
     changes: tuple[FrameShape, ...] = ()  # other shapes, which the notes name
+    decoding_times: bool = False  # its packets have decoding times in place of presentation times
     fields: bool = False  # its pictures are fields, of which two make a frame (HEVC)
     one_thread: bool = False  # other threads would flag good frames as damaged (H.264 whose pictures may be fields)
     alpha: bool = False  # the alpha channel is kept
@@ -134,6 +135,7 @@ def _describe(
     how = None if viewer.stored.rgb else deinterlacing(deinterlace, same, viewer, context)
     interlaced = _interlaced_notes(how, found)
     as_coded = not shape.orientation and (shape.width, shape.height) == (main.width, main.height)
+    decoding_times = _has_decoding_times(reader, following)
     marks, mark_notes = read_marks(stream, side_data, seen, tagged=tagged, as_coded=as_coded)
     rate, duration = frame_rate(reader), duration_of(reader)
     rate = rate / 2 if fields and rate else rate
@@ -157,12 +159,21 @@ def _describe(
         notes=(*notes, *interlaced, *clock_lines(reader.clock), *mark_notes),
         shape=shape,
         changes=tuple({stretch.shape for stretch in found.stretches} - {shape}),
+        decoding_times=decoding_times,
         fields=fields,
         one_thread=found.has_fields,
         alpha=alpha,
         deinterlacing=how,
         listed_frames=listed_frames(reader.container, stream, rate, duration, share),
     )
+
+
+def _has_decoding_times(reader: Reader, following: Iterator[av.VideoFrame]) -> bool:
+    """Whether the packets have decoding times in place of presentation times; decodes more frames if that is open."""
+    if reader.decoder.has_b_frames:
+        while reader.time_order.in_doubt and next(following, None) is not None:
+            pass
+    return reader.time_order.lacks_presentation_times
 
 
 def _survey(

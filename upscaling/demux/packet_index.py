@@ -135,10 +135,11 @@ class PacketIndex:
         )
 
 
-def read_packet_index(path: Path, field_gap: int | None = None) -> PacketIndex:
+def read_packet_index(path: Path, field_gap: int | None = None, *, decoding_times: bool = False) -> PacketIndex:
     """Reads all packets of the main stream; VideoError as for Reader.
 
     `field_gap`: each packet is a field, and those of one frame are no more than so many ticks apart.
+    `decoding_times`: the packets have those in place of presentation times.
     """
     parities: list[tuple[int, Parity | None]] = []
     with Reader(path, threads=1) as reader:
@@ -157,8 +158,8 @@ def read_packet_index(path: Path, field_gap: int | None = None) -> PacketIndex:
             fault = "its clock is not continuous"
         elif not (codec.intra_only or codec.canonical_name in _RANDOM_ACCESS):
             fault = f"{codec.canonical_name} video may depend on frames before a keyframe"
-        elif reader.container.format.name == "avi" and not intra:
-            fault = "AVI files have decoding times only"
+        elif decoding_times and not intra:
+            fault = "its packets have decoding times only"
     if parities and field_gap is not None:
         second = second_fields(parities, field_gap)
         packets = [(pts, size, key, shown and pts not in second) for pts, size, key, shown in packets]

@@ -24,6 +24,7 @@ from upscaling.demux.container_crop import ContainerCrop, read_crops
 from upscaling.demux.input_file import MAX_PIXELS, VideoError
 from upscaling.demux.main_stream import encrypted, main_stream
 from upscaling.demux.survey import open_timed
+from upscaling.demux.timestamps import TimeOrder
 
 MAX_REORDER = 16  # frames that a codec may decode ahead of presentation (H.264, H.265)
 MAX_PACKET_TIMES = 250  # kept for the frame rate
@@ -42,7 +43,7 @@ class Reader:
     """The decoded frames of a file's main stream, in presentation order; a context manager, iterable once.
 
     `damaged` counts packets that did not decode or could not be read, `frames_out` frames that decoded, `corrupt`
-    those of them that came out damaged; all are complete after the iteration. `packet_times` are the pts of the
+    those of them that came out damaged; all are complete after the iteration. `packet_times` are the times of the
     first MAX_PACKET_TIMES packets, `bytes_read` is the size of all packets, as far as read. A packet that holds the
     second field of an H.264 frame is not one for these times: `second_fields` counts such packets, and
     `at_second_field` says it of the last one read.
@@ -56,6 +57,7 @@ class Reader:
         self.damaged = self.corrupt = 0
         self.packet_times: list[int] = []
         self.untimed_packets = 0  # beside those
+        self.time_order = TimeOrder(self.container.format.name)
         self.bytes_read = 0
         self._packets_in = self.frames_out = 0
         self.second_fields, self.at_second_field = 0, False
@@ -85,6 +87,7 @@ class Reader:
     def __iter__(self) -> Iterator[av.VideoFrame]:
         last = None
         for frame in self._frames():
+            self.time_order.frame(frame.pts)
             if frame.pts is not None:
                 last = frame.pts if last is None else max(last, frame.pts)
             yield frame
@@ -118,8 +121,10 @@ class Reader:
             self.bytes_read += packet.size
             self._read_field(packet)
             if not self.at_second_field and len(self.packet_times) < MAX_PACKET_TIMES:
-                self.packet_times += [packet.pts] if packet.pts is not None else []
-                self.untimed_packets += packet.pts is None
+                self.time_order.packet(packet.pts)
+                time = packet.dts if self.time_order.by_container else packet.pts
+                self.packet_times += [time] if time is not None else []
+                self.untimed_packets += time is None
             yield packet
 
     def _read_field(self, packet: av.Packet) -> None:

@@ -13,6 +13,49 @@ FrameT = TypeVar("FrameT")
 TimedFrame = tuple[int | None, int | None, int, FrameT]  # (pts or None, dts or None, duration or 0, frame)
 
 
+class TimeOrder:
+    """Whether a video has presentation times, or decoding times in their place; watches its packets and frames.
+
+    The containers of DECODING_TIMES have no others, and what FFmpeg makes of them is wrong with B-frames. Some muxers
+    wrote decoding times as presentation times (MXF without temporal offsets, AVI copied into Matroska): the frames'
+    pts go backward again and again in the order in which they are shown.
+    """
+
+    DECODING_TIMES = ("avi", "asf", "mpegvideo")  # FFmpeg's names; the last is an elementary stream of MPEG-1 or MPEG-2
+    _FRAMES = 24  # that tell
+    _BACKWARD = 8  # one of so many goes backward at least
+
+    def __init__(self, container: str):
+        self.by_container = container in self.DECODING_TIMES
+        self._reordered = False  # packets are not in the order of their pts: these are presentation times
+        self._packet: int | None = None  # pts
+        self._frame: int | None = None
+        self._frames = self._backward = 0
+
+    def packet(self, pts: int | None) -> None:
+        """The next packet in file order."""
+        if pts is not None:
+            self._reordered |= self._packet is not None and pts < self._packet
+            self._packet = pts
+
+    def frame(self, pts: int | None) -> None:
+        """The next frame that the decoder returns."""
+        self._frames += 1
+        if pts is not None:
+            self._backward += self._frame is not None and pts < self._frame
+            self._frame = pts
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether more frames have to be seen."""
+        return not self.by_container and not self._reordered and self._frames < self._FRAMES
+
+    @property
+    def lacks_presentation_times(self) -> bool:
+        """Whether there are decoding times in their place, as far as seen."""
+        return self.by_container or (self._backward > 1 and self._backward * self._BACKWARD >= self._frames)
+
+
 class Timestamps:
     """Repairs the times of a sequence of frames; `missing` and `repaired` count the changed ones.
 

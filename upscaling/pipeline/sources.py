@@ -223,7 +223,7 @@ def _selected_count(info: VideoInfo, selection: Selection) -> int | None:
 def _part_source(path: Path, number: int, count: int, deinterlace: str, keep_alpha: bool) -> VideoPartSource:
     """Part `number` of `count` of a video."""
     info = probe(path, deinterlace=deinterlace, keep_alpha=keep_alpha)
-    index = read_packet_index(path, info.field_gap)
+    index = read_packet_index(path, info.field_gap, decoding_times=info.decoding_times)
     part = index.part(number, count)
     notes = info.notes
     if index.fault and part.first is not None and part.frames:
