@@ -190,6 +190,7 @@ def test_display_matrix_rotates_the_frames(tmp_path, degrees, mirror_x, pix_fmt)
     clip = clips.rotated(tmp_path / "c.mp4", degrees, mirror_x, **how)
     info = probe(clip)
     assert (info.width, info.height) == ((48, 64) if degrees % 180 else (64, 48))
+    assert not [note for note in info.notes if "360°" in note]
     for before, after in zip(plain, copies(clip), strict=True):
         for upright, found in zip(before, after, strict=True):
             expected = np.rot90(upright, degrees // 90)

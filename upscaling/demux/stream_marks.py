@@ -13,7 +13,7 @@ import av.error
 
 from upscaling.demux.ebml import TRACK_ENTRY, VIDEO, children, tracks_of
 
-_STEREO_MODE, _PROJECTION = 0x53B8, 0x7670
+_STEREO_MODE, _PROJECTION, _PROJECTION_TYPE = 0x53B8, 0x7670, 0x7671
 _MAPPING, _MAPPING_TYPE, _MAPPING_DATA = 0x41E4, 0x41E7, 0x41ED  # BlockAdditionMapping and two of its elements
 _DOLBY_VISION = (b"dvcC", b"dvvC", b"dvwC")
 
@@ -31,7 +31,8 @@ def stream_marks(stream: av.VideoStream) -> dict[str, dict]:
             for name, body in children(content):
                 if name == _STEREO_MODE and int.from_bytes(body, "big"):
                     marks["stereo"] = {"mode": int.from_bytes(body, "big")}
-                elif name == _PROJECTION:
+                # Of type 0, rectangular, is what libavformat makes of a display matrix.
+                elif name == _PROJECTION and any(dict(children(body)).get(_PROJECTION_TYPE, b"")):
                     marks["projection"] = {"element": body.hex()}
         elif ident == _MAPPING:
             mapping = dict(children(content))
