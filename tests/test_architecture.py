@@ -28,9 +28,10 @@ ROOMS = {
     "pipeline": BELOW_PIPELINE,
     "folders": {"common", "pictures", "demux", "mux", "models", "inference", "job", "pipeline"},
     "cluster": {"common", "demux", "mux", "job", "pipeline"},
+    "preview": BELOW_PIPELINE | {"pipeline"},
     "terminal": {"common", "workers", "pipeline"},
     "report": {"common", "frames", "job", "mux", "pipeline", "terminal", "workers"},
-    "cli": BELOW_PIPELINE | {"pipeline", "folders", "cluster", "terminal", "report"},
+    "cli": BELOW_PIPELINE | {"pipeline", "preview", "folders", "cluster", "terminal", "report"},
 }
 MOST_MODULES = 15  # in a room
 

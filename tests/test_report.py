@@ -25,6 +25,7 @@ from upscaling import upscale_folder, upscale_video
 from upscaling.cli.library import dry_run
 from upscaling.common.errors import InputError, UpscaleError
 from upscaling.common.text import clock
+from upscaling.frames.tone import in_srgb
 from upscaling.job.options import make_options
 from upscaling.pipeline.stages import RunCounts
 from upscaling.report.pictures import LARGE, Pictures
@@ -32,7 +33,6 @@ from upscaling.report.plot import rate_plot
 from upscaling.report.record import FileRecord, Lines
 from upscaling.report.recorder import LARGE_FILES, MOST_PICTURE_BYTES, Recorder
 from upscaling.report.speed import MOST_SAMPLES, Speed
-from upscaling.report.tone import in_srgb
 from upscaling.workers.status import create_rows
 
 FAULTY = ROOT / "tests" / "faulty.py"

@@ -15,7 +15,7 @@ from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from upscaling.cli.positionals import assign
+from upscaling.cli.positionals import assign, assign_preview
 from upscaling.common.errors import InputError
 from upscaling.common.text import did_you_mean, one_line
 from upscaling.job.options import FILES, LOGGING, Option, Options, declared, switch, value
@@ -109,7 +109,8 @@ def build_parser() -> Parser:
     """The parser of the command."""
     parser = Parser(
         prog=program(),
-        usage="%(prog)s INPUT OUTPUT [SCALE] [options]\n       %(prog)s INPUT... --into FOLDER [SCALE] [options]",
+        usage="%(prog)s INPUT OUTPUT [SCALE] [options]\n       %(prog)s INPUT... --into FOLDER [SCALE] [options]\n"
+        "       %(prog)s INPUT --preview SHEET.png [SCALE] [options]",
         description="Upscale videos and pictures with Real-ESRGAN on this machine.",
         epilog=EPILOG,
         formatter_class=_Help,
@@ -194,7 +195,10 @@ def parse_arguments(argv: Sequence[str] | None = None) -> Options | Query:
             return query
         if misplaced := next((word for word in positional if word in parser.options), None):
             parser.error(f"{misplaced} is after --, where only file names may be; put it before")
-        found = assign(positional, given["into"], scale)
+        if (sheet := given["preview"]) is not None:
+            found = assign_preview(positional, sheet, scale)
+        else:
+            found = assign(positional, given["into"], scale)
     except InputError as error:
         text = str(error)
         usage = f" ({program()} --help shows the usage)" if text.startswith("missing ") else ""

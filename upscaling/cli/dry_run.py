@@ -4,22 +4,20 @@ These frames are upscaled and encoded into a short video in the temp directory, 
 else is written.
 """
 
-import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 
 from upscaling.common.errors import InputError
-from upscaling.common.system import usable_cores
 from upscaling.common.text import clock, many, printable
-from upscaling.encode.segment_writer import SegmentWriter
+from upscaling.encode.speed import encode_frames
 from upscaling.inference.engine import make_upscaler
 from upscaling.job.options import Options
 from upscaling.pipeline.plan import Plan, make_plan
+from upscaling.pipeline.worker_count import parallel_workers
 from upscaling.report.facts import describe_streams
 from upscaling.terminal.lines import engine_text, size_text
 
@@ -72,7 +70,8 @@ def measure(plan: Plan) -> Costs:
         results = list(steadied(plan, inputs, results))
     work = (time.monotonic() - started) / len(results)
     encoded = [first, *results][: len(frames)]
-    encode, size = encode_frames(plan, [pts for pts, _ in frames[: len(encoded)]], encoded)
+    times = [pts for pts, _ in frames[: len(encoded)]]
+    encode, size = encode_frames(plan.encoding, plan.conversion.target.padded, times, encoded)
     return Costs(len(results), startup, decode, work, encode, size)
 
 
@@ -83,27 +82,12 @@ def steadied(plan: Plan, frames: list[np.ndarray], results: list[np.ndarray]) ->
     return steady_frames(frames, results, range(len(results)), plan.conversion, lambda: None)
 
 
-def encode_frames(plan: Plan, times: list[int], results: list[np.ndarray]) -> tuple[float, float]:
-    """(seconds, bytes) per encoded frame."""
-    layout = plan.conversion.target.padded
-    with tempfile.TemporaryDirectory(prefix="upscale-") as folder:
-        path = Path(folder) / "segment.mkv"
-        started = time.monotonic()
-        with SegmentWriter(path, plan.encoding) as writer:
-            for pts, samples in zip(times, results, strict=True):
-                writer.write(layout.planes(samples), pts)
-        return (time.monotonic() - started) / len(results), path.stat().st_size / len(results)
-
-
 def total_seconds(plan: Plan, costs: Costs) -> float | None:
     """An estimate for the whole run: its stages overlap, the slowest one counts. None if the length is unknown."""
     count = plan.info.frame_count
     if count is None:
         return None
-    devices = {model.device for model in plan.models}
-    # On a CPU each worker has its share of the cores; on a GPU the workers share the device.
-    parallel = min(len(plan.models), usable_cores()) if devices == {"cpu"} else len(devices)
-    slowest = max(costs.decode_seconds, costs.worker_seconds / parallel, costs.encode_seconds)
+    slowest = max(costs.decode_seconds, costs.worker_seconds / parallel_workers(plan.models), costs.encode_seconds)
     return costs.startup_seconds + count * slowest
 
 

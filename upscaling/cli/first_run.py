@@ -7,7 +7,7 @@ from upscaling.terminal.progress import Progress
 HINT = (
     "first run: {default} suits animation and is the fastest model; for film and photographs choose "
     "--model realesr-general-x4v3 (about 2 times the time) or --model RealESRGAN_x4plus (about 18 times); "
-    "--list-models says more"
+    "--list-models says more, --preview sheet.png shows each on your video"
 )
 
 

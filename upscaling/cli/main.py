@@ -41,7 +41,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_command(options, signals.progress, signals, argv)
     except Exception as error:
         if signals.received:  # whatever exception it has become on its way
-            signals.progress.error(stopped_line(signals.received, argv), 128 + signals.received)
+            line = stopped_line(signals.received, argv, signals.resumable)
+            signals.progress.error(line, 128 + signals.received)
             return 128 + signals.received
         error = memory_error(error) or error
         if not isinstance(error, UpscaleError) and signals.progress.verbosity > 0:
@@ -67,11 +68,17 @@ def options_of_run(argv: Sequence[str]) -> Options | int:
 
 
 def run_command(options: Options, progress: Progress, signals: Signals, argv: Sequence[str]) -> int:
-    """A dry run, a folder or one job; the exit status. `argv` are the command's words."""
+    """A preview, a dry run, a folder or one job; the exit status. `argv` are the command's words."""
     check_limits()  # before FFmpeg is imported
     from upscaling.cli import dry_run, first_run, folder
 
     retain_freed_memory()
+    if options.preview is not None:
+        from upscaling.cli.preview_command import run_preview
+
+        signals.resumable = False
+        run_preview(options, progress)
+        return 0
     is_folder = folder.is_folder_run(options)
     if not is_folder and (options.include or options.exclude):
         raise InputError("--include and --exclude are for a folder or several inputs")

@@ -52,6 +52,22 @@ def assign(given: Sequence[str], into: Path | None, scale: Scale | None) -> Posi
     return Positionals(Path(words[0]), Path(words[1]), scale)
 
 
+def assign_preview(given: Sequence[str], sheet: Path, scale: Scale | None) -> Positionals:
+    """The meaning of the words of a command with --preview: INPUT [SCALE]. InputError if there are others."""
+    words = list(given)
+    if not words:
+        raise InputError("missing INPUT")
+    if len(words) == 2 and scale is None and not os.path.exists(words[1]):
+        try:
+            return Positionals(Path(words[0]), sheet, parse_scale(words[1]))
+        except InputError:
+            if not Path(words[1]).suffix:
+                raise
+    if len(words) > 1:
+        raise InputError(f"--preview takes one INPUT and no OUTPUT; leave out {printable(words[1])}")
+    return Positionals(Path(words[0]), sheet, scale)
+
+
 def _scale_at_end(words: list[str], into: Path | None) -> Scale | None:
     """The SCALE that the last word is, taken off the words; None if it is none."""
     if len(words) < 2 or (len(words) == 2 and into is None and os.path.exists(words[1])):

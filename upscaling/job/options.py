@@ -127,6 +127,12 @@ class Options:
         None, "FROM-TO", RANGE, "only this time range, such as 00:10-00:20; sound and subtitles are cut to it",
         parse_time,
     )  # fmt: skip
+    preview: Path | None = value(
+        None, "SHEET", RANGE,
+        "only write a picture that shows three crops of INPUT in each model that is on this machine, with their times; "
+        "without OUTPUT",
+        Path, keyword=False,
+    )  # fmt: skip
     compare: Path | None = value(
         None, "FILE", RANGE, "also write a picture that compares a plain resize (left) with the result (right)", Path
     )

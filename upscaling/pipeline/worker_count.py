@@ -3,9 +3,11 @@
 Each worker loads the model by itself. Six that load it for six small pictures take longer than one that does the work.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
-from upscaling.inference.settings import AUTO
+from upscaling.common.system import usable_cores
+from upscaling.inference.settings import AUTO, ModelSettings
 from upscaling.job.options import Options
 from upscaling.pipeline.sources import PictureSource, Source
 
@@ -30,3 +32,12 @@ def worker_count(options: Options, source: Source, weights: Path | None) -> int:
     pixels = source.max_frames * source.info.width * source.info.height
     cost = weights.stat().st_size / DEFAULT_WEIGHTS if weights else 1 / LANCZOS_SPEED
     return max(1, min(most, int(pixels * cost / PIXELS_PER_WORKER)))
+
+
+def parallel_workers(models: Sequence[ModelSettings]) -> int:
+    """How many of a job's workers work at the same time, for estimates.
+
+    On a CPU each worker has its share of the cores; on a GPU the workers share the device.
+    """
+    devices = {model.device for model in models}
+    return min(len(models), usable_cores()) if devices == {"cpu"} else len(devices)

@@ -17,9 +17,9 @@ from upscaling.frames.detail import busiest
 from upscaling.frames.layout import FrameLayout
 from upscaling.frames.placement import Placement
 from upscaling.frames.swscale import as_rgb
+from upscaling.frames.tone import HDR, in_srgb
 from upscaling.pipeline.frame_store import FrameStore
 from upscaling.pipeline.plan import Plan
-from upscaling.report.tone import HDR, in_srgb
 
 LOOKS = 8  # frames that are looked at, spread over the video, beside the first one
 LARGE, SMALL = (960, 640), (480, 320)  # pixels across and down at most: of the newest pictures, of older ones

@@ -22,6 +22,7 @@ from upscaling.workers import status
 DRAW_SECONDS = 0.1  # minimum between two drawings
 MAX_NAME = 24  # characters of the input's name before the bar
 FIRST_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}{postfix}]"  # while nothing can be said of rate and rest
+STEP_BAR = "{l_bar}{bar}| {n_fmt}/{total_fmt} [{elapsed}] {unit}"
 FOLDER_BAR, WORKER_BAR = "{l_bar}{bar}| {unit}", "{desc} |{bar}| {unit}"
 
 
@@ -59,6 +60,7 @@ class Bars(Plain):
         self.bars: list[Bar] = []  # the video's, the folder's if there is one, then the workers'
         self.frames: status.WorkerFrames | None = None
         self.drawn = 0.0  # time.monotonic() of the last drawing
+        self.begun = 0.0  # time.monotonic() of a preview's first step
         self.latest: tuple | None = None  # the last arguments of `show`
 
     def write(self, line: str) -> None:
@@ -71,6 +73,14 @@ class Bars(Plain):
         Progress.start(self, **facts)
         self.write(f"{engine_text(facts)}, {facts['input_size']} to {size_text(facts)}")
         self.name = short(os.path.basename(facts["input"]))
+
+    def step(self, done: int, total: int, what: str) -> None:
+        Progress.step(self, done, total, what)
+        self.begun = self.begun or time.monotonic()
+        elapsed = time.monotonic() - self.begun
+        self.bars = [Bar("preview", done, total, STEP_BAR, unit=what, elapsed=elapsed)]
+        if in_foreground():
+            self.screen.draw(self._lines())
 
     def show(self, counts, rows) -> None:
         Progress.show(self, counts, rows)
@@ -129,6 +139,7 @@ class Bars(Plain):
     def close(self) -> None:
         if self.latest is not None and in_foreground():
             self._draw(*self.latest)
+        if in_foreground():
             self._leave_video_bar()
         self.bars, self.latest, self.frames = [], None, None
 

@@ -53,6 +53,11 @@ def running_line(counts: "RunCounts", rows, folder: "FolderProgress | None" = No
     return f"{counts.done} of {counts.total or '?'} frames, {counts.rate:.2f} frames/s{left}{restarts}{rest}"
 
 
+def step_line(done: int, total: int, what: str) -> str:
+    """One line about a step of a preview that begins."""
+    return f"preview: step {done + 1} of {total}, {what}"
+
+
 def file_line(facts: dict) -> str:
     """One line about a file of a folder run that has ended."""
     if facts["status"] == "done":
@@ -62,10 +67,13 @@ def file_line(facts: dict) -> str:
 
 
 def done_line(facts: dict) -> str:
-    """One line about a job or a folder run that is done."""
+    """One line about a job, a folder run or a preview that is done."""
     if "files_done" in facts:
         counts = [f"{facts[f'files_{name}']} {name}" for name in FILE_COUNTS]
         return f"{facts['output']}: {', '.join(counts)} in {facts['seconds']:.1f} s"
+    if "columns" in facts:
+        count = f"{many(len(facts['crops']), 'crop')} in {many(len(facts['columns']), 'column')}"
+        return f"{facts['output']}: {count} in {facts['seconds']:.1f} s"
     return (
         f"{facts['output']}: {many(facts['frames'], 'frame')} in {facts['seconds']:.1f} s, "
         f"{facts['frames_per_second']:.2f} frames/s"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, TextIO
 
 from upscaling.common.errors import InputError
 from upscaling.common.text import LineFormatter, Loss, one_line, printable
-from upscaling.terminal.lines import done_line, file_line, running_line, stage, start_line
+from upscaling.terminal.lines import done_line, file_line, running_line, stage, start_line, step_line
 from upscaling.terminal.watcher import Watcher
 
 if TYPE_CHECKING:
@@ -99,6 +99,10 @@ class Progress:
         if time.monotonic() - self._logged >= PLAIN_SECONDS:
             self._logged = time.monotonic()
             self.log(logging.INFO, running_line(counts, rows, self.folder))
+
+    def step(self, done: int, total: int, what: str) -> None:
+        """A preview has done so many of its steps and begins another one."""
+        self.log(logging.INFO, step_line(done, total, what))
 
     def close(self) -> None:
         """Stop drawing for this job."""
@@ -225,6 +229,10 @@ class Plain(Progress):
             self.last_time, self.last_done = now, counts.done
             self.write(running_line(counts, rows, self.folder))
 
+    def step(self, done: int, total: int, what: str) -> None:
+        super().step(done, total, what)
+        self.write(step_line(done, total, what))
+
     def file(self, **facts) -> None:
         super().file(**facts)
         if facts["status"] != "failed":
@@ -261,6 +269,10 @@ class Json(Progress):
             self.last_time = now
             folder = self.folder.facts(counts) if self.folder else {}
             self._put("progress", stage=stage(counts, rows), **counts.facts(), **folder)
+
+    def step(self, done: int, total: int, what: str) -> None:
+        super().step(done, total, what)
+        self._put("step", done=done, total=total, stage=what)
 
     def file(self, **facts) -> None:
         super().file(**facts)

@@ -38,6 +38,7 @@ class Signals:
         self.progress = Progress()
         self.received = 0
         self.cleaning_up = False
+        self.resumable = True  # whether a run that is stopped keeps what it has done
 
     def install(self, argv: Sequence[str] = ()) -> None:
         """Handle the signals; one that is ignored (SIGHUP under nohup) stays ignored.
@@ -104,7 +105,7 @@ class Signals:
             later = os.read(reader, 1)[0]
             if later in self.NUMBERS and time.monotonic() - first > SAME_SIGNAL_SECONDS:
                 os._exit(128 + later)
-        self.progress.error(stopped_line(number, argv), 128 + number)
+        self.progress.error(stopped_line(number, argv, self.resumable), 128 + number)
         os._exit(128 + number)
 
     def _suspend(self, number: int, _frame) -> None:
@@ -145,8 +146,10 @@ def invocation() -> list[str]:
     return [sys.executable or "python", script] if script.endswith(".py") else [script]
 
 
-def stopped_line(number: int, argv: Sequence[str]) -> str:
+def stopped_line(number: int, argv: Sequence[str], resumable: bool = True) -> str:
     """The message of a command that was stopped by this signal."""
+    if not resumable:
+        return f"stopped by {signal.Signals(number).name}; nothing was written"
     command = resume_command(argv)
     # A name with line breaks or bytes that are not UTF-8 cannot be printed in a form that every shell takes.
     return f"{Stopped(number)}; " + (f"to resume: {command}" if command.isprintable() else "run it again to resume")

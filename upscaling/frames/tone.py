@@ -1,4 +1,4 @@
-"""HDR pictures for a page: PQ and HLG brought into the brightness and the colours of sRGB."""
+"""HDR pictures for an ordinary screen: PQ and HLG brought into the brightness and the colours of sRGB."""
 
 import numpy as np
 
