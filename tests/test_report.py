@@ -135,7 +135,7 @@ def test_one_run_with_a_worker_that_dies(tmp_path, start):
     assert found.within("header").startswith("✓  Done in.mkv 160 frames done in 0:00:0")
     facts = found.within("dl")
     for words in ("Size 64x48 to 128x96", "Model lanczos", "Device cpu, 2 workers", "Frames 160 frames, 15 equal to",
-                  " frames/s", "Time 0:00:0", "KiB to ", "Input h264 yuv420p", "Output libx264 yuv420p"):  # fmt: skip
+                  " frames/s", "Time 0:00:0", "KiB to ", "Input h264 yuv420p", "Output libx264 yuv420p", "Options scale 2, model lanczos, crf 0"):  # fmt: skip
         assert words in facts, words
     assert "audio stream 1 (aac): copied" in found.within("article", "ul")
     assert re.search(r"\d+ frames \(\d+ %\)", found.within("table", "shares")) and "1 restart" in found.text

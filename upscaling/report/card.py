@@ -35,7 +35,7 @@ def file_card(run: RunRecord, file: FileRecord, key: str) -> str:
     if file.has_job:
         speed = tag("h3", "Frame rate") + rate_plot(file.speed, file.restarts, key)
         shares = [one for at, one in enumerate(file.shares) if one.frames or at < file.facts["workers"]]
-        workers = tag("h3", "Workers") + share_table(shares) if shares else ""
+        workers = tag("h3", "Workers") + share_table(shares) if any(one.frames for one in shares) else ""
         shown = speed + workers
         parts.append(tag("details", tag("summary", "Frame rate and workers") + shown) if run.is_folder else shown)
     parts.append(_messages(file.messages.notes))
@@ -113,7 +113,7 @@ def _facts(file: FileRecord) -> str:
         frames.append(f"{file.resumed} of them by an earlier run")
     if file.repeated:
         frames.append(f"{file.repeated} equal to the one before")
-    rate = f"{file.rate:.2f} frames/s" if file.rate else "unknown"
+    rate = f"{file.rate:.2f} frames/s" if file.rate else "not measured"
     size = byte_text(file.input_bytes) if file.input_bytes is not None else "unknown"
     after = f" to {byte_text(file.output_bytes)}" if file.output_bytes is not None else ""
     rows = [

@@ -20,15 +20,18 @@ def describe_streams(plan: Plan) -> list[str]:
 
 
 def details(plan: Plan) -> list[tuple[str, str]]:
-    """(name, text) of the input's and the output's format."""
+    """(name, text) of the input's and the output's format, and of the options that change the result."""
     info, encoding = plan.info, plan.encoding
     rate = [f"{float(info.frame_rate):.6g} frames/s"] if info.frame_rate else []
     length = [clock(float(info.duration)) + " long"] if info.duration and not plan.target else []
-    source = ", ".join([f"{info.codec} {info.pixel_format}", *rate, *length])
-    if plan.target is not None:
-        return [("input", source), ("output", f"{plan.target.extension} {encoding.pixel_format}")]
     settings = [f"{name} {encoding.options[name]}" for name in ("crf", "qp", "preset") if name in encoding.options]
-    return [("input", source), ("output", ", ".join([f"{encoding.codec} {encoding.pixel_format}", *settings]))]
+    codec = plan.target.extension if plan.target else encoding.codec
+    asked = [name if value == "True" else f"{name} {value}" for name, value in plan.asked.items()]
+    return [
+        ("input", ", ".join([f"{info.codec} {info.pixel_format}", *rate, *length])),
+        ("output", ", ".join([f"{codec} {encoding.pixel_format}", *([] if plan.target else settings)])),
+        ("options", ", ".join(asked).replace("_", "-")),
+    ]
 
 
 def input_bytes(plan: Plan) -> int:
