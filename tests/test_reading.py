@@ -1,6 +1,9 @@
 """Inputs that can be read only in part, through the command: failing disks, damage, encryption, playlists."""
 
+import re
 import struct
+import subprocess
+import sys
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -40,6 +43,25 @@ def test_a_read_error_ends_the_run_with_1_and_the_rerun_completes_it(tmp_path, s
     assert not (tmp_path / "out.mkv").exists()
     upscale(tmp_path, source, script=FAILING, env=environment).succeed()
     assert (frames_of(tmp_path / "out.mkv"), streams_of(tmp_path / "out.mkv")) == expected
+
+
+def test_reading_that_takes_long_before_the_start_is_said_once(tmp_path):
+    script = tmp_path / "at_once.py"  # every reading takes long
+    script.write_text(
+        f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n"
+        "from upscaling.cli.main import console\nfrom upscaling.demux import input_file\n"
+        "input_file.SLOW_SECONDS = 0\nconsole()\n"
+    )
+    source = make_clip(tmp_path / "in.ts", 10)
+    command = [sys.executable, script, source, tmp_path / "out.mkv", "2", "--model", "lanczos", "--workers", "1"]
+    for more in ((), ("--dry-run",)):
+        done = subprocess.run([*command, *more], capture_output=True, text=True, check=False)
+        said = [line for line in done.stderr.splitlines() if line.startswith("upscale: reading ")]
+        assert done.returncode == 0 and len(said) == 1, done.stderr
+        assert re.fullmatch(rf"upscale: reading {source} \(\d+ MB\) to find its streams, its times and .*", said[0])
+        assert done.stderr.startswith(said[0]), "before the first frame"
+    done = subprocess.run([*command, "-q", "--restart"], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 # Damage

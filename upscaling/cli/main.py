@@ -71,6 +71,7 @@ def run_command(options: Options, progress: Progress, signals: Signals, argv: Se
     """A preview, a dry run, a folder or one job; the exit status. `argv` are the command's words."""
     check_limits()  # before FFmpeg is imported
     from upscaling.cli import dry_run, first_run, folder
+    from upscaling.demux.input_file import tell_if_slow
 
     retain_freed_memory()
     if options.preview is not None:
@@ -83,7 +84,8 @@ def run_command(options: Options, progress: Progress, signals: Signals, argv: Se
     if not is_folder and (options.include or options.exclude):
         raise InputError("--include and --exclude are for a folder or several inputs")
     if options.dry_run:
-        lines, facts = folder.dry_run(options) if is_folder else dry_run.dry_run(options)
+        with tell_if_slow(progress.say):
+            lines, facts = folder.dry_run(options) if is_folder else dry_run.dry_run(options)
         progress.show_dry_run(lines, **facts)
         return 0
     first_run.show_hint(options, progress)

@@ -45,6 +45,7 @@ class Result:
 
 def run(options: Options, progress: Progress, signals: Signals, pool_cache: "PoolCache | None" = None) -> Result:
     """One job, from its options to its output in place; a folder run passes the cache of its worker pools."""
+    from upscaling.demux.input_file import tell_if_slow
     from upscaling.job.work_dir import open_work_dir
     from upscaling.pipeline.plan import make_plan
     from upscaling.pipeline.stages import incomplete_line, missing_frames
@@ -53,7 +54,8 @@ def run(options: Options, progress: Progress, signals: Signals, pool_cache: "Poo
     if (skipped := skipped_output(options, progress)) is not None:
         return skipped
     started = time.monotonic()
-    plan = make_plan(options)
+    with tell_if_slow(progress.say):
+        plan = make_plan(options)
     if options.part is not None and (finished := finished_part(plan)) is not None:
         progress.say(f"this part is finished already: {printable(plan.output)}")
         return Result(plan.output, finished, 0.0, plan.warnings)

@@ -9,7 +9,9 @@ import contextlib
 import errno
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from io import BytesIO
 from pathlib import Path
 
@@ -27,6 +29,7 @@ from upscaling.demux.container_crop import read_crops
 MAX_PIXELS = 8192 * 8192  # of a frame; 8K is half of that
 MAX_READ_ERRORS = 100  # one after another; the file then counts as ended
 _NO_LIMIT = str(1 << 60)  # µs
+SLOW_SECONDS = 2.0  # of reading before the start, after which it is said
 _BUFFER = 1 << 17  # bytes a read; FFmpeg reads packets that are larger in one piece
 # Demuxers that open further files or addresses.
 _PLAYLISTS = {
@@ -54,6 +57,37 @@ class ReadError(UpscaleError):
     """The file system cannot read the input now; what is done is kept."""
 
 
+_slow_reading: ContextVar["_SlowReading | None"] = ContextVar("_slow_reading", default=None)
+
+
+@contextlib.contextmanager
+def tell_if_slow(say: Callable[[str], None]) -> Iterator[None]:
+    """Inside the block `say` is called with one line if a file is still being read after SLOW_SECONDS.
+
+    That is for what reads files before a run starts: in this thread, and with nothing else on the screen.
+    """
+    token = _slow_reading.set(_SlowReading(say))
+    try:
+        yield
+    finally:
+        _slow_reading.reset(token)
+
+
+class _SlowReading:
+    """Says once that a file is being read."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say: Callable[[str], None] | None = say
+        self._started = time.monotonic()
+
+    def goes_on(self, path: Path) -> None:
+        """More of a file is being read."""
+        if self._say and time.monotonic() - self._started >= SLOW_SECONDS:
+            say, self._say = self._say, None
+            size = f"{path.stat().st_size / 1e6:.0f} MB"
+            say(f"reading {display_name(path)} ({size}) to find its streams, its times and what changes in it")
+
+
 class InputFile:
     """A file for `av.open`; after the first error it has no more data.
 
@@ -72,6 +106,8 @@ class InputFile:
         if self._failed:
             return b""
         try:
+            if slow := _slow_reading.get():
+                slow.goes_on(self._path)
             position = self._file.tell() if self._zeros else 0
             return self._without_crop(self._file.read(size) or b"", position)
         except OSError as error:
