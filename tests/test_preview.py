@@ -24,10 +24,11 @@ from upscaling.models import weights
 from upscaling.pictures.metadata import is_own_picture
 from upscaling.pipeline.sources import frame_source
 from upscaling.preview import columns as columns_module
-from upscaling.preview.cells import make_cells
+from upscaling.preview.cells import ColumnResult, _make_column, make_cells
 from upscaling.preview.columns import Column, columns_for
 from upscaling.preview.crops import DARK, DETAIL, EDGES, KINDS, choose_crops, geometry_for
 from upscaling.preview.job import LARGEST, Job, largest_crop
+from upscaling.preview.process import fork_server
 from upscaling.preview.sampling import samples
 from upscaling.preview.sheet import LEAST_HEIGHT, MOST_WIDTH, Heading, Row, Sheet, cell_limit, draw, wrapped
 
@@ -218,22 +219,21 @@ def test_cells_are_what_a_run_makes_of_the_whole_frame(scenes, tmp_path, monkeyp
 
 
 def test_without_time_columns_are_left_out_with_the_reason(scenes, tmp_path, monkeypatch):
-    """The base model is too slow: an error. (A column that is too slow is tested by `stop_at` of its process.)"""
-    from upscaling.preview.cells import ColumnResult, _make_column
-    from upscaling.preview.process import fork_server
-
     source, found = sampled(scenes)
     geometry = geometry_for(source.info.layout, LARGEST, 24)
     ratio = (Fraction(2), Fraction(2))
     job = Job(choose_crops(found, geometry), geometry, ratio, source.info.colour, time.monotonic() - 1)
-    plain = next(column for column in columns_for(options_for(scenes), source) if column.name == "plain resize")
-    result = ColumnResult(plain)
-    server = fork_server([plain.settings])
+    columns = columns_for(options_for(scenes), source)
+    base = ColumnResult(next(column for column in columns if column.is_base), seconds=2.0)
+    slow = replace(columns[0], cost=9)
+    result = ColumnResult(slow)
+    server = fork_server([slow.settings])
     try:
-        _make_column(server, result, job)
+        _make_column(server, result, job, base)
     finally:
         server.stop()
-    assert result.cells == ["left out: it takes too long here"] * 3 and result.seconds is None
+    assert result.cells == ["left out: it takes too long here"] * 3
+    assert result.seconds == 18.0 and not result.is_measured
 
 
 def test_crops_shrink_to_their_middle(scenes):

@@ -9,6 +9,7 @@ from upscaling.cli.arguments import flag
 from upscaling.cli.run import skipped_output
 from upscaling.common.errors import InputError
 from upscaling.common.text import clock, many, printable
+from upscaling.decode.changes import clock_tenths
 from upscaling.frames.tone import HDR
 from upscaling.inference.settings import LANCZOS
 from upscaling.job.options import Options
@@ -136,9 +137,11 @@ def describe(preview: Preview, options: Options) -> Sheet:
     length = [clock(float(info.duration))] if info.duration and not _is_one(preview) else []
     count = [many(info.frame_count, "frame")] if info.frame_count and not _is_one(preview) else []
     sizes = f"{info.width}x{info.height} to {preview.shape.picture[0]}x{preview.shape.picture[1]}"
+    is_short = info.duration is not None and info.duration < 60
     rows = []
     for number, crop in enumerate(job.crops):
-        when = [] if _is_one(preview) else [clock(float(crop.seconds))]
+        at = clock_tenths(crop.seconds) if is_short else clock(float(crop.seconds))
+        when = [] if _is_one(preview) else [at]
         place = f"x {crop.left}, y {crop.top}"
         rows.append(Row(crop.kind, (*when, place), [result.cells[number] for result in preview.results]))
     columns = [Heading(one.column.name, times(one, preview), one.column.note) for one in preview.results]
@@ -150,9 +153,9 @@ def describe(preview: Preview, options: Options) -> Sheet:
 def times(result: ColumnResult, preview: Preview) -> tuple[str, ...]:
     """The lines of a column about its time."""
     if result.seconds is None:
-        return ("not measured",)
+        return ("time unknown",)
     one = "for the picture" if _is_one(preview) else "a frame"
-    lines = (f"{seconds_text(result.seconds)} {one}",)
+    lines = (f"{seconds_text(result.seconds)} {one}{'' if result.is_measured else ' (not measured)'}",)
     total = total_seconds(result, preview)
     if _is_one(preview):
         return lines
@@ -212,6 +215,7 @@ def facts(preview: Preview, options: Options, seconds: float) -> dict:
             "name": one.column.name,
             "seconds_per_frame": None if one.seconds is None else round(one.seconds, 4),
             "seconds": None if (total := total_seconds(one, preview)) is None else round(total, 1),
+            "measured": one.is_measured and one.seconds is not None,
             "left_out": sorted({cell for cell in one.cells if isinstance(cell, str)}),
         }
         for one in preview.results

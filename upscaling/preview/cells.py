@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from upscaling.common.errors import UpscaleError
+from upscaling.inference.settings import LANCZOS, ModelSettings
+from upscaling.inference.tiling import make_grid
 from upscaling.preview.columns import Column
 from upscaling.preview.job import LARGEST, Job
 from upscaling.preview.process import Cell, ColumnError, ColumnProcess, Task, TooSlow, fork_server
@@ -21,7 +23,9 @@ SIZES = (LARGEST, (96, 72), (64, 48))  # of crops, in pixels of the input
 MARGIN = 24  # pixels around a crop that the network sees; it is cut off
 GPU_MARGIN = 184  # the time of a GPU means something only if it has something to do
 PROBE = (64, 64)  # pixels of the piece that is upscaled first
+SHARE = 0.75  # of the time that is left, for what is foreseen: other programs may need the machine, too
 START_SECONDS = 2.0  # until a process has loaded its model
+OVERLAP = 18  # pixels of tiles, as the default network has it
 LEFT_OUT = "left out: "
 
 
@@ -31,7 +35,8 @@ class ColumnResult:
 
     column: Column
     cells: list[np.ndarray | str] = field(default_factory=list)
-    seconds: float | None = None  # for a frame, with all of a run's workers at work; None if it was not measured
+    seconds: float | None = None  # for a frame, with all of a run's workers at work; None if it is not known
+    is_measured: bool = True  # else `seconds` follows from those of the base model
 
 
 def margin_for(column: Column) -> int:
@@ -56,7 +61,7 @@ def make_cells(columns: Sequence[Column], job: Job, step: Callable[[str], None])
             _make_base(process, base, steady, job)
         for result in sorted(others, key=lambda result: result.column.cost):
             step(result.column.name)
-            _make_column(server, result, job)
+            _make_column(server, result, job, base)
     finally:
         server.stop()
     return list(results.values()), job
@@ -70,7 +75,7 @@ def _fitted(process: ColumnProcess, base: Column, others: Sequence[Column], job:
     probe = job.shrunk(PROBE, 0)
     task = Task(probe.crops[0].frames[:1], 0, probe.conversion)
     try:
-        seconds = [process.run(task, job.stop_at).seconds[0] for _ in range(2)]  # the first one is a warm-up
+        seconds = [process.run(task, job.stop_at).elapsed for _ in range(2)]  # the first one is a warm-up
     except TooSlow as error:
         raise UpscaleError(
             f"{base.name} is too slow for a preview on this machine: not even {PROBE[0]}x{PROBE[1]} pixels were done "
@@ -82,7 +87,7 @@ def _fitted(process: ColumnProcess, base: Column, others: Sequence[Column], job:
     for size in SIZES:
         fitted = job.shrunk(size, margin_for(base))
         window = fitted.geometry.window[0] * fitted.geometry.window[1]
-        if _total(fitted, pixel * window, base, others) <= job.stop_at - time.monotonic():
+        if _total(fitted, pixel * window, base, others) <= SHARE * (job.stop_at - time.monotonic()):
             break
     return fitted
 
@@ -125,7 +130,7 @@ def _make_base(process: ColumnProcess, base: ColumnResult, steady: ColumnResult,
         steady.seconds = base.seconds + (more or 0.0)
 
 
-def _make_column(server: ForkServer, result: ColumnResult, job: Job) -> None:
+def _make_column(server: ForkServer, result: ColumnResult, job: Job, base: ColumnResult) -> None:
     """The cells of another column; those that fail say why."""
     seconds: list[float] = []
     reason = result.column.reason
@@ -138,18 +143,31 @@ def _make_column(server: ForkServer, result: ColumnResult, job: Job) -> None:
                     seconds += cell.seconds
             except ColumnError as error:
                 reason = str(error)
+                result.is_measured = bool(seconds) or not isinstance(error, TooSlow)
     result.cells += [LEFT_OUT + reason] * (len(job.crops) - len(result.cells))
     result.seconds = _frame_seconds(seconds, result.column, job)
+    if not result.is_measured and base.seconds is not None:
+        result.seconds = base.seconds * result.column.cost / base.column.cost
 
 
 def _frame_seconds(seconds: Sequence[float], column: Column, job: Job) -> float | None:
     """Seconds for a frame, from those for windows; the first one, a warm-up, counts only if it is alone."""
     if not seconds:
         return None
-    return statistics.median(seconds[1:] or seconds) * float(job.frames_per_window) / column.workers
+    window = statistics.median(seconds[1:] or seconds)
+    return window * float(job.frames_per_window) * _computed_share(column, job) / column.workers
 
 
-def _settings(result: ColumnResult):
+def _computed_share(column: Column, job: Job) -> float:
+    """How many times a pixel of a frame is computed: the tiles of a run overlap."""
+    settings, source = column.settings, job.geometry.source
+    if settings is None or settings.model == LANCZOS or not settings.patch_size:
+        return 1.0
+    grid = make_grid(source.height, source.width, settings.patch_size**2, OVERLAP)
+    return grid.area * len(grid.tiles()) / (source.width * source.height)
+
+
+def _settings(result: ColumnResult) -> ModelSettings:
     settings = result.column.settings
     assert settings is not None, "an InputError was raised for a base model that cannot be used"
     return settings

@@ -51,7 +51,8 @@ class Cell:
     """The result of a task: flat arrays in the layout `conversion.target.padded`."""
 
     upscaled: np.ndarray
-    seconds: list[float] = field(default_factory=list)  # of each frame
+    seconds: list[float] = field(default_factory=list)  # of each frame, as Watch has it
+    elapsed: float = 0.0  # seconds for all of them, by the clock on the wall
     steadied: np.ndarray | None = None
     steady_seconds: float = 0.0  # that a frame of a long video takes beside that
     steady_error: str = ""
@@ -156,13 +157,14 @@ class Watch:
 
 def _cell(task: Task, upscaler: BatchUpscaler, on_cpu: bool) -> Cell:
     results, seconds = [], []
+    started = time.perf_counter()
     indices = range(len(task.frames)) if task.steady else [task.wanted]
     for index in indices:
         watch = Watch(on_cpu)
         upscaler.submit([task.frames[index]], task.conversion)
         results.append(upscaler.collect()[0].copy())
         seconds.append(watch.seconds)
-    cell = Cell(results[task.wanted if task.steady else 0], seconds)
+    cell = Cell(results[task.wanted if task.steady else 0], seconds, time.perf_counter() - started)
     if task.steady:
         _steady(task, results, cell)
     return cell
