@@ -53,6 +53,30 @@ def check_uneven(outcome: Outcome) -> None:
     assert all(20 <= b - a <= 60 for a, b in pairwise(times)), times
 
 
+def held(folder: Path) -> Path:
+    """Matroska with uneven times, whose last frame is shown for 0.333 s; its blocks have no durations."""
+    source, target = clip("in.mp4", pts=UNEVEN, time_base=Fraction(1, 1000))(folder), folder / "in.mkv"
+    with av.open(str(source)) as container, av.open(str(target), "w") as out:
+        stream = container.streams.video[0]
+        added = out.add_stream_from_template(stream)
+        added.codec_context.framerate = Fraction(0)
+        for packet in container.demux(stream):
+            if packet.size:
+                is_last = round(packet.pts * packet.time_base * 1000) == UNEVEN[-1]
+                packet.duration = round(Fraction(333, 1000) / packet.time_base) if is_last else 0
+                packet.stream = added
+                out.mux(packet)
+    return target
+
+
+def check_held(outcome: Outcome) -> None:
+    assert outcome.status == 0, outcome.lines
+    with av.open(str(outcome.output)) as container:
+        assert abs(container.duration / 1000 - UNEVEN[-1] - 333) <= 2, container.duration
+    shown = pictures(outcome.output)
+    assert [round((time - shown[0][0]) * 1000) for time, _ in shown] == UNEVEN
+
+
 KINDS = [
     Kind("H.264 with B-frames in ASF", clip("in.wmv", container="asf"), check_even),
     Kind("MPEG-2 with B-frames in ASF", clip("in.asf", "mpeg2video"), check_even, "out.mp4"),
@@ -65,4 +89,6 @@ KINDS = [
         clip("in.asf", pts=UNEVEN, time_base=Fraction(1, 1000)),
         check_uneven,
     ),
+    Kind("a last frame that is held in Matroska", held, check_held),
+    Kind("a last frame that is held in Matroska, to MP4", held, check_held, "out.mp4"),
 ]

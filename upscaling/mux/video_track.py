@@ -1,6 +1,7 @@
 """The main stream's track in the output: its header, and the segments' packets with their exact times."""
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import av
 import av.error
-from av.container import OutputContainer
+from av.container import InputContainer, OutputContainer
 from av.stream import Stream
 
 from upscaling.decode.probe import VideoInfo
@@ -203,6 +204,8 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], unt
         tick = seconds_per_tick(stream)
         if until is None and source.clock.span:
             until = source.clock.span[1] * tick
+        if until is None and "matroska" in source.container.format.name:
+            until = _matroska_end(source.container, stream, pts[0] * time_base)
         if until is None and stream.duration and stream.start_time is not None:
             until = (stream.start_time + stream.duration) * tick
         if until is not None and 0 < round(until / time_base) - pts[-1] <= longest:
@@ -214,4 +217,19 @@ def _last_duration(info: VideoInfo, time_base: Fraction, pts: Sequence[int], unt
         for packet in source.container.demux(stream):
             if packet.pts == last and packet.duration:
                 return max(1, round(packet.duration * tick / time_base))
+    return None
+
+
+def _matroska_end(container: InputContainer, stream: Stream, start: Fraction) -> Fraction | None:
+    """The end of a track in seconds, by its tag DURATION, else by the file's if there is no other track; or None.
+
+    Matroska's blocks rarely have durations. FFmpeg's tag counts from zero, mkvmerge's from the track's first frame.
+    """
+    tags = {key.upper(): value for key, value in stream.metadata.items()}
+    text = next((value for key, value in tags.items() if key.startswith("DURATION")), "")
+    if found := re.fullmatch(r"(\d+):(\d\d):(\d\d(?:\.\d+)?)", text.strip()):
+        end = int(found[1]) * 3600 + int(found[2]) * 60 + Fraction(found[3])
+        return end + start if any(key.startswith("_STATISTICS") for key in tags) else end
+    if container.duration and len(container.streams) == 1:
+        return Fraction(container.duration, 1_000_000)  # AV_TIME_BASE
     return None
