@@ -9,6 +9,7 @@ Everything runs on the CPU in OpenCV, on one thread, so that the result is the s
 Luma is in codes of 8-bit full range here, 0 to 255 for black to white, in float32; values outside are kept.
 """
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import cv2
@@ -17,11 +18,13 @@ import numpy as np
 from upscaling.frames.conversion import FrameConversion, store_plane
 from upscaling.frames.layout import FrameLayout
 
-SIGMA = 32.0  # difference of luma, mean over a BOX, at which the weight falls to 1/e
+SIGMA = 12.0  # difference of luma, mean over a BOX, at which the weight falls to 1/e
 BOX = 5  # pixels of the input
 TOLERANCE = 1.0  # pixels of the input by which the flows there and back may differ; at twice that the weight is 0
 CUT = 30.0  # mean difference of luma after the motion above which two frames are of different scenes
-MIN_SIDE = 16  # pixels; the flow needs patches of 8
+MIN_SIDE = 16  # pixels of the input; smaller frames have no motion that could be found
+FINEST = 2  # level of the pyramid at which the flow is found: of a quarter of the size
+PATCH = 8  # pixels, of the flow
 LUMA_OF_RGB = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, item 3.2
 
 Motion = tuple[np.ndarray, np.ndarray]  # flow in pixels (height, width, 2), weight in [0, 1] (height, width); float32
@@ -54,7 +57,7 @@ class _Steady:
         cv2.setNumThreads(1)
         self._frames, self._upscaled = frames, upscaled
         self._source, self._target = conversion.source, conversion.target
-        self._flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        self._flow = _flow(self._source.width, self._source.height)
         self._details: dict[int, np.ndarray] = {}
         self._motions: dict[tuple[int, int], Motion] = {}
 
@@ -109,6 +112,19 @@ class _Steady:
         there, back = self._flow.calc(gray_a, gray_b, still.copy()), self._flow.calc(gray_b, gray_a, still)
         self._motions[a, b] = there, _weight(luma_a, luma_b, there, back)
         self._motions[b, a] = back, _weight(luma_b, luma_a, back, there)
+
+
+def _flow(width: int, height: int) -> cv2.DISOpticalFlow:
+    """What finds the motion between frames of a size: OpenCV's fast preset, on a pyramid that fits small frames, too.
+
+    OpenCV's coarsest level is where the longer side has 4 patches and the shorter one at least 1 (its dis_flow.cpp); a
+    finest level beyond that reads memory that it does not own.
+    """
+    flow = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    patches = max(1, min(width, height) // PATCH)
+    coarsest = min(math.log2(max(width, height) / (4 * PATCH)) + 0.5, math.log2(patches))
+    flow.setFinestScale(max(0, min(FINEST, int(coarsest))))
+    return flow
 
 
 def _weight(a: np.ndarray, b: np.ndarray, there: np.ndarray, back: np.ndarray) -> np.ndarray:
