@@ -18,6 +18,7 @@ import torch
 from torch.nn import functional as F
 
 from upscaling.common.errors import UpscaleError
+from upscaling.inference.steady import positions, warp
 
 LUMA = (0.2126, 0.7152, 0.0722)  # of BT.709
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5  # Wang et al. 2004, with its K1 = 0.01 and K2 = 0.03
@@ -89,7 +90,7 @@ class Motion:
         errors = _luma(frames) - self._original
         changes = []
         for index, (flow, counts) in enumerate(self._steps, start=1):
-            change = errors[index] - _warp(errors[index - 1], flow, cv2.INTER_CUBIC)
+            change = errors[index] - warp(errors[index - 1], flow, cv2.INTER_CUBIC)
             changes.append(np.square(change[counts]).mean())
         return float(np.sqrt(np.mean(changes)))
 
@@ -104,21 +105,10 @@ def _flow(to: np.ndarray, source: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
     there = dis.calc(to, source, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
     back = dis.calc(source, to, None)  # pyright: ignore[reportCallIssue, reportArgumentType]
-    error = np.linalg.norm(there + _warp(back, there, cv2.INTER_LINEAR), axis=-1)
+    error = np.linalg.norm(there + warp(back, there, cv2.INTER_LINEAR), axis=-1)
     absolute, relative = FLOW_TOLERANCE
-    position = _positions(*to.shape) + there
+    position = positions(*to.shape) + there
     inside = ((position >= 0) & (position <= (to.shape[1] - 1, to.shape[0] - 1))).all(-1)
     agree = (error < absolute + relative * np.linalg.norm(there, axis=-1)) & inside
     margin = np.ones((FLOW_MARGIN, FLOW_MARGIN), np.uint8)
     return there, cv2.erode(agree.astype(np.uint8), margin).astype(bool)
-
-
-def _warp(picture: np.ndarray, flow: np.ndarray, interpolation: int) -> np.ndarray:
-    """The picture, (H, W, ...), read at each pixel's position plus the flow, (H, W, 2)."""
-    position = _positions(*flow.shape[:2]) + flow
-    return cv2.remap(picture, position[..., 0], position[..., 1], interpolation, borderMode=cv2.BORDER_REPLICATE)
-
-
-def _positions(height: int, width: int) -> np.ndarray:
-    """(x, y) of each pixel: (H, W, 2)."""
-    return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), -1)

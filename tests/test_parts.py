@@ -161,13 +161,17 @@ def with_digests(decoder):
     return [(f, (f.pts, hashlib.md5(b"".join(plane.tobytes() for plane in f.planes)).hexdigest())) for f in decoder]
 
 
+def decoded_whole(folder, name):
+    """(info, packet index, digests of all frames) of a clip of CLIPS."""
+    clip = CLIPS[name](folder / name)
+    info = probe(clip)
+    with Decoder(info) as decoder:
+        return info, read_packet_index(clip, info.field_gap), digests(decoder)
+
+
 @pytest.mark.parametrize("name", CLIPS)
 def test_parts_have_the_frames_and_times_of_the_whole(tmp_path, name):
-    clip = CLIPS[name](tmp_path / name)
-    info = probe(clip)
-    index = read_packet_index(clip, info.field_gap)
-    with Decoder(info) as decoder:
-        whole = digests(decoder)
+    info, index, whole = decoded_whole(tmp_path, name)
     if "fields" in name:
         assert sum(index.part(number, 3).frames for number in (1, 2, 3)) == len(whole) == info.frame_count
     for count in (3, 7, 60):
@@ -183,11 +187,7 @@ def test_parts_have_the_frames_and_times_of_the_whole(tmp_path, name):
 
 @pytest.mark.parametrize("name", CLIPS)
 def test_a_part_decodes_the_frames_around_it_as_the_whole_has_them(tmp_path, name):
-    clip = CLIPS[name](tmp_path / name)
-    info = probe(clip)
-    index = read_packet_index(clip, info.field_gap)
-    with Decoder(info) as decoder:
-        whole = digests(decoder)
+    info, index, whole = decoded_whole(tmp_path, name)
     first = 0
     for number in (1, 2, 3):
         part = index.part(number, 3)

@@ -163,7 +163,7 @@ def black(layout: FrameLayout) -> np.ndarray:
     frame = layout.empty()
     for index, plane in enumerate(layout.planes(frame)):
         if layout.format.rgb or index == 0:
-            plane[...] = 0 if layout.format.rgb or layout.full_range else 16 << (layout.format.depth - 8)
+            plane[...] = layout.luma_codes[0]
         else:
             plane[...] = layout.peak if index == 3 else 1 << (layout.format.depth - 1)
     if layout.format.rgb and layout.format.alpha:

@@ -1,7 +1,15 @@
-"""The part of a picture that has the most detail."""
+"""How much detail a picture has, and the part of it that has the most."""
 
 import numpy as np
 from PIL import Image
+
+
+def differences(picture: np.ndarray) -> np.ndarray:
+    """How far each value of a picture, (height, width) of a signed dtype, is from those to its left and above it."""
+    found = np.zeros_like(picture)
+    found[:, 1:] += np.abs(np.diff(picture, axis=1))
+    found[1:] += np.abs(np.diff(picture, axis=0))
+    return found
 
 
 def busiest(picture: np.ndarray, rows: int, columns: int) -> tuple[int, int, int]:
@@ -10,10 +18,7 @@ def busiest(picture: np.ndarray, rows: int, columns: int) -> tuple[int, int, int
     `picture` is (height, width, 3 or 4) uint8, the part at most as large. Detail is the sum of the differences between
     the gray values of neighbouring pixels.
     """
-    gray = np.asarray(Image.fromarray(picture).convert("L"), np.int16)
-    detail = np.zeros(gray.shape, np.uint32)
-    detail[:, 1:] += np.abs(np.diff(gray, axis=1)).astype(np.uint32)
-    detail[1:] += np.abs(np.diff(gray, axis=0)).astype(np.uint32)
+    detail = differences(np.asarray(Image.fromarray(picture).convert("L"), np.int16))
     # Sums over all pixels above and to the left. They may wrap around; their differences are right all the same.
     total = np.pad(detail.cumsum(0, np.uint32).cumsum(1, np.uint32), ((1, 0), (1, 0)))
     sums = total[rows:, columns:] - total[:-rows, columns:] - total[rows:, :-columns] + total[:-rows, :-columns]

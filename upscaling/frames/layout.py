@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -41,6 +42,14 @@ class FrameLayout:
         return (1 << self.format.depth) - 1
 
     @property
+    def luma_codes(self) -> tuple[int, int]:
+        """(code of black, codes from black to white) of luma, or of R, G and B (ITU-T H.273, clause 8.3)."""
+        if self.format.rgb or self.full_range:
+            return 0, self.peak
+        unit = 1 << (self.format.depth - 8)
+        return 16 * unit, 219 * unit
+
+    @property
     def sample_count(self) -> int:
         """Samples in a frame, all planes together."""
         return pixel_formats.sample_count(self.format, self.width, self.height)
@@ -71,6 +80,19 @@ class FrameLayout:
         InputError if the number of samples is not that of this layout.
         """
         return pixel_formats.planes(samples, self.format, self.width, self.height)
+
+    def cut(self, planes: Sequence[np.ndarray], left: int, top: int, width: int, height: int) -> np.ndarray:
+        """A part of a frame as a flat array, from its planes as `planes` returns them.
+
+        `left` and `top` are multiples of what the pixel format needs; the part may end anywhere.
+        """
+        parts = []
+        for plane in planes:
+            across, down = -(-self.width // plane.shape[1]), -(-self.height // plane.shape[0])  # subsampling
+            rows = slice(top // down, -(-(top + height) // down))
+            columns = slice(left // across, -(-(left + width) // across))
+            parts.append(plane[rows, columns].reshape(-1))
+        return np.concatenate(parts)
 
     def empty(self) -> np.ndarray:
         """A new flat frame, (samples,), its values undefined."""

@@ -58,7 +58,6 @@ def black_samples(layout: FrameLayout) -> list[int]:
     fmt = layout.format
     if fmt.rgb:
         return [0]
-    unit = 1 << (fmt.depth - 8)
-    dark, middle = 0 if layout.full_range else 16 * unit, 128 * unit
+    dark, middle = layout.luma_codes[0], 1 << (fmt.depth - 1)
     chroma = [dark if layout.matrix in ("gbr", "rgb") else middle] * 2 if fmt.chroma else []
     return [dark, *chroma, *([0] if fmt.alpha else [])]

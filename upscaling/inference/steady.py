@@ -9,6 +9,7 @@ Everything runs on the CPU in OpenCV, on one thread, so that the result is the s
 Luma is in codes of 8-bit full range here, 0 to 255 for black to white, in float32; values outside are kept.
 """
 
+import functools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from upscaling.frames.conversion import FrameConversion, store_plane
 from upscaling.frames.layout import FrameLayout
+from upscaling.frames.luma import luma
 
 SIGMA = 12.0  # difference of luma, mean over a BOX, at which the weight falls to 1/e
 BOX = 5  # pixels of the input
@@ -25,7 +27,7 @@ CUT = 30.0  # mean difference of luma after the motion above which two frames ar
 MIN_SIDE = 16  # pixels of the input; smaller frames have no motion that could be found
 FINEST = 2  # level of the pyramid at which the flow is found: of a quarter of the size
 PATCH = 8  # pixels, of the flow
-LUMA_OF_RGB = np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, item 3.2
+WHITE = 255.0  # luma of white
 
 Motion = tuple[np.ndarray, np.ndarray]  # flow in pixels (height, width, 2), weight in [0, 1] (height, width); float32
 
@@ -58,6 +60,7 @@ class _Steady:
         self._frames, self._upscaled = frames, upscaled
         self._source, self._target = conversion.source, conversion.target
         self._flow = _flow(self._source.width, self._source.height)
+        self._lumas: dict[int, np.ndarray] = {}  # of the input, (height, width)
         self._details: dict[int, np.ndarray] = {}
         self._motions: dict[tuple[int, int], Motion] = {}
 
@@ -67,6 +70,7 @@ class _Steady:
         neighbours = [i for i in (index - 1, index + 1) if 0 <= i < len(self._frames)]
         if not neighbours or min(self._source.width, self._source.height) < MIN_SIDE:
             return result
+        self._lumas = {i: found for i, found in self._lumas.items() if abs(i - index) <= 1}
         self._details = {i: detail for i, detail in self._details.items() if abs(i - index) <= 1}
         self._motions = {pair: motion for pair, motion in self._motions.items() if index in pair}
 
@@ -81,16 +85,19 @@ class _Steady:
         _add_luma(result, self._target, total / weights - own)
         return result
 
+    def _luma(self, index: int) -> np.ndarray:
+        """The luma of a frame of the input, (height, width)."""
+        if index not in self._lumas:
+            self._lumas[index] = luma(self._source.planes(self._frames[index]), self._source, WHITE)
+        return self._lumas[index]
+
     def _detail(self, index: int) -> np.ndarray:
         """What the network added to a frame's luma, (target height, target width)."""
         if index not in self._details:
-            plain = cv2.resize(
-                _luma(self._frames[index], self._source),
-                (self._target.width, self._target.height),
-                interpolation=cv2.INTER_LANCZOS4,
-            )
-            self._details[index] = _luma(self._upscaled[index], self._target.padded)[: plain.shape[0], : plain.shape[1]]
-            self._details[index] = self._details[index] - plain
+            size, stored = (self._target.width, self._target.height), self._target.padded
+            plain = cv2.resize(self._luma(index), size, interpolation=cv2.INTER_LANCZOS4)
+            upscaled = luma(stored.planes(self._upscaled[index]), stored, WHITE)
+            self._details[index] = upscaled[: size[1], : size[0]] - plain
         return self._details[index]
 
     def _moved(self, index: int, neighbour: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,12 +109,12 @@ class _Steady:
         # (height, width, 2) to (target height, target width, 2), in pixels of the target
         flow = cv2.resize(flow, size, interpolation=cv2.INTER_LINEAR)
         flow *= np.array([size[0] / self._source.width, size[1] / self._source.height], np.float32)
-        return _warp(self._detail(neighbour), flow, cv2.INTER_CUBIC), cv2.resize(weight, size)
+        return warp(self._detail(neighbour), flow, cv2.INTER_CUBIC), cv2.resize(weight, size)
 
     def _find_motion(self, a: int, b: int) -> None:
         """The motion between two frames of the input, both ways."""
-        luma_a, luma_b = _luma(self._frames[a], self._source), _luma(self._frames[b], self._source)
-        gray_a, gray_b = (np.rint(luma).clip(0, 255).astype(np.uint8) for luma in (luma_a, luma_b))
+        luma_a, luma_b = self._luma(a), self._luma(b)
+        gray_a, gray_b = (np.rint(one).clip(0, WHITE).astype(np.uint8) for one in (luma_a, luma_b))
         still = np.zeros((*luma_a.shape, 2), np.float32)
         there, back = self._flow.calc(gray_a, gray_b, still.copy()), self._flow.calc(gray_b, gray_a, still)
         self._motions[a, b] = there, _weight(luma_a, luma_b, there, back)
@@ -129,51 +136,35 @@ def _flow(width: int, height: int) -> cv2.DISOpticalFlow:
 
 def _weight(a: np.ndarray, b: np.ndarray, there: np.ndarray, back: np.ndarray) -> np.ndarray:
     """How well frame `b`, moved by the flow `there`, matches frame `a`: [0, 1] for each pixel of `a`."""
-    difference = np.abs(_warp(b, there, cv2.INTER_LINEAR) - a)
+    difference = np.abs(warp(b, there, cv2.INTER_LINEAR) - a)
     if difference.mean() > CUT:
         return np.zeros_like(a)
     weight = np.exp(-np.square(cv2.blur(difference, (BOX, BOX)) / np.float32(SIGMA)))
-    error = np.linalg.norm(there + _warp(back, there, cv2.INTER_LINEAR), axis=-1)
+    error = np.linalg.norm(there + warp(back, there, cv2.INTER_LINEAR), axis=-1)
     weight *= np.clip(2 - error / np.float32(TOLERANCE), 0, 1)
-    position = _positions(*a.shape) + there
+    position = positions(*a.shape) + there
     inside = (position >= 0) & (position <= (a.shape[1] - 1, a.shape[0] - 1))
     return weight * inside.all(-1)
 
 
-def _warp(picture: np.ndarray, flow: np.ndarray, interpolation: int) -> np.ndarray:
+def warp(picture: np.ndarray, flow: np.ndarray, interpolation: int) -> np.ndarray:
     """The picture, (height, width, ...), read at each pixel's position plus the flow, (height, width, 2)."""
-    position = _positions(*flow.shape[:2]) + flow
+    position = positions(*flow.shape[:2]) + flow
     x, y = position[..., 0], position[..., 1]
     return cv2.remap(picture, x, y, interpolation, borderMode=cv2.BORDER_REPLICATE)
 
 
-def _positions(height: int, width: int) -> np.ndarray:
+@functools.lru_cache(maxsize=2)  # of the input and of the result
+def positions(height: int, width: int) -> np.ndarray:
     """(x, y) of each pixel: (height, width, 2)."""
     return np.stack(np.meshgrid(np.arange(width, dtype=np.float32), np.arange(height, dtype=np.float32)), -1)
-
-
-def _black_and_unit(layout: FrameLayout) -> tuple[float, float]:
-    """The code of black, and the codes for a step of 1/255 from black to white (ITU-T H.273, clause 8.3)."""
-    if layout.format.rgb or layout.full_range:
-        return 0.0, layout.peak / 255
-    eighth = 1 << (layout.format.depth - 8)
-    return 16.0 * eighth, 219 * eighth / 255
-
-
-def _luma(samples: np.ndarray, layout: FrameLayout) -> np.ndarray:
-    """The luma of a frame, (height, width)."""
-    plane = layout.planes(samples)[0].astype(np.float32)
-    black, unit = _black_and_unit(layout)
-    if layout.format.rgb:
-        plane = plane[..., :3] @ LUMA_OF_RGB
-    return (plane - np.float32(black)) / np.float32(unit)
 
 
 def _add_luma(samples: np.ndarray, layout: FrameLayout, difference: np.ndarray) -> None:
     """Add a difference of luma, (height, width), to a flat frame of the layout's `padded`."""
     plane = layout.padded.planes(samples)[0]
     rows, columns = difference.shape
-    added = difference * np.float32(_black_and_unit(layout)[1])
+    added = difference * np.float32(layout.luma_codes[1] / WHITE)
     if layout.format.rgb:
         plane, added = plane[..., :3], added[..., None]
     changed = np.rint(plane[:rows, :columns] + added).clip(0, layout.peak)

@@ -157,8 +157,7 @@ def _as_samples(planes: list[np.ndarray], layout: FrameLayout) -> np.ndarray:
 
 def _scaled(codes: np.ndarray, layout: FrameLayout) -> np.ndarray:
     """Codes of luma, or of R, G and B in planes of their own, in the full range of 8 or 16 bits."""
-    unit = 1 << (layout.format.depth - 8)
-    zero, span = (0, layout.peak) if layout.full_range else (16 * unit, 219 * unit)
+    zero, span = layout.luma_codes
     peak, dtype = (65535, np.uint16) if layout.format.depth > 8 else (255, np.uint8)
     return np.rint((codes.astype(np.float32) - zero) * (peak / span)).clip(0, peak).astype(dtype)
 

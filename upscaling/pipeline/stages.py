@@ -115,6 +115,7 @@ class DecodeStage:
         self._plan, self._frames, self._window, self._counts, self._batches = plan, frames, window, counts, batches
         self._picture = ShownPicture()
         self._stored = 0  # number of the frame that was stored last, which shows the picture
+        self._still = 0  # number of the frame that stood still last
         self._last = 0  # number of the frame that was decoded last
         self._batch: list[int] = []
         self._batch_size = 0
@@ -182,7 +183,9 @@ class DecodeStage:
             self._mark_still()
 
     def _mark_still(self) -> None:
-        if self._plan.steady and self._picture.is_still:
+        """Tell once of the picture that is shown if it stands still."""
+        if self._plan.steady and self._picture.is_still and self._still != self._stored:
+            self._still = self._stored
             self._batches.mark_still(self._stored)
 
     def _submit_batch(self) -> None:

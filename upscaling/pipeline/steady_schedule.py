@@ -9,7 +9,7 @@ that begins or ends within it need not look further. Everything here happens in 
 """
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 MAX_STILL = 16  # frames
@@ -72,11 +72,15 @@ class SteadySchedule:
     def _find(self, numbers: Sequence[int]) -> _Batch:
         return next(batch for batch in self._batches if batch.numbers == tuple(numbers))
 
+    def _with_neighbours(self) -> Iterator[tuple[_Batch | None, _Batch, _Batch | None]]:
+        """(the batch before, a batch, the one after it) of all."""
+        batches = list(self._batches)
+        return zip([None, *batches], batches, [*batches[1:], None], strict=False)
+
     def take_ready(self) -> list[SteadyBatch]:
         """The batches that can be steadied now; each is returned once."""
         ready = []
-        batches = list(self._batches)
-        for before, batch, after in zip([None, *batches], batches, [*batches[1:], None], strict=False):
+        for before, batch, after in self._with_neighbours():
             stops = batch.numbers[-1] in self._stills or (self._ended and after is None)
             if batch.dealt or not batch.upscaled or not (before is None or before.upscaled):
                 continue
@@ -89,14 +93,13 @@ class SteadySchedule:
     def take_unneeded(self) -> list[int]:
         """The frames that no batch needs any more, as itself or as context; each is returned once."""
         needed: set[int] = set()
-        batches = list(self._batches)
-        for before, batch, after in zip([None, *batches], batches, [*batches[1:], None], strict=False):
+        for before, batch, after in self._with_neighbours():
             if not batch.done:
                 needed.update(batch.numbers)
                 needed.update(before.numbers[-1:] if before else ())
                 needed.update(after.numbers[:1] if after else ())
-        if batches and not self._ended:
-            needed.add(batches[-1].numbers[-1])
+        if self._batches and not self._ended:
+            needed.add(self._batches[-1].numbers[-1])
         while len(self._batches) > 1 and self._batches[0].done and self._batches[1].done:
             self._stills.difference_update(self._batches.popleft().numbers)
         unneeded = sorted(self._stored - needed)

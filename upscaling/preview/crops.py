@@ -10,8 +10,10 @@ from fractions import Fraction
 
 import numpy as np
 
+from upscaling.frames.detail import differences
 from upscaling.frames.layout import FrameLayout
-from upscaling.preview.sampling import Planes, Sample
+from upscaling.frames.luma import luma
+from upscaling.preview.sampling import Sample
 
 DETAIL, EDGES, DARK = "much detail", "edges", "dark"
 KINDS = (DETAIL, EDGES, DARK)
@@ -19,6 +21,7 @@ STEP = 8  # pixels between positions that are compared; a multiple of every pixe
 PER_SAMPLE = 2  # candidates of a kind in a sample
 NOISE = 0.02  # of the range from black to white: steps of luma below this are no edges
 BLACK = 0.08  # luma; lines darker than this all along are bars
+Pixels = tuple[int, int]  # across, down
 SAME_FRAME, SAME_PLACE, OVERLAP = 0.3, 0.2, 2.0  # penalties; the best crop of a kind has the score 1
 
 
@@ -67,17 +70,6 @@ def choose_crops(samples: Iterable[Sample], geometry: Geometry) -> list[Crop]:
     return _best(found, geometry) if found[DETAIL] else []
 
 
-def luma(planes: Planes, layout: FrameLayout) -> np.ndarray:
-    """The luma of a frame, (height, width) float32, from 0 for black to 1 for white, as coded."""
-    plane = planes[0].astype(np.float32)
-    if layout.format.rgb:
-        plane = plane[..., :3] @ np.array([0.2126, 0.7152, 0.0722], np.float32)  # ITU-R BT.709, item 3.2
-    if layout.format.rgb or layout.full_range:
-        return plane / layout.peak
-    eighth = 1 << (layout.format.depth - 8)
-    return (plane / eighth - 16) / 219  # ITU-T H.273, clause 8.3
-
-
 def candidates(picture: np.ndarray, size: tuple[int, int]) -> Iterator[tuple[str, float, int, int]]:
     """(kind, score, left, top) of the best parts of a picture of luma, (height, width); `size` is (width, height)."""
     rows, columns = _without_bars(picture, size)
@@ -100,14 +92,12 @@ class _Means:
 
     def __init__(self, picture: np.ndarray, size: tuple[int, int]):
         self._size = size
-        gradient = np.zeros_like(picture)
-        gradient[:, 1:] += np.abs(np.diff(picture, axis=1))
-        gradient[1:] += np.abs(np.diff(picture, axis=0))
+        steps = differences(picture)
         self.luma = self._of(picture)
-        self.detail = self._of(gradient)
-        self.steps = self._of(np.where(gradient > NOISE, gradient, 0))
-        self.squares = self._of(gradient * gradient)
-        self.calm = self._of(((gradient < 2 * NOISE) & (picture > BLACK) & (picture < 1 - BLACK)).astype(np.float32))
+        self.detail = self._of(steps)
+        self.steps = self._of(np.where(steps > NOISE, steps, 0))
+        self.squares = self._of(steps * steps)
+        self.calm = self._of(((steps < 2 * NOISE) & (picture > BLACK) & (picture < 1 - BLACK)).astype(np.float32))
 
     def _of(self, values: np.ndarray) -> np.ndarray:
         height, width = values.shape
@@ -152,25 +142,20 @@ def _without_bars(picture: np.ndarray, size: tuple[int, int]) -> tuple[slice, sl
 
 def _cut(sample: Sample, geometry: Geometry, kind: str, score: float, left: int, top: int) -> Crop:
     """A candidate with its window, in the middle of which the crop is if it is not at an edge."""
-    frame, window, crop = (geometry.source.width, geometry.source.height), geometry.window, geometry.crop
-    corner = [
-        min(max(0, at - (around - inner) // 2 // STEP * STEP), (most - around) // STEP * STEP)
-        for at, around, inner, most in zip((left, top), window, crop, frame, strict=True)
-    ]
-    frames = tuple(cut_planes(planes, geometry.source, corner[0], corner[1], *window) for planes in sample.frames)
+    frame = geometry.source.width, geometry.source.height
+    corner = window_corner((left, top), geometry, frame)
+    frames = tuple(geometry.source.cut(planes, *corner, *geometry.window) for planes in sample.frames)
     inside = left - corner[0], top - corner[1]
     return Crop(kind, score, sample.seconds, left, top, inside, frames, sample.wanted)
 
 
-def cut_planes(planes: Planes, layout: FrameLayout, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """A part of a frame as a flat array; it begins at a multiple of STEP and ends anywhere."""
-    parts = []
-    for number, plane in enumerate(planes):
-        across, down = layout.format.chroma if number in (1, 2) and layout.format.chroma else (0, 0)
-        rows = slice(top >> down, -(-(top + height) >> down))
-        columns = slice(left >> across, -(-(left + width) >> across))
-        parts.append(plane[rows, columns].reshape(-1))
-    return np.concatenate(parts)
+def window_corner(place: Pixels, geometry: Geometry, bounds: Pixels) -> Pixels:
+    """(left, top) of the window around a crop at `place`, multiples of STEP; the picture has the size `bounds`."""
+    left, top = (
+        min(max(0, at - (around - inner) // 2 // STEP * STEP), (most - around) // STEP * STEP)
+        for at, around, inner, most in zip(place, geometry.window, geometry.crop, bounds, strict=True)
+    )  # fmt: skip
+    return left, top
 
 
 def _best(found: dict[str, list[Crop]], geometry: Geometry) -> list[Crop]:

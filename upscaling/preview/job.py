@@ -11,7 +11,7 @@ from upscaling.decode.colour_tags import Colour
 from upscaling.frames.conversion import FrameConversion
 from upscaling.frames.swscale import as_rgb
 from upscaling.frames.tone import HDR, in_srgb
-from upscaling.preview.crops import STEP, Crop, Geometry, cut_planes, geometry_for
+from upscaling.preview.crops import STEP, Crop, Geometry, geometry_for, window_corner
 
 LARGEST = (144, 104)  # pixels of the input in a crop, if there is time: width, height; multiples of STEP
 
@@ -77,11 +77,8 @@ def _middle(crop: Crop, old: Geometry, new: Geometry) -> Crop:
     """The middle of a crop, in a window within the old one."""
     layout = old.window_layout
     shift = [(a - b) // 2 // STEP * STEP for a, b in zip(old.crop, new.crop, strict=True)]
-    place = [at + by for at, by in zip(crop.inside, shift, strict=True)]  # in the old window
-    corner = [
-        min(max(0, at - (around - inner) // 2 // STEP * STEP), (most - around) // STEP * STEP)
-        for at, around, inner, most in zip(place, new.window, new.crop, old.window, strict=True)
-    ]
-    frames = tuple(cut_planes(layout.planes(one), layout, corner[0], corner[1], *new.window) for one in crop.frames)
+    place = crop.inside[0] + shift[0], crop.inside[1] + shift[1]  # in the old window
+    corner = window_corner(place, new, old.window)
+    frames = tuple(layout.cut(layout.planes(one), *corner, *new.window) for one in crop.frames)
     inside = place[0] - corner[0], place[1] - corner[1]
     return replace(crop, left=crop.left + shift[0], top=crop.top + shift[1], inside=inside, frames=frames)

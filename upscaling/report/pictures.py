@@ -166,12 +166,9 @@ class Looker:
         left, top = (max(0, math.floor(edge) - MARGIN) // n * n for edge, n in zip(box, (across, down), strict=False))
         right = min(layout.width, -(-(math.ceil(box[2]) + MARGIN) // across) * across)
         bottom = min(layout.height, -(-(math.ceil(box[3]) + MARGIN) // down) * down)
-        parts = []
-        for plane in planes:
-            x, y = -(-layout.width // plane.shape[1]), -(-layout.height // plane.shape[0])  # subsampling
-            parts.append(plane[top // y : -(-bottom // y), left // x : -(-right // x)].reshape(-1))
         cut = replace(layout, width=right - left, height=bottom - top)
-        picture = self._picture(as_rgb(np.concatenate(parts), cut, (cut.width, cut.height), self._rgb_format(cut)))
+        part = layout.cut(planes, left, top, cut.width, cut.height)
+        picture = self._picture(as_rgb(part, cut, (cut.width, cut.height), self._rgb_format(cut)))
         inner = (box[0] - left, box[1] - top, min(box[2] - left, cut.width), min(box[3] - top, cut.height))
         return picture.resize(size, Image.Resampling.LANCZOS, inner)
 
